@@ -119,7 +119,7 @@ struct nsd_label_disk {
 	char fs_name[64];
 	char nsd_name[64];
 	char pool[32];
-	uint8_t reserved[3840];
+	uint8_t reserved[3832];
 	le64 csum; /* ts_csum64_skip over the whole struct, seed 0 */
 };
 _Static_assert(sizeof(struct nsd_label_disk) == NSD_LABEL_BYTES, "label size");

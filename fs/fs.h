@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fs: the whole file system as a library. The mount, the simulator, the tests and later gateways use this and nothing
+ * beside it. All calls are made from fibers of the file system's executor and may wait; between two waits a call is
+ * atomic for all others. Names are bytes, not terminated, 1..255, no '/' and no NUL.
+ *
+ * Errors: -errno as POSIX names them; -ESTALE when the inode number's generation is another one now; -EIO after this
+ * node was excluded or a disk failed; -TS_ERR_WOULD_WAIT only with FS_NOWAIT. */
+#ifndef TESSERA_FS_FS_H
+#define TESSERA_FS_FS_H
+
+#include "lib/lib.h"
+#include "nsd/nsd.h"
+#include "net/net.h"
+#include "quorum/quorum.h"
+#include "tokens/tokens.h"
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+struct fs;
+
+/* ---- making, looking, checking (offline: no tokens, no membership) ----------------------------------------------- */
+struct fs_format_args {
+	const char *name;	   /* 1..63 of [A-Za-z0-9_.-] */
+	uint8_t cluster_id[16];
+	uint32_t block_size;	   /* 0 = 1 MiB */
+	uint32_t log_slots;	   /* 0 = 8 */
+	uint64_t log_bytes;	   /* per slot; 0 = by size: 4 MiB .. 64 MiB */
+	struct nsd_dev **disks;	   /* 1..4096, opened, foreign contents already refused by the caller */
+	unsigned ndisks;
+	const struct ts_env *env;
+	void (*progress)(void *arg, const char *step, unsigned permille);
+	void *arg;
+};
+int fs_format(const struct fs_format_args *a, uint8_t fs_id_out[16], char *errmsg, size_t errlen) TS_MUST_CHECK;
+
+struct fs_check_args {
+	struct nsd_dev **disks; /* in disk_no order */
+	unsigned ndisks;
+	bool repair;
+	uint64_t memory_bound;	/* bytes, 0 = 256 MiB */
+	unsigned threads;	/* I/O fibers, 0 = 16 */
+	const struct ts_env *env;
+	/* One call per finding: object, what is wrong, what was or would be done. */
+	void (*finding)(void *arg, const char *text, bool repaired);
+	void (*progress)(void *arg, const char *step, unsigned permille);
+	void *arg;
+};
+struct fs_check_result {
+	uint64_t findings, repaired, inodes, dirs, files, blocks_used;
+	bool replayed_logs;
+};
+/* Replays logs first (in repair mode; read-only mode replays in memory or reports), then checks everything.
+ * Refuses (-EBUSY) while a slot is active unless `force_offline` says that the cluster is known to be down. */
+int fs_check(const struct fs_check_args *a, bool force_offline, struct fs_check_result *out, char *errmsg, size_t errlen) TS_MUST_CHECK;
+
+/* ---- mounting ------------------------------------------------------------------------------------------------- */
+struct fs_upcalls { /* into fuse/ (or the simulator's kernel); may be NULL members. Called on fibers; may wait. */
+	void (*inval_attr)(void *arg, uint64_t ino);			       /* attributes, ACLs */
+	void (*inval_data)(void *arg, uint64_t ino, uint64_t start, uint64_t end); /* pages; dirty mmap pages come as writes meanwhile */
+	void (*inval_names)(void *arg, uint64_t dir_ino);		       /* every entry and readdir cache of this directory */
+	void (*stopped)(void *arg, const char *why);			       /* no more I/O: the mount answers EIO from now on */
+	void *arg;
+};
+struct fs_mount_args {
+	struct ts_exec *exec;
+	struct nsd_dev **disks; /* in disk_no order; stay open until fs_unmount returns */
+	unsigned ndisks;
+	struct net *net;
+	struct quorum *quorum;
+	uint64_t pr_key;	/* this node's reservation key on the disks, 0 = none */
+	/* Reservation key of another incarnation (for fencing it); NULL = disks have none and the lease is waited for. */
+	uint64_t (*key_of)(void *arg, unsigned node, uint64_t incarnation);
+	void *key_arg;
+	struct quorum_times times;
+	struct fs_upcalls up;
+	bool read_only, noatime, strictatime;
+	size_t page_pool_bytes; /* 0 = 256 MiB */
+	size_t meta_pool_bytes; /* 0 = 128 MiB */
+	uint32_t net_group;
+	size_t max_tokens;
+};
+/* Claims a log slot, recovers what crashed before (waiting for pending incarnations), joins the group. */
+int fs_mount(const struct fs_mount_args *a, struct fs **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
+/* Clean: everything written, tokens handed over, slot left clean. -EBUSY while files are open unless force. */
+int fs_unmount(struct fs *fs, bool force) TS_MUST_CHECK;
+/* From the daemon: group views of this file system (after net_peer_set/drop was done for them), suspension, exclusion. */
+void fs_group_view(struct fs *fs, const struct quorum_group_view *g);
+void fs_suspend(struct fs *fs, bool suspended); /* lease or quorum lost: block operations, invalidate kernel caches / go on */
+void fs_excluded(struct fs *fs, const char *why);
+void fs_kill(struct fs *fs); /* simulator: memory gone, nothing written (executor was killed) */
+
+uint64_t fs_group_id(const struct fs *fs);
+const char *fs_name(const struct fs *fs);
+struct tok_mgr *fs_tokens(struct fs *fs);
+
+/* ---- operations ------------------------------------------------------------------------------------------------- */
+struct fs_cred {
+	uint32_t uid, gid;
+	uint32_t pid;
+	uint32_t umask;	   /* applied by the caller to mode unless default ACLs say otherwise */
+	unsigned flags;	   /* FS_NOWAIT */
+};
+enum { FS_NOWAIT = 1 };
+
+struct fs_attr {
+	uint64_t ino;
+	uint32_t gen;
+	uint32_t mode, nlink, uid, gid, project;
+	uint64_t rdev;
+	uint64_t size, blocks512;
+	int64_t atime_ns, mtime_ns, ctime_ns, btime_ns;
+	uint32_t blksize;
+	bool cacheable;	      /* the inode token is held and no revoke has begun: attributes may be cached until inval_attr */
+	bool entry_cacheable; /* lookup: the directory token is held exclusively: the entry may be cached until inval_names */
+};
+
+int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out) TS_MUST_CHECK;
+int fs_getattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, struct fs_attr *out) TS_MUST_CHECK;
+enum { FS_SET_MODE = 1, FS_SET_UID = 2, FS_SET_GID = 4, FS_SET_SIZE = 8, FS_SET_ATIME = 16, FS_SET_MTIME = 32, FS_SET_ATIME_NOW = 64,
+       FS_SET_MTIME_NOW = 128, FS_SET_CTIME = 256, FS_SET_KILL_SUID = 512, FS_SET_PROJECT = 1024 };
+struct fs_setattr {
+	unsigned valid;
+	uint32_t mode, uid, gid, project;
+	uint64_t size;
+	int64_t atime_ns, mtime_ns, ctime_ns;
+};
+int fs_setattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const struct fs_setattr *s, struct fs_attr *out) TS_MUST_CHECK;
+
+/* mknod for every kind: mode has the type; S_IFREG create with excl: -EEXIST if there. target for symlinks. */
+int fs_mknod(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, uint32_t mode, uint64_t rdev,
+	     const char *symlink_target, struct fs_attr *out) TS_MUST_CHECK;
+int fs_link(struct fs *fs, const struct fs_cred *c, uint64_t ino, uint64_t dir, const char *name, size_t len, struct fs_attr *out) TS_MUST_CHECK;
+int fs_unlink(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len) TS_MUST_CHECK;
+int fs_rmdir(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len) TS_MUST_CHECK;
+enum { FS_RENAME_NOREPLACE = 1, FS_RENAME_EXCHANGE = 2 };
+int fs_rename(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, uint64_t newdir,
+	      const char *newname, size_t newlen, unsigned flags) TS_MUST_CHECK;
+int fs_readlink(struct fs *fs, const struct fs_cred *c, uint64_t ino, char *buf, size_t size) TS_MUST_CHECK; /* length or -errno */
+
+/* Directory listing from a cookie (0 = start; "." and ".." come first with cookies 1 and 2). emit returns false when full;
+ * off is the cookie to continue behind that entry. attr is NULL unless want_attr and the child's token could be had at once. */
+typedef bool (*fs_dirent_fn)(void *arg, const char *name, size_t len, uint64_t ino, unsigned dtype, uint64_t off, const struct fs_attr *attr);
+int fs_readdir(struct fs *fs, const struct fs_cred *c, uint64_t dir, uint64_t cookie, bool want_attr, fs_dirent_fn emit, void *arg) TS_MUST_CHECK;
+
+struct fs_file; /* an open file; holds the inode alive cluster-wide */
+int fs_open(struct fs *fs, const struct fs_cred *c, uint64_t ino, int flags, struct fs_file **out) TS_MUST_CHECK; /* O_TRUNC honoured */
+int fs_create(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, uint32_t mode, int flags,
+	      struct fs_file **out, struct fs_attr *attr) TS_MUST_CHECK; /* O_EXCL, O_TRUNC honoured */
+int fs_tmpfile(struct fs *fs, const struct fs_cred *c, uint64_t dir, uint32_t mode, int flags, struct fs_file **out, struct fs_attr *attr) TS_MUST_CHECK;
+void fs_release(struct fs *fs, struct fs_file *f);
+uint64_t fs_file_ino(const struct fs_file *f);
+/* Bytes read, 0 at the end. */
+ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off) TS_MUST_CHECK;
+/* append: off is ignored, data goes to the true end. Returns bytes written; *off_out (may be NULL) where. Clears suid bits per kill_suid. */
+ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, uint64_t off, bool append, bool kill_suid, uint64_t *off_out) TS_MUST_CHECK;
+int fs_flush(struct fs *fs, struct fs_file *f) TS_MUST_CHECK; /* close(2): reports write-behind errors once per handle */
+int fs_fsync(struct fs *fs, struct fs_file *f, bool datasync) TS_MUST_CHECK;
+int fs_fsync_ino(struct fs *fs, uint64_t ino) TS_MUST_CHECK; /* fsyncdir */
+int fs_sync(struct fs *fs) TS_MUST_CHECK;
+enum { FS_FALLOC_KEEP_SIZE = 1, FS_FALLOC_PUNCH = 2, FS_FALLOC_ZERO = 16 }; /* Linux values */
+int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint64_t len) TS_MUST_CHECK;
+int64_t fs_seek(struct fs *fs, struct fs_file *f, uint64_t off, bool hole) TS_MUST_CHECK; /* SEEK_HOLE / SEEK_DATA; -ENXIO */
+ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len) TS_MUST_CHECK;
+int fs_statfs(struct fs *fs, struct statvfs *out) TS_MUST_CHECK;
+enum { FS_XATTR_CREATE = 1, FS_XATTR_REPLACE = 2 };
+int fs_setxattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const char *name, const void *value, size_t len, int flags) TS_MUST_CHECK;
+ssize_t fs_getxattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const char *name, void *value, size_t size) TS_MUST_CHECK; /* size 0: length */
+ssize_t fs_listxattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, char *list, size_t size) TS_MUST_CHECK;
+int fs_removexattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const char *name) TS_MUST_CHECK;
+
+struct fs_stats {
+	uint64_t ops[32];	 /* per operation, names by fs_op_name */
+	uint64_t log_forces, log_bytes, log_frames, tx_commits, home_writes, checkpoints;
+	uint64_t page_hits, page_misses, data_read_bytes, data_write_bytes, prefetch_bytes;
+	uint64_t buf_hits, buf_misses, dirty_bytes, intents;
+	uint64_t log_used_bytes, log_size_bytes, tail_lsn, head_lsn, stable_lsn;
+	uint32_t slot;
+};
+void fs_stats_get(struct fs *fs, struct fs_stats *out);
+const char *fs_op_name(unsigned op);
+
+#endif

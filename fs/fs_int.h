@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of fs/ share. Laws (see fs/README.md):
+ *
+ *  1. One executor per file system: code between two waits is atomic. A transaction is begun, filled and committed
+ *     without waiting: every buffer it touches was read (pinned) before, every block it uses was taken before.
+ *  2. Pins of tokens are taken in ascending (kind, id) order. Nothing waits for TOK_REGION, TOK_SEGMENT or TOK_SEGTAB while it
+ *     holds a pin: an operation that finds no space or no free inode returns -FS_NEED_SPACE / -FS_NEED_INODE, its wrapper
+ *     drops all pins, refills, and starts again.
+ *  3. Data before pointer: a block's data write has completed, and its disk was flushed, before the frame with the
+ *     transaction that points to it is written.
+ *  4. Log before home: a dirty metadata buffer is written home only when its last change is stable in the log.
+ *  5. A token leaves only when the log is stable up to its last change, its dirty buffers are home and flushed.
+ *  6. Dirty data in the page pool of a file implies that this node holds DATA EX and INODE EX of it. A revoke of either
+ *     writes the data back first. Dirty (lazy) times and size in struct fs_inode imply INODE EX.
+ *  7. Freed space is used again only after the freeing transaction is stable: frees are intents in the freer's own log,
+ *     applied to the bitmap later by fs_reaper under TOK_REGION, in one transaction with the intent's end.
+ *  8. An inode is free when its block says mode == 0; its allocation state lives in the inode block under the inode's own
+ *     token, so another node's unlink needs no message to the segment's owner (which rediscovers it by scanning).
+ */
+#ifndef TESSERA_FS_FS_INT_H
+#define TESSERA_FS_FS_INT_H
+
+#include "fs/fs.h"
+#include "fs/format.h"
+
+enum { FS_NEED_SPACE = 4101, FS_NEED_INODE = 4102, FS_NEED_META = 4103 };
+
+/* ======== io.c: addresses to disks ================================================================================ */
+struct fs_disk {
+	struct nsd_dev *dev;
+	struct fs_disk_ent_disk ent;
+	bool needs_flush; /* a write completed since the last flush began */
+};
+int fs_io_read(struct fs *fs, fs_addr a, void *buf, size_t bytes) TS_MUST_CHECK;	 /* aligned buf; waits */
+int fs_io_write(struct fs *fs, fs_addr a, const void *buf, size_t bytes) TS_MUST_CHECK; /* marks needs_flush */
+/* Asynchronous; done on the executor. req embedded by the caller. */
+void fs_io_submit(struct fs *fs, struct nsd_req *r, enum nsd_op op, fs_addr a, const struct iovec *iov, int iovcnt,
+		  void (*done)(struct nsd_req *, int), void *arg);
+int fs_io_flush_all(struct fs *fs) TS_MUST_CHECK; /* flushes every disk with needs_flush, in parallel */
+
+/* ======== buf.c: metadata buffers, one 4 KiB block each ============================================================ */
+struct fs_buf {
+	struct ts_map_node node;
+	fs_addr addr;
+	uint8_t *data;		/* 4096, aligned; begins with fs_mhdr_disk */
+	enum tok_kind res_kind;
+	uint64_t res_id;
+	unsigned pins;
+	bool uptodate, dirty, reading, writing, detached;
+	struct fs_tx *tx;	/* in this open transaction */
+	uint8_t *before;	/* copy from fs_tx_buf, for the delta */
+	uint64_t version;	/* of data */
+	uint64_t first_lsn;	/* of the first change since home: holds the log's tail */
+	uint64_t last_lsn;	/* must be stable before home */
+	struct ts_list res_link;  /* buffers of one resource */
+	struct ts_list dirty_link; /* by first_lsn */
+	struct ts_list lru_link;
+	struct ts_list tx_link;
+	struct ts_cond cond;
+};
+/* Reads (or finds) the block and pins it. Verifies magic, own address, fs id, checksum, type and resource: -EUCLEAN if wrong,
+ * with a line in the log. */
+int fs_buf_get(struct fs *fs, fs_addr a, enum fs_block_type type, enum tok_kind kind, uint64_t res_id, struct fs_buf **out) TS_MUST_CHECK;
+/* A block about to be made: zeroed, header filled, no read; goes into a transaction by fs_tx_buf as a whole image. */
+int fs_buf_new(struct fs *fs, fs_addr a, enum fs_block_type type, enum tok_kind kind, uint64_t res_id, uint32_t res_gen, struct fs_buf **out) TS_MUST_CHECK;
+void fs_buf_put(struct fs *fs, struct fs_buf *b);
+struct fs_buf *fs_buf_peek(struct fs *fs, fs_addr a); /* if cached and uptodate: pinned; else NULL; never waits */
+/* The block was freed: nobody writes it home any more (its log records stay, versions protect). Call after commit. */
+void fs_buf_forget(struct fs *fs, fs_addr a);
+/* Law 5 for one resource: force log, write home, flush. Then, if drop, forget the clean buffers. Waits. */
+int fs_buf_clean_resource(struct fs *fs, enum tok_kind kind, uint64_t res_id, bool drop) TS_MUST_CHECK;
+int fs_buf_prefetch(struct fs *fs, fs_addr a, unsigned count, enum fs_block_type type, enum tok_kind kind, const uint64_t *res_ids) TS_MUST_CHECK;
+
+/* ======== tx.c, log.c ============================================================================================== */
+struct fs_tx {
+	struct fs *fs;
+	struct ts_list bufs;
+	uint8_t *recs;	    /* records beside buffers (intents) */
+	size_t recs_len, recs_cap;
+	uint64_t lsn;	    /* after commit: force up to here makes it stable */
+	bool open;
+	unsigned nintents;
+};
+/* Waits until the log has room for `bytes` more (default a generous bound per transaction). May be called with pins held:
+ * making room needs no token. Must precede fs_tx_begin without a wait in between. bytes 0 = 64 KiB. */
+int fs_log_reserve(struct fs *fs, size_t bytes) TS_MUST_CHECK;
+void fs_tx_begin(struct fs *fs, struct fs_tx *tx);
+void fs_tx_buf(struct fs_tx *tx, struct fs_buf *b); /* b (pinned, uptodate) will change: call before the first change */
+uint64_t fs_tx_intent(struct fs_tx *tx, enum fs_intent_type type, uint32_t subs, uint64_t a, uint64_t b); /* returns its number */
+void fs_tx_intent_done(struct fs_tx *tx, uint64_t number);
+/* Cannot fail and does not wait: versions, deltas, dirty marks; returns the LSN. Buffers stay pinned by the caller. */
+uint64_t fs_tx_commit(struct fs_tx *tx);
+int fs_log_force(struct fs *fs, uint64_t lsn) TS_MUST_CHECK; /* waits; group commit; flushes data disks first (law 3) */
+uint64_t fs_log_stable(const struct fs *fs);
+uint64_t fs_log_head(const struct fs *fs); /* LSN that forces everything committed so far */
+uint64_t fs_version_next(struct fs *fs); /* Lamport tick */
+
+/* Live intents of this node's log, for the reaper. */
+struct fs_intent {
+	struct ts_list link;
+	struct ts_map_node node;
+	uint64_t number, lsn; /* lsn that made it */
+	enum fs_intent_type type;
+	uint32_t subs;
+	uint64_t a, b;
+	bool busy;
+};
+
+/* ======== recover.c, super.c ======================================================================================= */
+/* Seals and replays one slot's log, adopts its intents into our own log, marks it. Used at mount and on a node's death. */
+int fs_recover_slot(struct fs *fs, uint32_t slot, unsigned node, uint64_t incarnation) TS_MUST_CHECK;
+
+/* ======== alloc.c (space), ialloc.c (inodes), reaper.c ============================================================= */
+struct fs_ext { /* taken, not yet in a transaction */
+	fs_addr addr;
+	uint32_t subs;
+};
+/* Takes subs contiguous sub-blocks from regions this node owns; never waits. meta: from metadata regions (subs 1 or
+ * FS_SEG_INODES). Data: subs up to block size; a full block is aligned to block size; goal = address to be near, or 0;
+ * spread over disks by `stripe` (block index). -FS_NEED_SPACE / -FS_NEED_META when owned regions have none. */
+int fs_alloc_take(struct fs *fs, bool meta, uint32_t subs, fs_addr goal, uint64_t stripe, struct fs_ext *out) TS_MUST_CHECK;
+void fs_alloc_untake(struct fs *fs, const struct fs_ext *e); /* changed my mind before commit */
+void fs_alloc_commit(struct fs *fs, struct fs_tx *tx, const struct fs_ext *e); /* sets the bits in this transaction */
+/* Frees in this transaction: an intent; the space comes back later (law 7). */
+void fs_alloc_free(struct fs *fs, struct fs_tx *tx, fs_addr a, uint32_t subs, uint64_t birth);
+/* Gets more regions / inodes. No pins may be held. need: subs or inodes wanted. -ENOSPC when the file system is full. */
+int fs_alloc_refill(struct fs *fs, int need_err) TS_MUST_CHECK;
+int fs_alloc_statfs(struct fs *fs, uint64_t *free_subs, uint64_t *total_subs, uint64_t *free_inodes) TS_MUST_CHECK;
+int fs_alloc_revoke_region(struct fs *fs, uint64_t region) TS_MUST_CHECK; /* stops using it, waits for what is taken */
+
+/* A free inode ready to use: its INODE EX pin is in *pin (TOK_TRY), its buffer pinned. Never waits; -FS_NEED_INODE. */
+struct fs_inode;
+int fs_ialloc_take(struct fs *fs, uint64_t *ino, struct tok_pin *pin, struct fs_buf **buf, uint32_t *next_gen) TS_MUST_CHECK;
+void fs_ialloc_untake(struct fs *fs, uint64_t ino, struct tok_pin *pin, struct fs_buf *buf);
+void fs_ialloc_freed(struct fs *fs, uint64_t ino); /* after a commit that set mode 0: owner may reuse it once stable */
+int fs_ino_addr(struct fs *fs, uint64_t ino, fs_addr *out) TS_MUST_CHECK; /* segment table look-up, cached; waits; -ESTALE if no such segment */
+int fs_reaper_kick(struct fs *fs); /* intents are waiting */
+
+/* ======== inode.c: inodes in memory ================================================================================ */
+struct fs_inode {
+	struct ts_map_node node;
+	uint64_t ino;
+	uint32_t gen;
+	unsigned refs;
+	struct fs_buf *buf;	/* pinned while valid; NULL after the INODE token left */
+	/* Authoritative while buf is valid; written into buf by fs_inode_update_tx. */
+	uint64_t size;
+	int64_t atime_ns, mtime_ns, ctime_ns;
+	bool lazy_dirty;	/* the above differ from buf (implies INODE EX held); under lazy_link */
+	struct ts_list lazy_link;
+	struct ts_list lru_link;
+	void *data;		/* data.c: cached blocks of the file */
+	unsigned opens;		/* fs_file count here */
+	int wb_error;		/* write-behind failed; wb_error_seq tells handles once each */
+	uint64_t wb_error_seq;
+};
+/* With INODE pinned (SH is enough): the inode in memory, referenced; reads its block. -ESTALE if free (mode 0). */
+int fs_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out) TS_MUST_CHECK;
+void fs_inode_put(struct fs *fs, struct fs_inode *ip);
+struct fs_inode *fs_inode_find(struct fs *fs, uint64_t ino); /* cached, referenced, or NULL */
+static inline struct fs_inode_disk *fs_idisk(struct fs_inode *ip) { return (struct fs_inode_disk *)ip->buf->data; }
+/* Puts size and times into the buffer within tx (which must be open; fs_tx_buf is done here). */
+void fs_inode_update_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip);
+void fs_inode_lazy(struct fs *fs, struct fs_inode *ip); /* times/size changed in memory: mark, written within 5 s or at revoke/fsync */
+int fs_inode_write_lazy(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* reserve + tx if lazy_dirty */
+void fs_inode_attr(struct fs *fs, struct fs_inode *ip, struct fs_attr *out); /* fills; cacheable by tok_cached */
+int64_t fs_now_ns(struct fs *fs); /* wall clock for times */
+/* Makes a new inode in tx on a taken one: fills the block; nlink and payload by the caller. */
+void fs_inode_init_tx(struct fs *fs, struct fs_tx *tx, struct fs_buf *b, uint64_t ino, uint32_t gen, uint32_t mode, uint32_t uid,
+		      uint32_t gid, uint64_t parent);
+/* nlink reached 0: ORPHAN intent in tx; the reaper frees the inode when OPEN EX can be had. */
+void fs_inode_orphan_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip);
+int fs_xattr_free_blocks_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip) TS_MUST_CHECK;
+/* Revoke of INODE: everything of it durable; drop = token goes to NL (forget buffer and cached fields). */
+int fs_inode_revoke(struct fs *fs, uint64_t ino, bool drop) TS_MUST_CHECK;
+
+/* ======== dir.c: names of one directory. DIR pinned by the caller (SH to look, EX to change) ======================== */
+struct fs_dirent {
+	uint64_t ino, hash, cookie;
+	uint32_t gen;
+	unsigned type; /* DT_* */
+};
+struct fs_dirop { /* prepared change: buffers pinned and space taken before the transaction */
+	struct fs_buf *bufs[16];
+	unsigned nbufs;
+	struct fs_ext exts[16];
+	unsigned nexts;
+	uint64_t hash;
+	void *priv;
+	uint8_t coll;
+	bool found;
+	struct fs_dirent ent;
+};
+int fs_dir_lookup(struct fs *fs, struct fs_inode *dir, const char *name, size_t len, struct fs_dirent *out) TS_MUST_CHECK;
+/* prepare reads the path to the leaf (and takes blocks for splits); may wait for disk; then *_tx changes without waiting. */
+int fs_dir_insert_prepare(struct fs *fs, struct fs_inode *dir, const char *name, size_t len, struct fs_dirop *op) TS_MUST_CHECK; /* -EEXIST with op->ent */
+void fs_dir_insert_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *dir, struct fs_dirop *op, const char *name, size_t len,
+		      uint64_t ino, uint32_t gen, unsigned dtype);
+int fs_dir_remove_prepare(struct fs *fs, struct fs_inode *dir, const char *name, size_t len, struct fs_dirop *op) TS_MUST_CHECK; /* -ENOENT */
+void fs_dir_remove_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *dir, struct fs_dirop *op);
+void fs_dir_replace_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *dir, struct fs_dirop *op, uint64_t ino, uint32_t gen, unsigned dtype); /* entry found by insert_prepare */
+void fs_dirop_done(struct fs *fs, struct fs_dirop *op); /* unpins, unused space is untaken */
+typedef bool (*fs_dir_iter_fn)(void *arg, const struct fs_dirent *e, const char *name, size_t len);
+int fs_dir_iterate(struct fs *fs, struct fs_inode *dir, uint64_t cookie, fs_dir_iter_fn fn, void *arg) TS_MUST_CHECK; /* in cookie order, entries with cookie > given */
+int fs_dir_free_tree(struct fs *fs, struct fs_inode *dir) TS_MUST_CHECK; /* dead directory, INODE EX pinned: frees its blocks in own transactions */
+
+/* ======== map.c, data.c, page.c, writeback.c: bytes of one file ==================================================== */
+struct fs_file {
+	struct fs *fs;
+	struct fs_inode *ip;
+	int flags;		/* O_* */
+	struct tok_pin open_pin; /* OPEN SH for as long as it is open */
+	uint64_t wb_error_seen;
+	uint64_t ra_next, ra_window; /* sequential prefetch */
+	struct ts_list link;
+};
+/* All with DATA and INODE pinned in the right mode by the caller (ops_file.c), except where they say so. */
+ssize_t fs_data_read(struct fs *fs, struct fs_inode *ip, struct fs_file *f, void *buf, size_t len, uint64_t off) TS_MUST_CHECK;
+ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_t len, uint64_t off) TS_MUST_CHECK; /* into the pool; updates size and times lazily; -FS_NEED_SPACE */
+int fs_data_truncate(struct fs *fs, struct fs_inode *ip, uint64_t size) TS_MUST_CHECK; /* both ways; frees blocks in bounded transactions; sets size */
+int fs_data_writeback(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* all dirty data to disk and mapped (law 3 holds by the later force); no pin needed beyond law 6 */
+int fs_data_fsync(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* writeback + lazy inode + log force */
+void fs_data_drop(struct fs *fs, struct fs_inode *ip); /* clean pages are forgotten (token left) */
+int fs_data_free_all(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* inode being freed: all blocks, bounded transactions */
+int fs_data_fallocate(struct fs *fs, struct fs_inode *ip, int mode, uint64_t off, uint64_t len) TS_MUST_CHECK;
+int64_t fs_data_seek(struct fs *fs, struct fs_inode *ip, uint64_t off, bool hole) TS_MUST_CHECK;
+int fs_data_init(struct fs *fs, size_t pool_bytes) TS_MUST_CHECK;
+void fs_data_fini(struct fs *fs);
+int fs_data_revoke(struct fs *fs, uint64_t ino, bool drop) TS_MUST_CHECK;
+
+/* ======== the file system in memory ================================================================================ */
+enum fs_run { FS_RUN_MOUNTING, FS_RUN_LIVE, FS_RUN_SUSPENDED, FS_RUN_STOPPED, FS_RUN_UNMOUNTING };
+struct fs_logstate;  /* log.c */
+struct fs_bufcache;  /* buf.c */
+struct fs_alloc;     /* alloc.c */
+struct fs_ialloc;    /* ialloc.c */
+struct fs_icache;    /* inode.c */
+struct fs_datastate; /* page.c */
+struct fs {
+	struct ts_exec *exec;
+	const struct ts_env *env;
+	struct fs_mount_args args;
+	struct fs_super_disk super;
+	uint32_t block_size, block_subs;
+	uint64_t group;
+	unsigned self;
+	uint64_t incarnation;
+	uint32_t slot;
+	enum fs_run run;
+	char stop_why[128];
+	struct ts_cond run_cond;
+	struct fs_disk *disks;
+	unsigned ndisks;
+	struct fs_slot_ent_disk slots[FS_MAX_SLOTS];
+	struct tok_mgr *tok;
+	struct fs_logstate *log;
+	struct fs_bufcache *bufs;
+	struct fs_alloc *alloc;
+	struct fs_ialloc *ialloc;
+	struct fs_icache *icache;
+	struct fs_datastate *datas;
+	struct quorum_group_view gview;
+	struct ts_cond gview_cond;
+	bool recovering;
+	unsigned nfiles;
+	struct ts_list files;
+	struct fs_stats stats;
+	bool stopping_threads; /* background fibers end */
+	struct ts_group background;
+};
+/* Every module that lives in struct fs has these; called by super.c in this order at mount, reversed at unmount. */
+int fs_io_init(struct fs *fs) TS_MUST_CHECK;
+void fs_io_fini(struct fs *fs);
+int fs_bufcache_init(struct fs *fs, size_t bytes) TS_MUST_CHECK;
+void fs_bufcache_fini(struct fs *fs);
+int fs_log_init(struct fs *fs) TS_MUST_CHECK; /* of the claimed slot: header made ACTIVE for this incarnation */
+int fs_log_shutdown_clean(struct fs *fs) TS_MUST_CHECK; /* all home, header CLEAN; live intents are kept in the log */
+void fs_log_fini(struct fs *fs);
+int fs_alloc_init(struct fs *fs) TS_MUST_CHECK;
+void fs_alloc_fini(struct fs *fs);
+int fs_ialloc_init(struct fs *fs) TS_MUST_CHECK;
+void fs_ialloc_fini(struct fs *fs);
+int fs_icache_init(struct fs *fs) TS_MUST_CHECK;
+void fs_icache_fini(struct fs *fs);
+int fs_reaper_start(struct fs *fs) TS_MUST_CHECK;
+
+/* -EIO once stopped; waits while suspended; called at the start of every operation. */
+int fs_enter(struct fs *fs, unsigned op) TS_MUST_CHECK;
+/* This node's own state is impossible or a disk failed under metadata: keep the tokens, stop all I/O, say why. */
+void fs_stop(struct fs *fs, const char *fmt, ...) TS_PRINTF(2, 3);
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* quorum: who is a member, who is dead, who may write.
+ *
+ * A pure core (quorum_core_*) is fed with totally ordered messages and membership changes and answers with actions; it
+ * owns no thread, no socket, no clock. quorum_cs.c feeds it from corosync (CPG, votequorum, cmap) on a thread of its own;
+ * the simulator feeds it from a simulated ordered multicast. Everything above knows views and groups, never corosync.
+ *
+ * Words. view: one agreed membership of the cluster with a number that only grows. group: the nodes that mount one file
+ * system, with an epoch that grows at every change. pending: incarnations that left a group without a clean leave; they
+ * need recovery, in order; only a completed replay (quorum_group_recovered, ordered) removes one.
+ * Invariants: all nodes see the same views and group epochs in the same order; an incarnation once excluded is never a
+ * member again; a node without quorum or lease never passes quorum_may_write(). */
+#ifndef TESSERA_QUORUM_QUORUM_H
+#define TESSERA_QUORUM_QUORUM_H
+
+#include "lib/lib.h"
+
+#define QUORUM_MAX_NODES  64 /* voters: what corosync's ring carries */
+#define QUORUM_MAX_GROUPS 64
+
+struct quorum_member {
+	unsigned node;
+	uint64_t incarnation;
+	uint32_t slot; /* groups: log slot it writes; UINT32_MAX if none yet */
+	char addr[48]; /* views: peer address */
+	uint16_t port;
+};
+struct quorum_view {
+	uint64_t number;
+	bool quorate;
+	unsigned nmembers;
+	struct quorum_member members[QUORUM_MAX_NODES]; /* sorted by node */
+};
+struct quorum_group_view {
+	uint64_t group;	 /* first 8 bytes of the file system's id, never 0 */
+	uint64_t epoch;	 /* grows with every change of members or pending */
+	uint64_t view;	 /* view number it belongs to */
+	bool quorate;
+	unsigned nmembers;
+	struct quorum_member members[QUORUM_MAX_NODES]; /* sorted by node */
+	unsigned npending;
+	struct quorum_member pending[QUORUM_MAX_NODES]; /* dead, to be recovered, oldest first */
+};
+
+struct quorum;
+struct quorum_events {
+	/* On the executor, outside fibers, in the agreed order. */
+	void (*view)(void *arg, const struct quorum_view *v);
+	void (*group)(void *arg, const struct quorum_group_view *g); /* groups this node has joined or is joining */
+	void (*excluded)(void *arg, const char *why); /* this incarnation is out: stop all I/O at once, for ever */
+	void (*suspended)(void *arg, bool suspended); /* lease or quorum lost / back: block and invalidate / go on */
+	void *arg;
+};
+
+struct quorum_times {
+	uint32_t lease_ms;  /* 2000: right to write counted from sending a renewal that came back */
+	uint32_t renew_ms;  /* 400 */
+	uint32_t margin_ms; /* 500: clock and scheduling slack that survivors add before they trust a lease to be over */
+	uint32_t settle_ms; /* 150: after a fence, before anything the victim wrote is read */
+};
+extern const struct quorum_times quorum_times_default;
+
+/* The daemon's: connects to corosync, joins the closed process group, starts the lease. errmsg names what is missing. */
+struct quorum_cs_args {
+	struct ts_exec *exec;
+	const char *cluster_name;
+	uint64_t incarnation;
+	uint16_t peer_port;
+	struct quorum_times times;
+	struct quorum_events events;
+	/* Progress proof of the parts a lease depends on (executor beat is checked by quorum itself). May be NULL. */
+	bool (*healthy)(void *arg);
+};
+int quorum_cs_open(const struct quorum_cs_args *a, struct quorum **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
+void quorum_close(struct quorum *q); /* leaves politely */
+
+unsigned quorum_self(const struct quorum *q);
+uint64_t quorum_incarnation(const struct quorum *q);
+bool quorum_may_write(const struct quorum *q);	     /* the gate of nsd: quorate, lease valid now, not excluded. Any thread. */
+uint64_t quorum_lease_until_ns(const struct quorum *q); /* 0 = none */
+const struct quorum_view *quorum_view_get(const struct quorum *q);
+/* When the lease that a departed incarnation may still believe in is over, margin included (0 = already over / its own
+ * living corosync reported its daemon's death). Recovery waits for it where the disks have no reservations. */
+uint64_t quorum_dead_lease_end_ns(const struct quorum *q, unsigned node, uint64_t incarnation);
+
+/* Ordered changes of a group. From any context on the executor; the effect is seen in the group event, or not at all if
+ * this node is excluded first. join: slot is the log slot claimed on disk. */
+int quorum_group_join(struct quorum *q, uint64_t group, uint32_t slot) TS_MUST_CHECK;
+int quorum_group_leave(struct quorum *q, uint64_t group) TS_MUST_CHECK; /* clean: log empty, tokens given back */
+int quorum_group_recovered(struct quorum *q, uint64_t group, unsigned node, uint64_t incarnation) TS_MUST_CHECK;
+const struct quorum_group_view *quorum_group_get(const struct quorum *q, uint64_t group); /* NULL = unknown */
+/* Proposes to evict a member (missed lease, I/O errors): ordered; that incarnation is excluded everywhere. */
+int quorum_evict(struct quorum *q, unsigned node, uint64_t incarnation, const char *why) TS_MUST_CHECK;
+
+/* ---- the core and what carries it (corosync or the simulator) ---------------------------------------------------- */
+struct quorum_carrier_ops {
+	/* Ordered multicast to all members, oneself included. Bounded by carrier; -EAGAIN = try later (core retries on timer). */
+	int (*mcast)(void *arg, const void *msg, size_t len);
+	void (*leave)(void *arg);
+	void *arg;
+};
+struct quorum_core_args {
+	struct ts_exec *exec;
+	unsigned self;
+	uint64_t incarnation;
+	char addr[48];
+	uint16_t port;
+	struct quorum_times times;
+	struct quorum_events events;
+	struct quorum_carrier_ops carrier;
+	bool (*healthy)(void *arg);
+};
+struct quorum *quorum_core_new(const struct quorum_core_args *a) TS_MUST_CHECK;
+/* Carrier to core, on the executor, in carrier order. */
+struct quorum_ring_member { unsigned node; uint32_t pid; };
+void quorum_core_confchg(struct quorum *q, const struct quorum_ring_member *members, size_t nmembers,
+			 const struct quorum_ring_member *left, size_t nleft, bool left_by_process_exit,
+			 const struct quorum_ring_member *joined, size_t njoined, uint64_t ring_seq);
+void quorum_core_quorate(struct quorum *q, bool quorate, uint64_t ring_seq);
+void quorum_core_deliver(struct quorum *q, unsigned src_node, uint32_t src_pid, const void *msg, size_t len);
+void quorum_core_lost(struct quorum *q, const char *why); /* the carrier died under us: excluded */
+void quorum_core_kill(struct quorum *q);		  /* simulator's power failure: free without a word */
+
+#endif
