@@ -43,7 +43,7 @@ struct net_hdr_msg {
 	uint8_t mac[16];     /* keyed BLAKE2b over header (mac zeroed) and payload_csum, session key */
 	uint8_t reserved[16];
 };
-_Static_assert(sizeof(struct net_hdr_msg) == 136, "wire header size");
+_Static_assert(sizeof(struct net_hdr_msg) == 128, "wire header size");
 enum { NET_F_REPLY = 1, NET_F_ACK = 2 };
 
 struct net_msg { /* as handed to a handler; payload is valid during the handler only */
