@@ -79,7 +79,9 @@ struct fs_mount_args {
 	uint32_t net_group;
 	size_t max_tokens;
 };
-/* Claims a log slot, recovers what crashed before (waiting for pending incarnations), joins the group. */
+/* Claims a log slot, recovers what crashed before (waiting for pending incarnations), joins the group.
+ * *out is set before the group is joined, so that the caller can route fs_group_view() to it while this still waits;
+ * it is NULL again when an error is returned. */
 int fs_mount(const struct fs_mount_args *a, struct fs **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
 /* Clean: everything written, tokens handed over, slot left clean. -EBUSY while files are open unless force. */
 int fs_unmount(struct fs *fs, bool force) TS_MUST_CHECK;
