@@ -173,7 +173,7 @@ struct fs_chunkaux_disk {
 _Static_assert(sizeof(struct fs_chunkaux_disk) == FS_SUB, "chunk aux size");
 
 /* ---- block pointer: 48 bytes ------------------------------------------------------------------------------------ */
-enum { FS_BP_UNWRITTEN = 1 };
+enum { FS_BP_UNWRITTEN = 1, FS_BP_INDEX = 2 /* directory tree: points to an FS_BT_DIRINDEX, else to a leaf */ };
 struct fs_bptr_disk {
 	le64 addr[3];	/* copies; addr[0] == 0: hole */
 	le64 birth;	/* Lamport time of the allocation */
@@ -197,7 +197,8 @@ enum fs_payload { /* what the payload holds in front of the inline xattrs */
 	FS_PL_DEVICE,	/* le64 rdev */
 };
 enum { FS_IF_ORPHAN = 1, FS_IF_XATTR_BLOCK = 2 /* last 48 payload bytes point to an FS_BT_XATTR block */, FS_IF_IMMUTABLE = 4,
-       FS_IF_APPEND = 8, FS_IF_NODUMP = 16, FS_IF_DEAD = 32 /* removed directory */, FS_IF_PROJINHERIT = 64 };
+       FS_IF_APPEND = 8, FS_IF_NODUMP = 16, FS_IF_DEAD = 32 /* removed directory */, FS_IF_PROJINHERIT = 64,
+       FS_IF_TMPFILE = 128 /* orphan that never had a name and may be given one */ };
 struct fs_inode_disk {
 	struct fs_mhdr_disk h; /* res TOK_INODE, id = inode number, res_gen = generation; type FS_BT_INODE */
 	le16 mode;	       /* 0 = free inode */
@@ -221,6 +222,9 @@ _Static_assert(sizeof(struct fs_inode_disk) == FS_SUB, "inode size");
 _Static_assert(offsetof(struct fs_inode_disk, payload) == 195, "3,901 bytes must fit");
 #define FS_INODE_PTRS 64 /* pointers in the inode; leaves 829 bytes for inline xattrs */
 _Static_assert(FS_INODE_PTRS * 48 + 48 <= FS_INODE_PAYLOAD, "root pointers and xattr pointer fit");
+/* Inline xattrs never exceed this, and inline contents never use the last 48 bytes before them, whatever the payload is:
+ * so that it can always become a tree of pointers and an xattr block can always be added. */
+#define FS_XATTR_INLINE_MAX (FS_INODE_PAYLOAD - FS_INODE_PTRS * 48 - 48)
 
 struct fs_indirect_disk { /* 84 pointers; level 1 points to data */
 	struct fs_mhdr_disk h; /* res TOK_INODE */
@@ -230,7 +234,12 @@ _Static_assert(sizeof(struct fs_indirect_disk) == FS_SUB, "indirect size");
 
 /* ---- directories ------------------------------------------------------------------------------------------------
  * Entry order in a leaf is free. cookie (63 bits) = (hash >> 9) << 8 | coll, plus 2^8 so that 0,1,2 never name an entry;
- * coll is stable for the life of the entry and unique among entries with equal hash >> 9. */
+ * coll is stable for the life of the entry and unique among entries with equal hash >> 9. A hash whose upper 55 bits are
+ * all ones is taken less 2^9, so that cookies stay below 2^63.
+ * Records are packed without gaps; one with ino == 0 (name_len 0) is free room, and rec_len may exceed what the name needs.
+ * Tree: the root (in the inode) uses hash bits 63..58, each index node the next 6, down to FS_DIR_MAX_DEPTH. A leaf of depth d under
+ * a node that starts at bit n (n <= d <= n + 6) fills 2^(n + 6 - d) neighbouring, aligned slots. A zero pointer = no entries there. */
+#define FS_DIR_MAX_DEPTH 54 /* bits; at most 55, so that equal hash >> 9 share a leaf */
 struct fs_dirent_disk { /* followed by name_len bytes, then padding to 4 */
 	le64 hash;
 	le64 ino;

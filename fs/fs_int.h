@@ -168,8 +168,13 @@ int64_t fs_now_ns(struct fs *fs); /* wall clock for times */
 /* Makes a new inode in tx on a taken one: fills the block; nlink and payload by the caller. */
 void fs_inode_init_tx(struct fs *fs, struct fs_tx *tx, struct fs_buf *b, uint64_t ino, uint32_t gen, uint32_t mode, uint32_t uid,
 		      uint32_t gid, uint64_t parent);
-/* nlink reached 0: ORPHAN intent in tx; the reaper frees the inode when OPEN EX can be had. */
+/* nlink reached 0: ORPHAN intent in tx; the reaper frees the inode when OPEN EX can be had. An intent whose inode has
+ * another generation now, or nlink > 0 (an O_TMPFILE that was linked), is void: the reaper just ends it. */
 void fs_inode_orphan_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip);
+/* xattr.c: what a new inode in dir inherits (INODE of dir pinned; may wait for disk, before the transaction). *mode comes with the
+ * type and without umask; leaves final, by the default ACL or by umask. list: packed inline xattrs of the new inode
+ * (FS_XATTR_INLINE_MAX bytes of room), *len of them. */
+int fs_xattr_inherit(struct fs *fs, struct fs_inode *dir, uint32_t umask, uint32_t *mode, uint8_t *list, uint16_t *len) TS_MUST_CHECK;
 int fs_xattr_free_blocks_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip) TS_MUST_CHECK;
 /* Revoke of INODE: everything of it durable; drop = token goes to NL (forget buffer and cached fields). */
 int fs_inode_revoke(struct fs *fs, uint64_t ino, bool drop) TS_MUST_CHECK;
@@ -180,29 +185,32 @@ struct fs_dirent {
 	uint32_t gen;
 	unsigned type; /* DT_* */
 };
-struct fs_dirop { /* prepared change: buffers pinned and space taken before the transaction */
-	struct fs_buf *bufs[16];
+struct fs_dirop { /* prepared change of one name: the blocks on the way to its leaf are pinned */
+	struct fs_buf *bufs[12]; /* index nodes from the root, then the leaf (none: the inode holds the entries) */
 	unsigned nbufs;
-	struct fs_ext exts[16];
-	unsigned nexts;
+	fs_addr freed[12]; /* blocks the change freed, forgotten by done */
+	unsigned nfreed;
 	uint64_t hash;
-	void *priv;
 	uint8_t coll;
-	bool found;
-	struct fs_dirent ent;
+	bool found, inline_dir;
+	struct fs_dirent ent; /* if found */
 };
+/* Hash of a name as it stands in entries and orders them. */
+uint64_t fs_dir_hash(const struct fs *fs, const char *name, size_t len);
 int fs_dir_lookup(struct fs *fs, struct fs_inode *dir, const char *name, size_t len, struct fs_dirent *out) TS_MUST_CHECK;
-/* prepare reads the path to the leaf (and takes blocks for splits); may wait for disk; then *_tx changes without waiting. */
+/* prepare reads the path to the leaf, may wait for disk, and splits a full leaf in a transaction of its own; then *_tx changes
+ * without waiting. Two changes of one directory in one transaction: prepare the insert first, apply it first. After -EEXIST
+ * and -ENOENT, too, fs_dirop_done is due. The *_tx keep size, mtime and ctime of the directory. */
 int fs_dir_insert_prepare(struct fs *fs, struct fs_inode *dir, const char *name, size_t len, struct fs_dirop *op) TS_MUST_CHECK; /* -EEXIST with op->ent */
 void fs_dir_insert_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *dir, struct fs_dirop *op, const char *name, size_t len,
 		      uint64_t ino, uint32_t gen, unsigned dtype);
 int fs_dir_remove_prepare(struct fs *fs, struct fs_inode *dir, const char *name, size_t len, struct fs_dirop *op) TS_MUST_CHECK; /* -ENOENT */
 void fs_dir_remove_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *dir, struct fs_dirop *op);
 void fs_dir_replace_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *dir, struct fs_dirop *op, uint64_t ino, uint32_t gen, unsigned dtype); /* entry found by insert_prepare */
-void fs_dirop_done(struct fs *fs, struct fs_dirop *op); /* unpins, unused space is untaken */
+void fs_dirop_done(struct fs *fs, struct fs_dirop *op); /* after the commit or instead of it: unpins; harmless twice */
 typedef bool (*fs_dir_iter_fn)(void *arg, const struct fs_dirent *e, const char *name, size_t len);
-int fs_dir_iterate(struct fs *fs, struct fs_inode *dir, uint64_t cookie, fs_dir_iter_fn fn, void *arg) TS_MUST_CHECK; /* in cookie order, entries with cookie > given */
-int fs_dir_free_tree(struct fs *fs, struct fs_inode *dir) TS_MUST_CHECK; /* dead directory, INODE EX pinned: frees its blocks in own transactions */
+int fs_dir_iterate(struct fs *fs, struct fs_inode *dir, uint64_t cookie, fs_dir_iter_fn fn, void *arg) TS_MUST_CHECK; /* in cookie order, entries with cookie > given; fn must not wait, false = enough */
+int fs_dir_free_tree(struct fs *fs, struct fs_inode *dir) TS_MUST_CHECK; /* dead directory, DIR EX and INODE EX pinned: frees its blocks in own transactions */
 
 /* ======== map.c, data.c, page.c, writeback.c: bytes of one file ==================================================== */
 struct fs_file {
@@ -284,6 +292,10 @@ int fs_icache_init(struct fs *fs) TS_MUST_CHECK;
 void fs_icache_fini(struct fs *fs);
 int fs_reaper_start(struct fs *fs) TS_MUST_CHECK;
 
+enum fs_op { FS_OP_LOOKUP, FS_OP_GETATTR, FS_OP_SETATTR, FS_OP_MKNOD, FS_OP_MKDIR, FS_OP_SYMLINK, FS_OP_LINK, FS_OP_UNLINK, FS_OP_RMDIR,
+	     FS_OP_RENAME, FS_OP_READLINK, FS_OP_READDIR, FS_OP_OPEN, FS_OP_CREATE, FS_OP_TMPFILE, FS_OP_RELEASE, FS_OP_READ, FS_OP_WRITE,
+	     FS_OP_FLUSH, FS_OP_FSYNC, FS_OP_SYNC, FS_OP_FALLOCATE, FS_OP_SEEK, FS_OP_COPY, FS_OP_STATFS, FS_OP_SETXATTR, FS_OP_GETXATTR,
+	     FS_OP_LISTXATTR, FS_OP_REMOVEXATTR, FS_OPS }; /* at most 32: index into fs_stats.ops */
 /* -EIO once stopped; waits while suspended; called at the start of every operation. */
 int fs_enter(struct fs *fs, unsigned op) TS_MUST_CHECK;
 /* This node's own state is impossible or a disk failed under metadata: keep the tokens, stop all I/O, say why. */
