@@ -232,10 +232,12 @@ static void run_posts(struct ts_exec *x)
 
 bool ts_exec_sleep_begin(struct ts_exec *x)
 {
+	bool may;
+
 	pthread_mutex_lock(&x->post_mutex);
-	x->sleeping = x->posts.count == 0;
+	may = x->sleeping = x->posts.count == 0;
 	pthread_mutex_unlock(&x->post_mutex);
-	return x->sleeping;
+	return may;
 }
 
 void ts_exec_sleep_end(struct ts_exec *x)
