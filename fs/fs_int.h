@@ -103,8 +103,9 @@ struct fs_intent {
 	enum fs_intent_type type;
 	uint32_t subs;
 	uint64_t a, b;
-	bool busy;
+	bool busy; /* the reaper works on it: do not free this struct before its end is committed (re-logging is fine) */
 };
+struct ts_list *fs_log_intents(struct fs *fs); /* log.c: committed and not ended, oldest first (fs_intent.link) */
 
 /* ======== recover.c, super.c ======================================================================================= */
 /* Seals and replays one slot's log, adopts its intents into our own log, marks it. Used at mount and on a node's death. */
@@ -119,6 +120,8 @@ struct fs_ext { /* taken, not yet in a transaction */
  * FS_SEG_INODES). Data: subs up to block size; a full block is aligned to block size; goal = address to be near, or 0;
  * spread over disks by `stripe` (block index). -FS_NEED_SPACE / -FS_NEED_META when owned regions have none. */
 int fs_alloc_take(struct fs *fs, bool meta, uint32_t subs, fs_addr goal, uint64_t stripe, struct fs_ext *out) TS_MUST_CHECK;
+/* The same for unlink, truncate and rename: may use the reserve of metadata that keeps deleting possible when all is full. */
+int fs_alloc_take_reserve(struct fs *fs, uint32_t subs, fs_addr goal, struct fs_ext *out) TS_MUST_CHECK;
 void fs_alloc_untake(struct fs *fs, const struct fs_ext *e); /* changed my mind before commit */
 void fs_alloc_commit(struct fs *fs, struct fs_tx *tx, const struct fs_ext *e); /* sets the bits in this transaction */
 /* Frees in this transaction: an intent; the space comes back later (law 7). */
@@ -127,14 +130,21 @@ void fs_alloc_free(struct fs *fs, struct fs_tx *tx, fs_addr a, uint32_t subs, ui
 int fs_alloc_refill(struct fs *fs, int need_err) TS_MUST_CHECK;
 int fs_alloc_statfs(struct fs *fs, uint64_t *free_subs, uint64_t *total_subs, uint64_t *free_inodes) TS_MUST_CHECK;
 int fs_alloc_revoke_region(struct fs *fs, uint64_t region) TS_MUST_CHECK; /* stops using it, waits for what is taken */
+/* For replay: *skip if the region of this block was retyped after the record was made: the block may hold a user's data now.
+ * Reads the bitmap from disk, takes no token. A region's new type is at home before anything in it is used. */
+int fs_alloc_record_void(struct fs *fs, fs_addr a, uint64_t record_version, bool *skip) TS_MUST_CHECK;
 
 /* A free inode ready to use: its INODE EX pin is in *pin (TOK_TRY), its buffer pinned. Never waits; -FS_NEED_INODE. */
 struct fs_inode;
 int fs_ialloc_take(struct fs *fs, uint64_t *ino, struct tok_pin *pin, struct fs_buf **buf, uint32_t *next_gen) TS_MUST_CHECK;
 void fs_ialloc_untake(struct fs *fs, uint64_t ino, struct tok_pin *pin, struct fs_buf *buf);
 void fs_ialloc_freed(struct fs *fs, uint64_t ino); /* after a commit that set mode 0: owner may reuse it once stable */
+int fs_ialloc_revoke_segment(struct fs *fs, uint64_t seg) TS_MUST_CHECK; /* revoke of TOK_SEGMENT */
+void fs_ialloc_inode_lost(struct fs *fs, uint64_t ino); /* INODE EX leaves: a ready inode is not ready any more */
 int fs_ino_addr(struct fs *fs, uint64_t ino, fs_addr *out) TS_MUST_CHECK; /* segment table look-up, cached; waits; -ESTALE if no such segment */
-int fs_reaper_kick(struct fs *fs); /* intents are waiting */
+int fs_segtab_revoke(struct fs *fs, uint64_t block, bool drop) TS_MUST_CHECK; /* revoke of TOK_SEGTAB */
+/* Intents are waiting. Also wakes every background fiber of alloc, inode and reaper: after stopping_threads was set they end. */
+int fs_reaper_kick(struct fs *fs);
 
 /* ======== inode.c: inodes in memory ================================================================================ */
 struct fs_inode {
@@ -178,6 +188,17 @@ int fs_xattr_inherit(struct fs *fs, struct fs_inode *dir, uint32_t umask, uint32
 int fs_xattr_free_blocks_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip) TS_MUST_CHECK;
 /* Revoke of INODE: everything of it durable; drop = token goes to NL (forget buffer and cached fields). */
 int fs_inode_revoke(struct fs *fs, uint64_t ino, bool drop) TS_MUST_CHECK;
+int fs_inode_writeback_all(struct fs *fs) TS_MUST_CHECK; /* fs_data_writeback of every inode that has cached data, then lazy inodes */
+/* Last close on this node (ip->opens is 0, OPEN unpinned): an OPEN token is cached idle only while INODE is cached and nlink > 0,
+ * so that the reaper's polling for OPEN EX succeeds as soon as nobody has the inode open. */
+void fs_inode_closed(struct fs *fs, struct fs_inode *ip);
+
+/* ======== xattr.c: room in the inode's payload ===================================================================== */
+/* Bytes the front of the payload (inline data, entries, pointers) may use while the xattrs stay where they are. */
+unsigned fs_xattr_inline_room(struct fs_inode *ip);
+/* Makes room for a front of `front` bytes (at most FS_INODE_PTRS * 48): inline xattrs move to a block if they are in the way.
+ * INODE EX pinned; own transaction; -FS_NEED_META. */
+int fs_xattr_make_room(struct fs *fs, struct fs_inode *ip, unsigned front) TS_MUST_CHECK;
 
 /* ======== dir.c: names of one directory. DIR pinned by the caller (SH to look, EX to change) ======================== */
 struct fs_dirent {
@@ -234,6 +255,8 @@ int fs_data_fallocate(struct fs *fs, struct fs_inode *ip, int mode, uint64_t off
 int64_t fs_data_seek(struct fs *fs, struct fs_inode *ip, uint64_t off, bool hole) TS_MUST_CHECK;
 int fs_data_init(struct fs *fs, size_t pool_bytes) TS_MUST_CHECK;
 void fs_data_fini(struct fs *fs);
+/* FS_PL_INLINE becomes FS_PL_MAP in a transaction of its own (setxattr needs the room). DATA EX and INODE EX pinned. -FS_NEED_SPACE. */
+int fs_data_uninline(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK;
 int fs_data_revoke(struct fs *fs, uint64_t ino, bool drop) TS_MUST_CHECK;
 
 /* ======== the file system in memory ================================================================================ */
@@ -265,6 +288,8 @@ struct fs {
 	struct fs_bufcache *bufs;
 	struct fs_alloc *alloc;
 	struct fs_ialloc *ialloc;
+	struct fs_segtab *segtab;
+	struct fs_reaper *reaper;
 	struct fs_icache *icache;
 	struct fs_datastate *datas;
 	struct quorum_group_view gview;
@@ -290,7 +315,8 @@ int fs_ialloc_init(struct fs *fs) TS_MUST_CHECK;
 void fs_ialloc_fini(struct fs *fs);
 int fs_icache_init(struct fs *fs) TS_MUST_CHECK;
 void fs_icache_fini(struct fs *fs);
-int fs_reaper_start(struct fs *fs) TS_MUST_CHECK;
+int fs_reaper_start(struct fs *fs) TS_MUST_CHECK; /* spawns the background fibers of alloc, ialloc, inode and the reaper, in fs->background */
+void fs_reaper_fini(struct fs *fs); /* after fs->background is empty */
 
 enum fs_op { FS_OP_LOOKUP, FS_OP_GETATTR, FS_OP_SETATTR, FS_OP_MKNOD, FS_OP_MKDIR, FS_OP_SYMLINK, FS_OP_LINK, FS_OP_UNLINK, FS_OP_RMDIR,
 	     FS_OP_RENAME, FS_OP_READLINK, FS_OP_READDIR, FS_OP_OPEN, FS_OP_CREATE, FS_OP_TMPFILE, FS_OP_RELEASE, FS_OP_READ, FS_OP_WRITE,
