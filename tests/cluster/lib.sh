@@ -148,8 +148,18 @@ make_tar() { # COUNT NAME [SKIP]
 	if [ ! -e "$tar" ]; then
 		mkdir -p "$cache"
 		find /usr/include /usr/share -xdev \( -type d -o -type l -o -type f -size -512k \) -readable -printf '%P\t%H/%P\n' 2>/dev/null |
-			awk -F'\t' -v skip="${3:-0}" -v n="$1" '$1 != "" && NR > skip {print $2} NR >= skip + n {exit}' |
-			sed 's|^/||' >"$list"
+			awk -F'\t' -v skip="${3:-0}" -v n="$1" '
+				$1 == "" || NR <= skip {next}
+				{
+					# The directories above, once: else tar makes them with the time of unpacking.
+					path = substr($2, 2)
+					for (i = 1; (j = index(substr(path, i), "/")) > 0; i += j) {
+						up = substr(path, 1, i + j - 2)
+						if (!(up in seen)) {seen[up] = 1; print up}
+					}
+					if (!(path in seen)) {seen[path] = 1; print path}
+				}
+				NR >= skip + n {exit}' >"$list"
 		n=$(wc -l <"$list")
 		if [ "$n" -lt "$1" ]; then
 			python3 "$HERE/padtree.py" "$TMP/pad" $(($1 - n)) "$2" || fail "cannot make a tree at $TMP/pad"
