@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fuse: the kernel mount of one file system, on the kernel's FUSE protocol itself (docs/fuse.md says why not through
+ * libfuse 3.14). Kernel caches are caches under tokens: fs/ tells through fs_upcalls when they must go.
+ * All calls are made on the executor; those that wait, from fibers. */
+#ifndef TESSERA_FUSE_FUSE_H
+#define TESSERA_FUSE_FUSE_H
+
+#include "fs/fs.h"
+
+struct tfuse;
+struct tfuse_args {
+	struct ts_exec *exec;
+	const char *source;	/* shown in /proc/mounts */
+	const char *mountpoint; /* absolute, an existing directory */
+	unsigned long ms_flags; /* MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME */
+	/* The kernel side is gone (umount): called once, on a fiber. */
+	void (*gone)(void *arg);
+	void *arg;
+};
+struct tfuse *tfuse_new(const struct tfuse_args *a) TS_MUST_CHECK; /* NULL: no memory or no threads */
+/* To be given to fs_mount() before tfuse_mount(). */
+void tfuse_upcalls(struct tfuse *tf, struct fs_upcalls *out);
+/* Mounts and serves. From a fiber. */
+int tfuse_mount(struct tfuse *tf, struct fs *fs, char *errmsg, size_t errlen) TS_MUST_CHECK;
+/* From a fiber: umount(2); lazy detaches at once. -EBUSY while in use. gone() follows. */
+int tfuse_unmount(struct tfuse *tf, bool lazy) TS_MUST_CHECK;
+/* Aborts the connection: every request in the kernel ends with an error; used when this node is out. */
+void tfuse_abort(struct tfuse *tf);
+/* After gone() (or before tfuse_mount); from a fiber; waits for handlers and threads. */
+void tfuse_free(struct tfuse *tf);
+
+struct tfuse_stats {
+	uint64_t requests, op_count[64], inval_attr, inval_data, inval_names, inval_retries, epoch_bumps;
+	uint64_t nodes, in_flight;
+};
+void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out);
+const char *tfuse_op_name(unsigned opcode); /* NULL if unknown */
+
+#endif

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of fuse/ share: the connection, requests, the node table, notifier jobs. */
+#ifndef TESSERA_FUSE_FUSE_INT_H
+#define TESSERA_FUSE_FUSE_INT_H
+
+#include "fuse/fuse.h"
+#include <linux/fuse.h>
+#include <stdatomic.h>
+#include <sys/uio.h>
+
+#define TF_MAX_WRITE   (1u << 20)
+#define TF_BUF_BYTES   (TF_MAX_WRITE + 8192)
+#define TF_POOL_BUFS   32
+#define TF_SMALL_BYTES 1024
+#define TF_NOREPLY     4201 /* handler: already replied, or no reply wanted */
+#define TF_FOREVER_S   (365u * 86400u)
+#define TF_NAME_MAX    255
+
+struct tf_node { /* an inode the kernel may know */
+	struct ts_map_node node;
+	uint64_t ino;
+	uint32_t gen;
+	uint64_t nlookup;	  /* mirrored for notifier threads in `known` */
+	atomic_bool known;	  /* nlookup > 0 */
+	unsigned refs;		  /* jobs and requests using the struct */
+	bool attr_cached;	  /* a reply with an attribute timeout went out since the last invalidation */
+	bool pages_cached;	  /* opened with page cache since the last data invalidation */
+	uint64_t names_epoch;	  /* entries with a timeout were handed out in this epoch; 0 = none */
+	uint64_t late_writes;	  /* WRITEs of dirty mapped pages received */
+	struct ts_list writes;	  /* page-cache WRITEs not yet answered (tf_req.node_link) */
+};
+
+struct tf_req {
+	struct tfuse *tf;
+	const struct fuse_in_header *in;
+	uint8_t *buf;
+	size_t len;
+	bool big;		/* buf is a pool buffer */
+	const uint8_t *arg;	/* behind the header */
+	size_t arg_len;
+	struct fs_cred cred;
+	struct tf_node *node;	/* op_write */
+	struct ts_list node_link;
+	uint64_t w_start, w_end; /* op_write: bytes covered */
+	uint8_t small[TF_SMALL_BYTES] __attribute__((aligned(8)));
+};
+
+struct tfuse {
+	struct ts_exec *exec;
+	char *source, *mountpoint;
+	unsigned long ms_flags;
+	void (*gone)(void *arg);
+	void *arg;
+	struct fs *fs;
+	int fd;
+	bool inited, is_gone, aborted, have_epoch, polling;
+	uint32_t proto_minor;	/* the kernel's */
+	uint64_t epoch;		/* of entry timeouts, from 1 */
+	struct ts_map nodes;
+	uint8_t *pool[TF_POOL_BUFS];
+	unsigned npool;
+	uint8_t *rbuf;		/* where the next request is read to */
+	unsigned in_flight;
+	struct ts_cond idle;
+	struct tf_notify *notify;
+	struct tfuse_stats st;
+};
+
+/* dispatch.c */
+void tf_readable(void *arg, uint32_t events);
+uint8_t *tf_buf_get(struct tfuse *tf);
+void tf_buf_put(struct tfuse *tf, uint8_t *b);
+int tf_reply(struct tf_req *q, const void *data, size_t len);	/* 0, or -errno if the kernel did not take it */
+int tf_reply_iov(struct tf_req *q, struct iovec *iov, int n);	/* iov[0] is left free for the header */
+void tf_reply_err(struct tf_req *q, int err);
+/* The argument struct of a request, or NULL when it is too short. */
+const void *tf_arg(const struct tf_req *q, size_t size);
+/* A string behind `off` argument bytes; NULL if not terminated or longer than max. *next = offset behind its NUL. */
+const char *tf_str(const struct tf_req *q, size_t off, size_t max, size_t *len, size_t *next);
+
+/* ops_*.c: 0 = replied, -errno, or -TF_NOREPLY */
+typedef int (*tf_op)(struct tf_req *q);
+struct tf_op_ent {
+	const char *name;
+	tf_op fn;
+	bool inline_ok; /* never waits: run without a fiber */
+};
+extern const struct tf_op_ent tf_ops[64];
+int tf_op_init(struct tf_req *q);
+int tf_op_destroy(struct tf_req *q);
+int tf_op_lookup(struct tf_req *q);
+int tf_op_forget(struct tf_req *q);
+int tf_op_batch_forget(struct tf_req *q);
+int tf_op_interrupt(struct tf_req *q);
+int tf_op_getattr(struct tf_req *q);
+int tf_op_setattr(struct tf_req *q);
+int tf_op_readlink(struct tf_req *q);
+int tf_op_symlink(struct tf_req *q);
+int tf_op_mknod(struct tf_req *q);
+int tf_op_mkdir(struct tf_req *q);
+int tf_op_unlink(struct tf_req *q);
+int tf_op_rmdir(struct tf_req *q);
+int tf_op_rename(struct tf_req *q);
+int tf_op_rename2(struct tf_req *q);
+int tf_op_link(struct tf_req *q);
+int tf_op_open(struct tf_req *q);
+int tf_op_read(struct tf_req *q);
+int tf_op_write(struct tf_req *q);
+int tf_op_statfs(struct tf_req *q);
+int tf_op_release(struct tf_req *q);
+int tf_op_fsync(struct tf_req *q);
+int tf_op_setxattr(struct tf_req *q);
+int tf_op_getxattr(struct tf_req *q);
+int tf_op_listxattr(struct tf_req *q);
+int tf_op_removexattr(struct tf_req *q);
+int tf_op_flush(struct tf_req *q);
+int tf_op_opendir(struct tf_req *q);
+int tf_op_readdir(struct tf_req *q);
+int tf_op_readdirplus(struct tf_req *q);
+int tf_op_releasedir(struct tf_req *q);
+int tf_op_fsyncdir(struct tf_req *q);
+int tf_op_create(struct tf_req *q);
+int tf_op_tmpfile(struct tf_req *q);
+int tf_op_fallocate(struct tf_req *q);
+int tf_op_lseek(struct tf_req *q);
+int tf_op_copy_file_range(struct tf_req *q);
+
+void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a);
+/* Fills an entry reply, counts the look-up. attrs: hand out the attribute timeout if allowed (never for new objects). */
+struct tf_node *tf_entry_fill(struct tfuse *tf, uint64_t parent, struct fuse_entry_out *e, const struct fs_attr *a, bool attrs, bool names);
+int tf_entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *a, bool attrs);
+void tf_attr_timeout(struct tfuse *tf, struct tf_node *n, const struct fs_attr *a, uint64_t *valid);
+
+/* nodes.c */
+struct tf_node *tf_node_find(struct tfuse *tf, uint64_t ino);
+struct tf_node *tf_node_get(struct tfuse *tf, uint64_t ino, uint32_t gen); /* makes it; nlookup + 1; NULL without memory */
+void tf_node_forget(struct tfuse *tf, uint64_t ino, uint64_t n);
+void tf_node_ref(struct tf_node *n);
+void tf_node_unref(struct tfuse *tf, struct tf_node *n);
+void tf_nodes_clear(struct tfuse *tf);
+
+/* notify.c: threads for calls that may block in the kernel */
+struct tf_job {
+	struct ts_list link;
+	int (*fn)(struct tf_job *j); /* on a notifier thread */
+	struct tfuse *tf;
+	struct tf_node *node;
+	uint64_t start, end;
+	const void *ptr;
+	int rc;
+	struct ts_done done;
+	bool detached;	    /* nobody waits: freed when done */
+	struct tf_job *next_free;
+};
+int tf_notify_open(struct tfuse *tf) TS_MUST_CHECK;
+void tf_notify_close(struct tfuse *tf);
+struct tf_job *tf_job_new(struct tfuse *tf, int (*fn)(struct tf_job *));
+void tf_job_submit(struct tf_job *j);
+/* Submits, waits, frees; returns fn's result. */
+int tf_job_run(struct tf_job *j, const char *what, uint64_t id);
+
+/* upcalls.c */
+void tf_inval_attr(void *arg, uint64_t ino);
+void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end);
+void tf_inval_names(void *arg, uint64_t dir);
+void tf_stopped(void *arg, const char *why);
+void tf_inval_later(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end); /* after the reply, nobody waits */
+
+#endif

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Life of a mount: new -> mounted (INIT answered) -> gone -> freed. The mount and umount system calls run on a notifier
+ * thread, because both may need answers from this very daemon.
+ * Must never happen: a path look-up through one's own mount on the executor. */
+#include "fuse/fuse_int.h"
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/mount.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define TF_READ_AHEAD_KB 4096
+
+struct tfuse *tfuse_new(const struct tfuse_args *a)
+{
+	struct tfuse *tf = ts_alloc(sizeof(*tf));
+	if (!tf)
+		return NULL;
+	tf->exec = a->exec;
+	tf->ms_flags = a->ms_flags;
+	tf->gone = a->gone;
+	tf->arg = a->arg;
+	tf->fd = -1;
+	tf->epoch = 1;
+	tf->source = strdup(a->source);
+	tf->mountpoint = strdup(a->mountpoint);
+	tf->rbuf = ts_alloc_aligned(4096, TF_BUF_BYTES);
+	ts_map_init(&tf->nodes);
+	ts_cond_init(&tf->idle);
+	if (!tf->source || !tf->mountpoint || !tf->rbuf || tf_notify_open(tf)) {
+		tfuse_free(tf);
+		return NULL;
+	}
+	return tf;
+}
+
+void tfuse_upcalls(struct tfuse *tf, struct fs_upcalls *out)
+{
+	*out = (struct fs_upcalls){
+		.inval_attr = tf_inval_attr,
+		.inval_data = tf_inval_data,
+		.inval_names = tf_inval_names,
+		.stopped = tf_stopped,
+		.arg = tf,
+	};
+}
+
+/* Finds the mount's device in mountinfo (no look-up through the mount) and raises its read-ahead. */
+static void read_ahead_raise(const struct tfuse *tf)
+{
+	FILE *f = fopen("/proc/self/mountinfo", "re");
+	char line[1024], mp[512], path[64];
+	unsigned maj, min, fmaj = 0, fmin = 0;
+	if (!f)
+		return;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "%*d %*d %u:%u %*s %511s", &maj, &min, mp) == 3 && !strcmp(mp, tf->mountpoint)) {
+			fmaj = maj;
+			fmin = min;
+		}
+	fclose(f);
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", fmaj, fmin);
+	f = fopen(path, "we");
+	if (!f) {
+		ts_debug("mount %s: read-ahead stays at the kernel's default (%s)", tf->mountpoint, strerror(errno));
+		return;
+	}
+	fprintf(f, "%u\n", TF_READ_AHEAD_KB);
+	fclose(f);
+}
+
+static int job_mount(struct tf_job *j)
+{
+	struct tfuse *tf = j->tf;
+	char opts[256];
+	snprintf(opts, sizeof(opts), "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read=%u",
+		 tf->fd, TF_MAX_WRITE);
+	if (mount(tf->source, tf->mountpoint, "fuse.tessera", tf->ms_flags, opts))
+		return -errno;
+	read_ahead_raise(tf);
+	return 0;
+}
+
+int tfuse_mount(struct tfuse *tf, struct fs *fs, char *errmsg, size_t errlen)
+{
+	struct fs_cred cred = {0};
+	struct fs_attr root;
+	tf->fs = fs;
+	int rc = fs_getattr(fs, &cred, FUSE_ROOT_ID, &root);
+	if (rc == 0 && !tf_node_get(tf, FUSE_ROOT_ID, root.gen)) /* the kernel knows the root without a look-up */
+		rc = -ENOMEM;
+	if (rc) {
+		snprintf(errmsg, errlen, "mount %s: root directory: %s", tf->mountpoint, strerror(-rc));
+		return rc;
+	}
+	tf->fd = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (tf->fd < 0) {
+		snprintf(errmsg, errlen, "/dev/fuse: %s; load the fuse module", strerror(errno));
+		return -errno;
+	}
+	struct tf_job *j = tf_job_new(tf, job_mount);
+	rc = j ? ts_loop_fd_add(ts_exec_loop(tf->exec), tf->fd, EPOLLIN, tf_readable, tf) : -ENOMEM;
+	if (rc) {
+		ts_free(j);
+		snprintf(errmsg, errlen, "mount %s: %s", tf->mountpoint, strerror(-rc));
+		goto fail;
+	}
+	tf->polling = true;
+	rc = tf_job_run(j, "mount", 0);
+	if (rc == 0)
+		return 0;
+	snprintf(errmsg, errlen, "mount %s: %s", tf->mountpoint, strerror(-rc));
+	ts_loop_fd_del(ts_exec_loop(tf->exec), tf->fd);
+	tf->polling = false;
+fail:
+	close(tf->fd);
+	tf->fd = -1;
+	return rc;
+}
+
+static int job_umount(struct tf_job *j)
+{
+	return umount2(j->tf->mountpoint, (int)j->start) ? -errno : 0;
+}
+
+int tfuse_unmount(struct tfuse *tf, bool lazy)
+{
+	struct tf_job *j = tf_job_new(tf, job_umount);
+	if (!j)
+		return -ENOMEM;
+	j->start = lazy ? MNT_DETACH : 0;
+	return tf_job_run(j, "umount", 0);
+}
+
+void tfuse_abort(struct tfuse *tf)
+{
+	if (tf->fd < 0 || tf->aborted)
+		return;
+	tf->aborted = true;
+	if (tf->polling)
+		ts_loop_fd_del(ts_exec_loop(tf->exec), tf->fd);
+	tf->polling = false;
+	tf->is_gone = true;
+	close(tf->fd); /* the last reference: the kernel aborts the connection */
+	tf->fd = -1;
+}
+
+void tfuse_free(struct tfuse *tf)
+{
+	if (!tf)
+		return;
+	while (tf->in_flight)
+		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, 0);
+	tf_notify_close(tf);
+	if (tf->polling)
+		ts_loop_fd_del(ts_exec_loop(tf->exec), tf->fd);
+	if (tf->fd >= 0)
+		close(tf->fd);
+	tf_nodes_clear(tf);
+	ts_map_fini(&tf->nodes);
+	while (tf->npool)
+		ts_free(tf->pool[--tf->npool]);
+	ts_free(tf->rbuf);
+	free(tf->source);
+	free(tf->mountpoint);
+	ts_free(tf);
+}
+
+void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out)
+{
+	*out = tf->st;
+	out->in_flight = tf->in_flight;
+}
+
+/* What we ask of the kernel, and why, one line each. */
+static const struct {
+	uint64_t flag;
+	const char *why;
+} wanted[] = {
+	{FUSE_ASYNC_READ, "several reads of a file in flight"},
+	{FUSE_ATOMIC_O_TRUNC, "open and truncate are one operation under one token"},
+	{FUSE_EXPORT_SUPPORT, "open by handle: look-ups of . and .."},
+	{FUSE_BIG_WRITES, "writes above a page"},
+	{FUSE_PARALLEL_DIROPS, "look-ups in one directory do not wait for each other"},
+	{FUSE_DO_READDIRPLUS, "names and attributes in one message"},
+	{FUSE_READDIRPLUS_AUTO, "only where somebody stats"},
+	{FUSE_MAX_PAGES, "1 MiB writes"},
+	{FUSE_EXPLICIT_INVAL_DATA, "pages go when the token goes, never by a guess from mtime"},
+	{FUSE_HANDLE_KILLPRIV_V2, "no security.capability query before every write"},
+};
+
+int tf_op_init(struct tf_req *q)
+{
+	struct tfuse *tf = q->tf;
+	const struct fuse_init_in *in = tf_arg(q, 16);
+	if (!in || in->major != FUSE_KERNEL_VERSION)
+		return -EPROTO;
+	uint64_t offered = in->flags, want = 0;
+	for (size_t i = 0; i < TS_ARRAY_LEN(wanted); i++)
+		want |= wanted[i].flag & offered;
+	tf->proto_minor = in->minor;
+	tf->have_epoch = in->minor >= 44;
+	struct fuse_init_out out = {
+		.major = FUSE_KERNEL_VERSION,
+		.minor = TS_MIN(in->minor, (uint32_t)FUSE_KERNEL_MINOR_VERSION),
+		.max_readahead = in->max_readahead,
+		.flags = (uint32_t)want,
+		.max_background = 64,
+		.congestion_threshold = 48,
+		.max_write = TF_MAX_WRITE,
+		.time_gran = 1,
+		.max_pages = TF_MAX_WRITE / 4096,
+	};
+	tf->inited = true;
+	if (!tf->have_epoch)
+		ts_notice("mount %s: kernel protocol 7.%u has no entry epoch: names are not cached by the kernel",
+			  tf->mountpoint, in->minor);
+	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
+}
+
+int tf_op_destroy(struct tf_req *q)
+{
+	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Notifier threads: calls that may block in the kernel (invalidations, mount, umount) never run on the executor, which
+ * must go on serving the very requests they wait for. Threads are started on demand up to TF_THREADS, so that one blocked
+ * call does not hold up the others; the queue is bounded by the revokes in flight.
+ * Must never happen: a notifier thread that takes a lock a request handler needs. The queue's lock is held for list work only. */
+#include "fuse/fuse_int.h"
+#include <pthread.h>
+
+#define TF_THREADS 16
+
+struct tf_notify {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	struct ts_list queue;
+	unsigned nthreads, idle;
+	bool stop;
+	pthread_t threads[TF_THREADS];
+	struct ts_exec *exec;
+};
+
+static void job_finished(void *arg)
+{
+	struct tf_job *j = arg;
+	if (j->detached) {
+		if (j->node)
+			tf_node_unref(j->tf, j->node);
+		ts_free(j);
+		return;
+	}
+	ts_done_set(&j->done, j->rc);
+}
+
+static void *notify_thread(void *arg)
+{
+	struct tf_notify *t = arg;
+	pthread_mutex_lock(&t->lock);
+	for (;;) {
+		struct ts_list *l = ts_list_pop_front(&t->queue);
+		if (!l) {
+			if (t->stop)
+				break;
+			t->idle++;
+			pthread_cond_wait(&t->cond, &t->lock);
+			t->idle--;
+			continue;
+		}
+		pthread_mutex_unlock(&t->lock);
+		struct tf_job *j = ts_list_entry(l, struct tf_job, link);
+		j->rc = j->fn(j);
+		if (ts_exec_post(t->exec, job_finished, j))
+			TS_PANIC("notifier: the executor's mailbox is full, a finished job cannot be reported");
+		pthread_mutex_lock(&t->lock);
+	}
+	pthread_mutex_unlock(&t->lock);
+	return NULL;
+}
+
+static int thread_add(struct tf_notify *t)
+{
+	int rc = pthread_create(&t->threads[t->nthreads], NULL, notify_thread, t);
+	if (rc == 0)
+		t->nthreads++;
+	return -rc;
+}
+
+int tf_notify_open(struct tfuse *tf)
+{
+	struct tf_notify *t = ts_alloc(sizeof(*t));
+	if (!t)
+		return -ENOMEM;
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->cond, NULL);
+	ts_list_init(&t->queue);
+	t->exec = tf->exec;
+	int rc = thread_add(t);
+	if (rc) {
+		ts_free(t);
+		return rc;
+	}
+	tf->notify = t;
+	return 0;
+}
+
+void tf_notify_close(struct tfuse *tf)
+{
+	struct tf_notify *t = tf->notify;
+	if (!t)
+		return;
+	pthread_mutex_lock(&t->lock);
+	t->stop = true;
+	pthread_cond_broadcast(&t->cond);
+	pthread_mutex_unlock(&t->lock);
+	for (unsigned i = 0; i < t->nthreads; i++)
+		pthread_join(t->threads[i], NULL);
+	pthread_mutex_destroy(&t->lock);
+	pthread_cond_destroy(&t->cond);
+	ts_free(t);
+	tf->notify = NULL;
+}
+
+struct tf_job *tf_job_new(struct tfuse *tf, int (*fn)(struct tf_job *))
+{
+	struct tf_job *j = ts_alloc(sizeof(*j));
+	if (!j)
+		return NULL;
+	j->tf = tf;
+	j->fn = fn;
+	ts_done_init(&j->done);
+	return j;
+}
+
+void tf_job_submit(struct tf_job *j)
+{
+	struct tf_notify *t = j->tf->notify;
+	pthread_mutex_lock(&t->lock);
+	ts_list_push_back(&t->queue, &j->link);
+	bool more = t->idle == 0 && t->nthreads < TF_THREADS;
+	pthread_cond_signal(&t->cond);
+	pthread_mutex_unlock(&t->lock);
+	if (more && thread_add(t))
+		ts_warn("notifier: no further thread can be started, %u serve on", t->nthreads);
+}
+
+int tf_job_run(struct tf_job *j, const char *what, uint64_t id)
+{
+	tf_job_submit(j);
+	int rc = ts_done_wait(&j->done, what, id, 0);
+	if (j->node)
+		tf_node_unref(j->tf, j->node);
+	ts_free(j);
+	return rc;
+}

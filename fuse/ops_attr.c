@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Attributes, extended attributes, statfs, forgets. An attribute timeout is handed out only while the inode's token is
+ * held and no revoke has begun; between fs_getattr's answer and the reply there is no wait. */
+#include "fuse/fuse_int.h"
+
+void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a)
+{
+	*out = (struct fuse_attr){
+		.ino = a->ino,
+		.size = a->size,
+		.blocks = a->blocks512,
+		.atime = (uint64_t)(a->atime_ns / (int64_t)TS_NS_PER_S),
+		.mtime = (uint64_t)(a->mtime_ns / (int64_t)TS_NS_PER_S),
+		.ctime = (uint64_t)(a->ctime_ns / (int64_t)TS_NS_PER_S),
+		.atimensec = (uint32_t)(a->atime_ns % (int64_t)TS_NS_PER_S),
+		.mtimensec = (uint32_t)(a->mtime_ns % (int64_t)TS_NS_PER_S),
+		.ctimensec = (uint32_t)(a->ctime_ns % (int64_t)TS_NS_PER_S),
+		.mode = a->mode,
+		.nlink = a->nlink,
+		.uid = a->uid,
+		.gid = a->gid,
+		.rdev = (uint32_t)a->rdev,
+		.blksize = a->blksize,
+	};
+}
+
+void tf_attr_timeout(struct tfuse *tf, struct tf_node *n, const struct fs_attr *a, uint64_t *valid)
+{
+	*valid = 0;
+	if (!n || !a->cacheable)
+		return;
+	*valid = TF_FOREVER_S;
+	n->attr_cached = true;
+}
+
+static int attr_reply(struct tf_req *q, const struct fs_attr *a)
+{
+	struct fuse_attr_out out = {0};
+	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
+	if (n && n->gen != a->gen)
+		return -ESTALE;
+	tf_attr_fill(&out.attr, a);
+	tf_attr_timeout(q->tf, n, a, &out.attr_valid);
+	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
+}
+
+int tf_op_getattr(struct tf_req *q)
+{
+	struct fs_attr a;
+	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	return rc ? rc : attr_reply(q, &a);
+}
+
+static const struct {
+	uint32_t fattr;
+	unsigned set;
+} setattr_bits[] = {
+	{FATTR_MODE, FS_SET_MODE},	   {FATTR_UID, FS_SET_UID},		  {FATTR_GID, FS_SET_GID},
+	{FATTR_SIZE, FS_SET_SIZE},	   {FATTR_ATIME, FS_SET_ATIME},		  {FATTR_MTIME, FS_SET_MTIME},
+	{FATTR_ATIME_NOW, FS_SET_ATIME_NOW}, {FATTR_MTIME_NOW, FS_SET_MTIME_NOW}, {FATTR_CTIME, FS_SET_CTIME},
+	{FATTR_KILL_SUIDGID, FS_SET_KILL_SUID},
+};
+
+int tf_op_setattr(struct tf_req *q)
+{
+	const struct fuse_setattr_in *in = tf_arg(q, sizeof(*in));
+	struct fs_attr a;
+	if (!in)
+		return -EINVAL;
+	struct fs_setattr s = {
+		.mode = in->mode,
+		.uid = in->uid,
+		.gid = in->gid,
+		.size = in->size,
+		.atime_ns = (int64_t)in->atime * (int64_t)TS_NS_PER_S + in->atimensec,
+		.mtime_ns = (int64_t)in->mtime * (int64_t)TS_NS_PER_S + in->mtimensec,
+		.ctime_ns = (int64_t)in->ctime * (int64_t)TS_NS_PER_S + in->ctimensec,
+	};
+	for (size_t i = 0; i < TS_ARRAY_LEN(setattr_bits); i++)
+		if (in->valid & setattr_bits[i].fattr)
+			s.valid |= setattr_bits[i].set;
+	int rc = fs_setattr(q->tf->fs, &q->cred, q->in->nodeid, &s, &a);
+	return rc ? rc : attr_reply(q, &a);
+}
+
+int tf_op_statfs(struct tf_req *q)
+{
+	struct statvfs s;
+	int rc = fs_statfs(q->tf->fs, &s);
+	if (rc)
+		return rc;
+	struct fuse_statfs_out out = {.st = {
+					      .blocks = s.f_blocks,
+					      .bfree = s.f_bfree,
+					      .bavail = s.f_bavail,
+					      .files = s.f_files,
+					      .ffree = s.f_ffree,
+					      .bsize = (uint32_t)s.f_bsize,
+					      .frsize = (uint32_t)s.f_frsize,
+					      .namelen = TF_NAME_MAX,
+				      }};
+	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
+}
+
+int tf_op_forget(struct tf_req *q)
+{
+	const struct fuse_forget_in *in = tf_arg(q, sizeof(*in));
+	if (in)
+		tf_node_forget(q->tf, q->in->nodeid, in->nlookup);
+	return -TF_NOREPLY;
+}
+
+int tf_op_batch_forget(struct tf_req *q)
+{
+	const struct fuse_batch_forget_in *in = tf_arg(q, sizeof(*in));
+	if (!in)
+		return -TF_NOREPLY;
+	const struct fuse_forget_one *f = (const struct fuse_forget_one *)(in + 1);
+	size_t max = (q->arg_len - sizeof(*in)) / sizeof(*f);
+	for (size_t i = 0; i < TS_MIN(max, (size_t)in->count); i++)
+		tf_node_forget(q->tf, f[i].nodeid, f[i].nlookup);
+	return -TF_NOREPLY;
+}
+
+int tf_op_interrupt(struct tf_req *q)
+{
+	return -TF_NOREPLY; /* every wait here ends by itself (token, disk, recovery); the kernel waits for the answer */
+}
+
+/* POSIX ACLs are not enforced in this version: storing one would promise what nobody keeps. */
+static bool acl_name(const char *name)
+{
+	return strncmp(name, "system.posix_acl_", 17) == 0;
+}
+
+int tf_op_setxattr(struct tf_req *q)
+{
+	/* Without FUSE_SETXATTR_EXT the kernel sends the short form. */
+	const struct {
+		uint32_t size, flags;
+	} *in = tf_arg(q, 8);
+	size_t len, next;
+	const char *name = in ? tf_str(q, 8, 255, &len, &next) : NULL;
+	if (!name || !len || q->arg_len - next < in->size)
+		return in ? -ERANGE : -EINVAL;
+	if (acl_name(name))
+		return -EOPNOTSUPP;
+	int rc = fs_setxattr(q->tf->fs, &q->cred, q->in->nodeid, name, q->arg + next, in->size, (int)in->flags);
+	if (rc)
+		return rc;
+	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
+}
+
+static int xattr_reply(struct tf_req *q, ssize_t n, uint32_t size, const void *buf)
+{
+	struct fuse_getxattr_out out = {0};
+	if (n < 0)
+		return (int)n;
+	if (size == 0) {
+		out.size = (uint32_t)n;
+		return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
+	}
+	return tf_reply(q, buf, (size_t)n) ? -TF_NOREPLY : 0;
+}
+
+int tf_op_getxattr(struct tf_req *q)
+{
+	const struct fuse_getxattr_in *in = tf_arg(q, sizeof(*in));
+	size_t len;
+	const char *name = in ? tf_str(q, sizeof(*in), 255, &len, NULL) : NULL;
+	if (!name || in->size > 65536)
+		return -EINVAL;
+	if (acl_name(name))
+		return -EOPNOTSUPP;
+	uint8_t *buf = in->size ? ts_alloc(in->size) : NULL;
+	if (in->size && !buf)
+		return -ENOMEM;
+	int rc = xattr_reply(q, fs_getxattr(q->tf->fs, &q->cred, q->in->nodeid, name, buf, in->size), in->size, buf);
+	ts_free(buf);
+	return rc;
+}
+
+int tf_op_listxattr(struct tf_req *q)
+{
+	const struct fuse_getxattr_in *in = tf_arg(q, sizeof(*in));
+	if (!in)
+		return -EINVAL;
+	size_t size = TS_MIN(in->size, 65536u);
+	char *buf = size ? ts_alloc(size) : NULL;
+	if (size && !buf)
+		return -ENOMEM;
+	int rc = xattr_reply(q, fs_listxattr(q->tf->fs, &q->cred, q->in->nodeid, buf, size), (uint32_t)size, buf);
+	ts_free(buf);
+	return rc;
+}
+
+int tf_op_removexattr(struct tf_req *q)
+{
+	size_t len;
+	const char *name = tf_str(q, 0, 255, &len, NULL);
+	if (!name)
+		return -EINVAL;
+	if (acl_name(name))
+		return -EOPNOTSUPP;
+	int rc = fs_removexattr(q->tf->fs, &q->cred, q->in->nodeid, name);
+	if (rc)
+		return rc;
+	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
+}
