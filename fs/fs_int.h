@@ -207,8 +207,9 @@ struct fs_dirent {
 	unsigned type; /* DT_* */
 };
 struct fs_dirop { /* prepared change of one name: the blocks on the way to its leaf are pinned */
-	struct fs_buf *bufs[12]; /* index nodes from the root, then the leaf (none: the inode holds the entries) */
+	struct fs_buf *bufs[12]; /* index nodes from the root down */
 	unsigned nbufs;
+	struct fs_buf *leaf;
 	fs_addr freed[12]; /* blocks the change freed, forgotten by done */
 	unsigned nfreed;
 	uint64_t hash;
