@@ -80,8 +80,7 @@ noise() { # SUB COUNT [SKIP-BYTES]
 reopen() { # the daemon of node 1 looks at its disks anew
 	assert_ok "stop the daemon of node 1" sb stop 1 --tesserad
 	assert_ok "start the daemon of node 1" sb start 1 --no-wait
-	local i
-	for i in $(seq 50); do
+	for _ in $(seq 50); do
 		[ "$(node_state 1)" = ready ] && break
 		sleep 0.1
 	done
