@@ -29,14 +29,38 @@ enum { FS_NEED_SPACE = 4101, FS_NEED_INODE = 4102, FS_NEED_META = 4103 };
 struct fs_disk {
 	struct nsd_dev *dev;
 	struct fs_disk_ent_disk ent;
-	bool needs_flush; /* a write completed since the last flush began */
+	uint64_t write_gen;   /* writes completed */
+	uint64_t data_gen;    /* write_gen after the last write of file data */
+	uint64_t flushed_gen; /* writes up to here are stable */
+	uint64_t flush_target; /* write_gen when the flush in flight began */
+	bool flushing;
+	struct nsd_req flush_req;
+	struct ts_cond flush_cond;
 };
 int fs_io_read(struct fs *fs, fs_addr a, void *buf, size_t bytes) TS_MUST_CHECK;	 /* aligned buf; waits */
-int fs_io_write(struct fs *fs, fs_addr a, const void *buf, size_t bytes) TS_MUST_CHECK; /* marks needs_flush */
+int fs_io_write(struct fs *fs, fs_addr a, const void *buf, size_t bytes) TS_MUST_CHECK; /* file data: law 3 */
+int fs_io_write_meta(struct fs *fs, fs_addr a, const void *buf, size_t bytes) TS_MUST_CHECK; /* the same, outside law 3 (homes, logs) */
 /* Asynchronous; done on the executor. req embedded by the caller. */
 void fs_io_submit(struct fs *fs, struct nsd_req *r, enum nsd_op op, fs_addr a, const struct iovec *iov, int iovcnt,
 		  void (*done)(struct nsd_req *, int), void *arg);
-int fs_io_flush_all(struct fs *fs) TS_MUST_CHECK; /* flushes every disk with needs_flush, in parallel */
+/* The same for homes and logs: does not make law 3 flush. */
+void fs_io_submit_meta(struct fs *fs, struct nsd_req *r, enum nsd_op op, fs_addr a, const struct iovec *iov, int iovcnt,
+		       void (*done)(struct nsd_req *, int), void *arg);
+/* While the node is suspended, writes wait in io.c; a write that the gate refused is sent again when the gate is open. A conflict
+ * with the gate open (-TS_ERR_FENCED), and everything after fs_stop (-EIO), comes back. */
+int fs_io_flush_all(struct fs *fs) TS_MUST_CHECK;  /* every disk with completed writes that are not stable, in parallel */
+int fs_io_flush_data(struct fs *fs) TS_MUST_CHECK; /* only disks with unstable file data: law 3 */
+int fs_io_flush_addr(struct fs *fs, fs_addr a) TS_MUST_CHECK; /* the disk of this address */
+void fs_io_resume(struct fs *fs); /* suspension ended, or the node stopped */
+int fs_io_check_addr(const struct fs *fs, fs_addr a, uint64_t subs) TS_MUST_CHECK; /* -EUCLEAN: on no disk, or among the labels */
+
+/* ======== mdhdr.c: the header of every metadata block ============================================================== */
+void fs_mdhdr_fill(void *block, const uint8_t fs_id8[8], enum fs_block_type type, enum tok_kind kind, fs_addr a, uint64_t res_id,
+		   uint32_t res_gen);
+void fs_mdhdr_seal(void *block, uint64_t incarnation, uint64_t version); /* these two fields, then the checksum */
+/* NULL, or what is wrong: "magic", "checksum", "address", "file system", "type". type 0: any known type. */
+const char *fs_mdhdr_wrong(const void *block, const uint8_t fs_id8[8], enum fs_block_type type, fs_addr a);
+static inline uint64_t fs_mdhdr_version(const void *block) { return le64_get(((const struct fs_mhdr_disk *)block)->version); }
 
 /* ======== buf.c: metadata buffers, one 4 KiB block each ============================================================ */
 struct fs_buf {
@@ -46,12 +70,17 @@ struct fs_buf {
 	enum tok_kind res_kind;
 	uint64_t res_id;
 	unsigned pins;
-	bool uptodate, dirty, reading, writing, detached;
+	bool uptodate, dirty, reading, detached;
+	bool writing;		/* home write or its flush under way */
+	bool fresh;		/* from fs_buf_new, not committed yet: whole image */
+	bool redirtied;		/* changed since the home write in flight took its copy */
 	struct fs_tx *tx;	/* in this open transaction */
 	uint8_t *before;	/* copy from fs_tx_buf, for the delta */
 	uint64_t version;	/* of data */
 	uint64_t first_lsn;	/* of the first change since home: holds the log's tail */
+	uint64_t next_first_lsn; /* redirtied: first_lsn once the home write is stable */
 	uint64_t last_lsn;	/* must be stable before home */
+	struct fs_buf_res *res;
 	struct ts_list res_link;  /* buffers of one resource */
 	struct ts_list dirty_link; /* by first_lsn */
 	struct ts_list lru_link;
@@ -99,7 +128,8 @@ uint64_t fs_version_next(struct fs *fs); /* Lamport tick */
 struct fs_intent {
 	struct ts_list link;
 	struct ts_map_node node;
-	uint64_t number, lsn; /* lsn that made it */
+	uint64_t number, lsn; /* lsn that made it: stable from there on (law 7) */
+	uint64_t hold_lsn;    /* start of the frame that holds its newest record: holds the log's tail */
 	enum fs_intent_type type;
 	uint32_t subs;
 	uint64_t a, b;
@@ -279,12 +309,14 @@ struct fs {
 	uint64_t incarnation;
 	uint32_t slot;
 	enum fs_run run;
+	bool suspended;
 	char stop_why[128];
 	struct ts_cond run_cond;
 	struct fs_disk *disks;
 	unsigned ndisks;
 	struct fs_slot_ent_disk slots[FS_MAX_SLOTS];
 	struct tok_mgr *tok;
+	struct fs_io *io;
 	struct fs_logstate *log;
 	struct fs_bufcache *bufs;
 	struct fs_alloc *alloc;
