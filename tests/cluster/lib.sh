@@ -24,6 +24,7 @@ BACKGROUND=()
 
 cleanup_lib() {
 	local p
+	trap '' INT TERM # the second signal must not end the tidying
 	for p in "${BACKGROUND[@]}"; do
 		kill -KILL "$p" 2>/dev/null
 	done
