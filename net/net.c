@@ -10,7 +10,7 @@ struct call {
 	uint64_t id;
 	unsigned dst;
 	struct ts_cond cond;
-	bool finished;
+	bool finished, wants;
 	int rc, result;
 	void *buf;
 	uint32_t cap, len;
@@ -181,7 +181,7 @@ static struct call *call_find(struct net *n, uint64_t id)
 
 int net_call(struct net *n, const struct net_out *o, uint64_t deadline_ns, int *result, void *buf, uint32_t *len)
 {
-	struct call c = {.id = ++n->next_call, .dst = o->dst_node, .buf = buf, .cap = len ? *len : 0};
+	struct call c = {.id = ++n->next_call, .dst = o->dst_node, .buf = buf, .cap = len ? *len : 0, .wants = len != NULL};
 	int rc;
 
 	TS_ASSERT(ts_fiber_self());
@@ -220,7 +220,7 @@ static void deliver_reply(struct net *n, const struct net_msg *m)
 	c->len = m->len;
 	if (m->len && m->len <= c->cap)
 		memcpy(c->buf, m->payload, m->len);
-	call_finish(n, c, m->len > c->cap ? -EMSGSIZE : 0);
+	call_finish(n, c, c->wants && m->len > c->cap ? -EMSGSIZE : 0);
 }
 
 void net_deliver(struct net *n, const struct net_msg *m, bool reply)

@@ -40,7 +40,7 @@ struct net_hdr_msg {
 	le32 group;	     /* short id of the file system (domain) it is about; 0 = the node itself */
 	le64 ship_slot;	     /* shipped operations: sequence per (requester, executor incarnation); 0 = none */
 	le64 payload_csum;   /* xxh3 of the payload */
-	uint8_t mac[16];     /* keyed BLAKE2b over header (mac zeroed) and payload_csum, session key */
+	uint8_t mac[16];     /* keyed BLAKE2b over the frame's counter, header (mac zeroed) and payload, session key */
 	uint8_t reserved[16];
 };
 _Static_assert(sizeof(struct net_hdr_msg) == 128, "wire header size");
@@ -94,7 +94,8 @@ void net_lamport_raise(struct net *n, uint64_t seen);
 /* One-way. 0; -ENOTCONN no such peer (departed); -ENOBUFS the lane's queue is full (65536 messages or 256 MiB).
  * A message to oneself is delivered too, deferred. */
 int net_send(struct net *n, const struct net_out *o) TS_MUST_CHECK;
-/* Request and reply, from a fiber. Reply payload is copied to buf (up to *len, then *len = its size; -EMSGSIZE if larger).
+/* Request and reply, from a fiber. Reply payload is copied to buf (up to *len, then *len = its size; -EMSGSIZE if larger;
+ * len NULL = not wanted).
  * Returns 0 with *result set, or -ENOTCONN when the peer departed, -ETIMEDOUT at the deadline (0 = none). */
 int net_call(struct net *n, const struct net_out *o, uint64_t deadline_ns, int *result, void *buf, uint32_t *len) TS_MUST_CHECK;
 /* Answers a request, from the handler or later (keep src_node, incarnation, call_id, lane, group). */
