@@ -31,7 +31,9 @@ cleanup_lib() {
 	if [ -n "$OWN_SANDBOX" ]; then
 		TESSERA_SANDBOX_NAME=$OWN_SANDBOX "$SANDBOX" down --wipe --quiet
 	fi
-	rm -rf -- "$TMP"
+	# A node may have mounted below it: its files are not ours to remove.
+	awk -v p="$TMP" 'index($5, p) == 1 {print $5}' /proc/self/mountinfo | sort -r | while read -r p; do umount -l "$p"; done
+	rm -rf --one-file-system -- "$TMP"
 }
 trap cleanup_lib EXIT
 trap 'exit 143' TERM INT
