@@ -17,7 +17,7 @@ struct nsd_req {
 	enum nsd_op op;
 	uint64_t off, len;	/* bytes; multiples of the sector size; 0,0 for flush */
 	const struct iovec *iov; /* stays valid, with its buffers, until done is called; buffers 4096-aligned preferred */
-	int iovcnt;
+	int iovcnt;		/* beyond 256 segments each must be a multiple of the sector */
 	uint64_t deadline_ns;	/* absolute; 0 = the device's default (now + 30 s) */
 	uint64_t session_gen;	/* out: session generation it was last submitted under */
 	void (*done)(struct nsd_req *r, int rc); /* on the executor, never from inside nsd_submit; rc 0 or -errno:
@@ -26,7 +26,7 @@ struct nsd_req {
 	struct ts_list link;	/* private to the back end from here on */
 	struct nsd_dev *dev;
 	void *priv;
-	uint64_t submitted_ns;
+	uint64_t submitted_ns, due_ns; /* due: deadline_ns or the default */
 	unsigned tries;
 	struct ts_task task;
 	int rc;
@@ -39,6 +39,7 @@ struct nsd_info {
 	bool has_reservations;	    /* persistent reservations that were probed and work */
 	bool has_preempt_abort;
 	char transport[16];	    /* "iscsi", "file", "block", "sim" */
+	bool buffered;		    /* a file whose file system refuses O_DIRECT: goes through the page cache */
 	char serial[64];	    /* unit identity as the target gives it, "" if none */
 };
 
