@@ -137,6 +137,19 @@ struct fs_intent {
 };
 struct ts_list *fs_log_intents(struct fs *fs); /* log.c: committed and not ended, oldest first (fs_intent.link) */
 
+void fs_log_kick(struct fs *fs); /* wakes the log's background fiber (it ends when stopping_threads is set) */
+
+/* ======== bare.c: a file system opened without membership, tokens or log: for mount, check and tests ================ */
+struct fs_bare_args {
+	struct ts_exec *exec;
+	struct nsd_dev **disks; /* in disk_no order */
+	unsigned ndisks;
+	size_t meta_pool_bytes;
+};
+/* Labels, superblock, disk and slot tables are read and must agree; io and buffer cache are up. From a fiber. */
+int fs_bare_new(const struct fs_bare_args *a, struct fs **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
+void fs_bare_free(struct fs *fs); /* does not wait; nothing may be in flight (or the executor was killed) */
+
 /* ======== recover.c, super.c ======================================================================================= */
 /* Seals and replays one slot's log, adopts its intents into our own log, marks it. Used at mount and on a node's death. */
 int fs_recover_slot(struct fs *fs, uint32_t slot, unsigned node, uint64_t incarnation) TS_MUST_CHECK;
