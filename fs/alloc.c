@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Job: space of the regions this node owns, taken and returned without waiting.
+ *
+ * Taken extents live in the shadow bitmap only; the transaction that makes a pointer to them sets the bits
+ * (fs_alloc_commit). Freed extents are intents; their bits fall when the reaper applies them, after the freeing
+ * transaction is stable. What must never happen: an extent given out twice; an extent given out whose former pointer may
+ * come back after a crash; a take that waits. */
+#include "fs/alloc_int.h"
+
+static enum fs_region_type type_of(bool meta)
+{
+	return meta ? FS_REGION_META : FS_REGION_DATA;
+}
+
+static void take_account(struct fs *fs, struct fs_region *r, struct fs_chunk *c, uint32_t off, uint32_t subs)
+{
+	fs_bits_set(c->shadow, off, subs);
+	c->free -= subs;
+	r->free -= subs;
+	fs->alloc->free[r->type] -= subs;
+	r->taken++;
+}
+
+static bool take_in(struct fs *fs, struct fs_region *r, unsigned disk, uint32_t subs, uint32_t near, struct fs_ext *out)
+{
+	struct fs_chunk *c = r->by_disk[disk];
+	uint32_t off;
+
+	if (!c || !fs_disk_takes(fs, disk, r->type))
+		return false;
+	off = fs_chunk_find(c, fs->alloc->unit[r->type], subs, near);
+	if (off == FS_NO_SUB)
+		return false;
+	take_account(fs, r, c, off, subs);
+	*out = (struct fs_ext){.addr = fs_chunk_addr(fs, disk, r->id) + off, .subs = subs};
+	return true;
+}
+
+/* The goal's own chunk first when it is on the wanted disk (or any disk will do). */
+static bool take_near(struct fs *fs, enum fs_region_type type, uint32_t subs, fs_addr goal, unsigned disk, struct fs_ext *out)
+{
+	struct fs_place p;
+	struct fs_region *r;
+
+	if (!goal || !fs_alloc_place(fs, goal, 1, &p) || (type == FS_REGION_DATA && p.disk != disk))
+		return false;
+	r = fs->alloc->hints[p.region].reg;
+	return r && r->listed && r->type == type && r->free >= subs && take_in(fs, r, p.disk, subs, p.off, out);
+}
+
+static int take(struct fs *fs, enum fs_region_type type, uint32_t subs, fs_addr goal, uint64_t stripe, uint32_t reserve,
+		struct fs_ext *out)
+{
+	struct fs_alloc *a = fs->alloc;
+	unsigned first = (unsigned)(stripe % fs->ndisks);
+
+	TS_ASSERT(subs && subs <= a->unit[type]);
+	if (a->free[type] >= (uint64_t)subs + reserve) {
+		if (take_near(fs, type, subs, goal, first, out))
+			return 0;
+		for (unsigned k = 0; k < fs->ndisks; k++) {
+			ts_list_for(l, &a->owned[type])
+			{
+				struct fs_region *r = ts_list_entry(l, struct fs_region, link);
+
+				if (r->free >= subs && take_in(fs, r, (first + k) % fs->ndisks, subs, FS_NO_SUB, out))
+					return 0;
+			}
+		}
+	}
+	a->want[type] = subs;
+	return type == FS_REGION_META ? -FS_NEED_META : -FS_NEED_SPACE;
+}
+
+int fs_alloc_take(struct fs *fs, bool meta, uint32_t subs, fs_addr goal, uint64_t stripe, struct fs_ext *out)
+{
+	return take(fs, type_of(meta), subs, goal, stripe, meta ? FS_META_RESERVE : 0, out);
+}
+
+int fs_alloc_take_reserve(struct fs *fs, uint32_t subs, fs_addr goal, struct fs_ext *out)
+{
+	return take(fs, FS_REGION_META, subs, goal, fs->self, 0, out);
+}
+
+static struct fs_region *region_of(struct fs *fs, const struct fs_ext *e, struct fs_place *p)
+{
+	struct fs_region *r;
+
+	TS_ASSERT(fs_alloc_place(fs, e->addr, e->subs, p));
+	r = fs->alloc->hints[p->region].reg;
+	TS_ASSERT(r && r->taken && r->by_disk[p->disk]); /* a region stays until what was taken from it is settled */
+	return r;
+}
+
+static void taken_done(struct fs_region *r)
+{
+	if (--r->taken == 0)
+		ts_cond_broadcast(&r->cond);
+}
+
+void fs_alloc_untake(struct fs *fs, const struct fs_ext *e)
+{
+	struct fs_place p;
+	struct fs_region *r = region_of(fs, e, &p);
+	struct fs_chunk *c = r->by_disk[p.disk];
+
+	TS_ASSERT(fs_bits_all(c->shadow, p.off, e->subs));
+	fs_bits_clear(c->shadow, p.off, e->subs);
+	c->free += e->subs;
+	r->free += e->subs;
+	if (r->listed)
+		fs->alloc->free[r->type] += e->subs;
+	fs->alloc->gen[r->type]++;
+	fs_chunk_reset(c, fs->alloc->unit[r->type]);
+	taken_done(r);
+}
+
+void fs_alloc_commit(struct fs *fs, struct fs_tx *tx, const struct fs_ext *e)
+{
+	struct fs_place p;
+	struct fs_region *r = region_of(fs, e, &p);
+	struct fs_chunk *c = r->by_disk[p.disk];
+	struct fs_bitmap_disk *d = fs_bitmap_of(c->buf);
+
+	TS_ASSERT(fs_bits_all(c->shadow, p.off, e->subs));
+	fs_tx_buf(tx, c->buf);
+	fs_dbits_set(d->bits, p.off, e->subs, true);
+	d->free = le32_make(le32_get(d->free) - e->subs);
+	taken_done(r);
+}
+
+void fs_alloc_free(struct fs *fs, struct fs_tx *tx, fs_addr a, uint32_t subs, uint64_t birth)
+{
+	(void)fs_tx_intent(tx, FS_INTENT_FREE, subs, a, birth);
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------------ */
+#define MAX_REGIONS (64u << 20)
+int fs_alloc_init(struct fs *fs)
+{
+	uint32_t n = le32_get(fs->super.nregions), rs = le32_get(fs->super.region_subs);
+	struct fs_alloc *a;
+
+	if (!n || n > MAX_REGIONS || rs <= FS_CHUNK_HEAD || rs > FS_BITMAP_BITS || !fs->ndisks || !fs->block_subs ||
+	    fs->block_subs > rs)
+		return -EUCLEAN;
+	a = ts_alloc(sizeof(*a));
+	if (!a)
+		return -ENOMEM;
+	a->hints = ts_alloc((size_t)n * sizeof(*a->hints));
+	if (!a->hints) {
+		ts_free(a);
+		return -ENOMEM;
+	}
+	a->nregions = n;
+	a->unit[FS_REGION_META] = FS_SEG_INODES;
+	a->unit[FS_REGION_DATA] = fs->block_subs;
+	/* Memory: 8 KiB a chunk. A big file system on few disks may own more regions at once. */
+	a->max_owned = TS_MAX(2u, TS_MIN(n > 1024 ? 32u : 8u, 2048u / fs->ndisks));
+	for (unsigned t = 0; t < TS_ARRAY_LEN(a->owned); t++)
+		ts_list_init(&a->owned[t]);
+	ts_mutex_init(&a->lock);
+	for (unsigned d = 0; d < fs->ndisks; d++)
+		a->total_subs += (uint64_t)TS_MIN(le32_get(fs->disks[d].ent.nchunks), n) * (rs - FS_CHUNK_HEAD);
+	fs->alloc = a;
+	return 0;
+}
+
+void fs_alloc_fini(struct fs *fs)
+{
+	struct fs_alloc *a = fs->alloc;
+
+	if (!a)
+		return;
+	for (unsigned t = 0; t < TS_ARRAY_LEN(a->owned); t++) {
+		ts_list_for_safe(l, tmp, &a->owned[t])
+		{
+			struct fs_region *r = ts_list_entry(l, struct fs_region, link);
+
+			fs_region_unlist(fs, r);
+			r->taken = 0; /* the node stopped with operations cut short: nothing of it was committed */
+			fs_region_free(fs, r);
+		}
+	}
+	ts_free(a->hints);
+	ts_free(a);
+	fs->alloc = NULL;
+}

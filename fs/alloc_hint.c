@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Job: what is believed about regions nobody here owns (type, free space), read from disk without a token; and statfs.
+ * A hint may be stale: it only decides where to look. What must never happen: space given out because of a hint. */
+#include "fs/alloc_int.h"
+
+#define SCAN_READS 4096u /* chunks read for one statfs at most */
+#define SCAN_AGE   (5 * TS_NS_PER_S)
+
+struct look {
+	struct fs *fs;
+	uint32_t region;
+	uint64_t free;
+	unsigned seen, chunks, type;
+};
+
+static int look_chunk(struct look *l, unsigned disk)
+{
+	fs_addr at = fs_chunk_addr(l->fs, disk, l->region);
+	struct fs_bitmap_disk *d = ts_alloc_aligned(FS_SUB, FS_SUB);
+	int rc;
+
+	if (!d)
+		return -ENOMEM;
+	rc = fs_io_read(l->fs, at, d, FS_SUB);
+	if (!rc && le32_get(d->h.magic) == FS_MAGIC && d->h.type == FS_BT_BITMAP && le64_get(d->h.addr) == at &&
+	    d->type <= FS_REGION_DATA && le32_get(d->free) <= FS_BITMAP_BITS) {
+		l->free += le32_get(d->free);
+		l->type = d->type;
+		l->seen++;
+	}
+	ts_free(d);
+	return rc;
+}
+
+int fs_alloc_hint_read(struct fs *fs, uint32_t region, bool all)
+{
+	struct look l = {.fs = fs, .region = region};
+	struct fs_region_hint *h = &fs->alloc->hints[region];
+	int rc = 0;
+
+	for (unsigned d = 0; d < fs->ndisks && !rc; d++) {
+		if (!fs_chunk_exists(fs, d, region))
+			continue;
+		if (all || !l.chunks)
+			rc = look_chunk(&l, d);
+		l.chunks++;
+	}
+	if (rc || h->reg)
+		return rc;
+	h->known = true;
+	h->bad = !l.seen;
+	if (l.seen) {
+		uint64_t f = l.free * l.chunks / l.seen;
+
+		h->exact = l.seen == l.chunks;
+		h->type = (uint8_t)l.type;
+		if (f != h->free)
+			h->run_max = 0;
+		h->free = (uint32_t)f;
+	} else {
+		h->free = 0;
+	}
+	return 0;
+}
+
+bool fs_alloc_can_take(struct fs *fs, enum fs_region_type type, uint32_t subs)
+{
+	struct fs_alloc *a = fs->alloc;
+	uint32_t reserve = type == FS_REGION_META ? FS_META_RESERVE : 0;
+
+	if (a->free[type] < (uint64_t)subs + reserve)
+		return false;
+	ts_list_for(l, &a->owned[type])
+	{
+		struct fs_region *r = ts_list_entry(l, struct fs_region, link);
+
+		if (r->free >= subs && fs_region_fits(fs, r, type, subs))
+			return true;
+	}
+	return false;
+}
+
+static int scan_one(void *arg, unsigned i)
+{
+	struct fs *fs = arg;
+	uint32_t r = (uint32_t)(((uint64_t)fs->alloc->scan_next + i) % fs->alloc->nregions);
+
+	return fs->alloc->hints[r].reg ? 0 : fs_alloc_hint_read(fs, r, true);
+}
+
+static int scan(struct fs *fs)
+{
+	struct fs_alloc *a = fs->alloc;
+	unsigned n = TS_MIN(a->nregions, TS_MAX(SCAN_READS / fs->ndisks, 1u));
+	int rc;
+
+	if (a->scan_when && ts_exec_now(fs->exec) - a->scan_when < SCAN_AGE)
+		return 0;
+	a->scan_when = ts_exec_now(fs->exec);
+	rc = fs_par_run(fs, "statfs scan", n, scan_one, fs);
+	a->scan_next = (uint32_t)(((uint64_t)a->scan_next + n) % a->nregions);
+	return rc;
+}
+
+int fs_alloc_statfs(struct fs *fs, uint64_t *free_subs, uint64_t *total_subs, uint64_t *free_inodes)
+{
+	struct fs_alloc *a = fs->alloc;
+	uint64_t known = 0, meta = 0, nknown = 0, ready = 0, room;
+	int rc = scan(fs);
+
+	if (rc)
+		return rc;
+	for (uint32_t i = 0; i < a->nregions; i++) {
+		const struct fs_region_hint *h = &a->hints[i];
+		uint64_t f = h->reg ? h->reg->free : h->free;
+
+		if (!h->reg && !h->known)
+			continue;
+		nknown++;
+		known += f;
+		if (h->type != FS_REGION_DATA)
+			meta += f;
+	}
+	if (nknown && nknown < a->nregions) { /* the rest is believed to look like what was seen */
+		known = (uint64_t)((double)known / (double)nknown * a->nregions);
+		meta = (uint64_t)((double)meta / (double)nknown * a->nregions);
+	}
+	ts_list_for(l, fs_log_intents(fs))
+	{
+		const struct fs_intent *in = ts_list_entry(l, struct fs_intent, link);
+
+		if (in->type == FS_INTENT_FREE)
+			known += in->subs;
+	}
+	*total_subs = a->total_subs;
+	*free_subs = TS_MIN(known, a->total_subs);
+	if (fs->ialloc)
+		ready = fs->ialloc->nready + fs->ialloc->npending;
+	room = le64_get(fs->super.nsegments) * FS_SEG_INODES;
+	*free_inodes = TS_MIN(meta / FS_SEG_INODES * FS_SEG_INODES + ready, room);
+	return 0;
+}

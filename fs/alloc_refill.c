@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Job: get more space: claim regions, give idle ones up, retype empty ones, take from other nodes, wait for frees; then
+ * ENOSPC. Called without pins. What must never happen: a search that goes on for ever (a region is tried once per
+ * refill), or a node that hoards every region of a small file system. */
+#include "fs/alloc_int.h"
+
+enum pass { PASS_ROOMY, PASS_FREE, PASS_ANY, PASS_RETYPE, PASS_TAKE, PASS_TAKE_FREE, PASSES };
+#define FULL_NS	      (200 * TS_NS_PER_MS)
+#define WAIT_FREES_NS (3 * TS_NS_PER_S)
+
+static uint64_t region_size(struct fs *fs, uint32_t id)
+{
+	uint64_t n = 0;
+
+	for (unsigned d = 0; d < fs->ndisks; d++)
+		n += fs_chunk_exists(fs, d, id);
+	return n * (le32_get(fs->super.region_subs) - FS_CHUNK_HEAD);
+}
+
+/* The last untyped region is kept for metadata unless metadata has room elsewhere: deleting must stay possible. */
+static bool data_may_type(struct fs *fs)
+{
+	struct fs_alloc *a = fs->alloc;
+	unsigned untyped = 0;
+
+	if (a->free[FS_REGION_META] >= 2 * FS_SEG_INODES)
+		return true;
+	for (uint32_t i = 0; i < a->nregions; i++) {
+		const struct fs_region_hint *h = &a->hints[i];
+
+		if (!h->known || (h->type == FS_REGION_META && h->free >= 2 * FS_SEG_INODES))
+			return true;
+		untyped += h->type == FS_REGION_FREE && !h->bad;
+	}
+	return untyped > 1;
+}
+
+static bool worth(struct fs *fs, enum pass p, uint32_t id, enum fs_region_type type, uint32_t subs)
+{
+	const struct fs_region_hint *h = &fs->alloc->hints[id];
+	bool room = h->type == type && h->free >= subs && (!h->run_max || h->run_max >= subs);
+
+	switch (p) {
+	case PASS_ROOMY:
+		return room && h->free >= region_size(fs, id) / 8;
+	case PASS_FREE:
+	case PASS_TAKE_FREE:
+		return h->type == FS_REGION_FREE && (type == FS_REGION_META || data_may_type(fs));
+	case PASS_RETYPE:
+		return h->type != type && h->type != FS_REGION_FREE && h->free >= region_size(fs, id);
+	default:
+		return room;
+	}
+}
+
+static void give_up(struct fs *fs, struct fs_region *r)
+{
+	struct fs_region_hint *h = &fs->alloc->hints[r->id];
+	uint32_t id = r->id;
+
+	fs_region_unlist(fs, r);
+	h->reg = NULL;
+	h->free = (uint32_t)r->free;
+	fs_region_free(fs, r);
+	tok_drop_hint(fs->tok, TOK_REGION, id);
+}
+
+/* At the bound the emptiest region that cannot serve this request goes. */
+static void make_room(struct fs *fs, enum fs_region_type type)
+{
+	struct fs_alloc *a = fs->alloc;
+	struct fs_region *victim = NULL;
+
+	if (a->nowned[type] < a->max_owned)
+		return;
+	ts_list_for(l, &a->owned[type])
+	{
+		struct fs_region *r = ts_list_entry(l, struct fs_region, link);
+
+		if (!r->taken && (!victim || r->free < victim->free))
+			victim = r;
+	}
+	if (victim)
+		give_up(fs, victim);
+}
+
+/* Types the region if need be; 1: it fits, 0: it does not. */
+static int adopt_pinned(struct fs *fs, struct fs_region *r, enum fs_region_type type, uint32_t subs)
+{
+	struct fs_region_hint *h = &fs->alloc->hints[r->id];
+	int rc = 0;
+
+	h->known = h->exact = true;
+	h->type = (uint8_t)r->type;
+	h->free = (uint32_t)r->free;
+	if (r->type != type && fs_region_empty(r) && (r->type == FS_REGION_FREE || h->free >= region_size(fs, r->id)))
+		rc = fs_region_set_type(fs, r, type);
+	if (rc)
+		return rc;
+	if (r->type != type)
+		return 0;
+	h->type = (uint8_t)type;
+	if (fs_region_fits(fs, r, type, subs))
+		return 1;
+	h->run_max = subs - 1;
+	return 0;
+}
+
+static int claim(struct fs *fs, uint32_t id, enum fs_region_type type, uint32_t subs, unsigned flags)
+{
+	struct fs_region_hint *h = &fs->alloc->hints[id];
+	struct fs_region *r = NULL;
+	struct tok_pin pin = {0};
+	int rc = tok_pin(fs->tok, TOK_REGION, id, TOK_EX, 0, TOK_END, flags, &pin);
+
+	if (rc)
+		return rc == -EAGAIN ? 0 : rc;
+	if (h->reg) { /* only the refill lock's holder installs */
+		rc = 0;
+		goto out;
+	}
+	rc = fs_region_load(fs, id, &r);
+	if (rc == -EUCLEAN) {
+		h->bad = true;
+		rc = 0;
+	} else if (!rc) {
+		rc = adopt_pinned(fs, r, type, subs);
+	}
+	if (rc == 1) {
+		make_room(fs, type);
+		fs_region_install(fs, r);
+	} else if (r) {
+		fs_region_free(fs, r);
+	}
+out:
+	tok_unpin(fs->tok, &pin);
+	if (rc == 0 && !h->reg)
+		tok_drop_hint(fs->tok, TOK_REGION, id);
+	return rc;
+}
+
+static int run_pass(struct fs *fs, enum pass p, enum fs_region_type type, uint32_t subs)
+{
+	struct fs_alloc *a = fs->alloc;
+	bool quick = p != PASS_TAKE && p != PASS_TAKE_FREE;
+	uint32_t start = (uint32_t)(ts_hash_2(fs->self, type) % a->nregions);
+
+	for (uint32_t k = 0; k < a->nregions; k++) {
+		uint32_t id = (uint32_t)(((uint64_t)start + k) % a->nregions);
+		struct fs_region_hint *h = &a->hints[id];
+		int rc = 0;
+
+		if (fs->run == FS_RUN_STOPPED)
+			return -EIO;
+		if (!h->reg && !h->known)
+			rc = fs_alloc_hint_read(fs, id, false);
+		if (rc)
+			return rc;
+		if (h->reg || h->bad || (quick && p != PASS_RETYPE && h->stamp == a->stamp) || !worth(fs, p, id, type, subs))
+			continue;
+		h->stamp = a->stamp;
+		rc = claim(fs, id, type, subs, quick ? TOK_QUICK : 0);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* Owned regions of the other type that are wholly empty: give them back so that the retype pass finds them. */
+static void release_empty(struct fs *fs, enum fs_region_type other)
+{
+	ts_list_for_safe(l, tmp, &fs->alloc->owned[other])
+	{
+		struct fs_region *r = ts_list_entry(l, struct fs_region, link);
+
+		if (fs_region_empty(r))
+			give_up(fs, r);
+	}
+}
+
+static void forget_hints(struct fs *fs)
+{
+	for (uint32_t i = 0; i < fs->alloc->nregions; i++) {
+		fs->alloc->hints[i].known = false;
+		fs->alloc->hints[i].run_max = 0;
+	}
+}
+
+static int search(struct fs *fs, enum fs_region_type type, uint32_t subs)
+{
+	for (unsigned round = 0; round < 2; round++) {
+		fs->alloc->stamp++;
+		for (int p = 0; p < PASSES; p++) {
+			int rc;
+
+			if (p == PASS_RETYPE)
+				release_empty(fs, type == FS_REGION_META ? FS_REGION_DATA : FS_REGION_META);
+			rc = run_pass(fs, p, type, subs);
+			if (rc)
+				return rc < 0 ? rc : 0;
+		}
+		if (round == 0) {
+			int rc = fs_reaper_urgent(fs, WAIT_FREES_NS);
+
+			if (rc || fs_alloc_can_take(fs, type, subs))
+				return rc;
+			forget_hints(fs);
+		}
+	}
+	return -ENOSPC;
+}
+
+static int refill(struct fs *fs, enum fs_region_type type, uint32_t subs)
+{
+	struct fs_alloc *a = fs->alloc;
+	int rc;
+
+	ts_mutex_lock(&a->lock, "allocation refill");
+	if (fs_alloc_can_take(fs, type, subs)) {
+		rc = 0; /* another fiber's refill, or frees */
+	} else if (a->full_gen[type] == a->gen[type] && subs >= a->full_subs[type] &&
+		   ts_exec_now(fs->exec) < a->full_until[type]) {
+		rc = -ENOSPC;
+	} else {
+		rc = search(fs, type, subs);
+		if (rc == -ENOSPC) {
+			a->full_gen[type] = a->gen[type];
+			a->full_until[type] = ts_exec_now(fs->exec) + FULL_NS;
+			a->full_subs[type] = subs;
+			ts_notice("fs %s: no %s space for %u sub-blocks in any region; writers get ENOSPC until files are deleted",
+				  fs->super.name, type == FS_REGION_META ? "metadata" : "data", subs);
+		}
+	}
+	ts_mutex_unlock(&a->lock);
+	return rc;
+}
+
+int fs_alloc_refill(struct fs *fs, int need_err)
+{
+	enum fs_region_type type;
+
+	switch (abs(need_err)) {
+	case FS_NEED_INODE:
+		return fs_ialloc_refill(fs);
+	case FS_NEED_META:
+		type = FS_REGION_META;
+		break;
+	case FS_NEED_SPACE:
+		type = FS_REGION_DATA;
+		break;
+	default:
+		return need_err < 0 ? need_err : -need_err; /* not a need: the caller's own error */
+	}
+	return refill(fs, type, TS_MAX(fs->alloc->want[type], 1u));
+}
