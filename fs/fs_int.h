@@ -34,6 +34,7 @@ struct fs_disk {
 	uint64_t flushed_gen; /* writes up to here are stable */
 	uint64_t flush_target; /* write_gen when the flush in flight began */
 	bool flushing;
+	int flush_rc; /* of the last flush */
 	struct nsd_req flush_req;
 	struct ts_cond flush_cond;
 };

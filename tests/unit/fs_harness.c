@@ -219,7 +219,7 @@ static void run_fiber(void *arg)
 
 static void show_waiter(void *arg, const char *name, const char *what, uint64_t a, uint64_t b, uint64_t since)
 {
-	fprintf(stderr, "  %s waits for %s %#lx %#lx since %lu ms\n", name, what, a, b, since / TS_NS_PER_MS);
+	fprintf(stderr, "  %s waits for %s %#lx %#lx since %llu ms\n", name, what, a, b, since / TS_NS_PER_MS);
 }
 
 void fsh_run(struct fsh *h, ts_fn fn, void *arg)
