@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Job: operations on names: look-up, make, link, unlink, rmdir, list.
+ * Must never happen: a name added to a removed directory; a directory removed that has names, or gets one at that moment; a
+ * link count that is not the number of names; a change decided on what was read before the last wait without its pins. */
+#include "fs/names.h"
+
+#include <dirent.h>
+
+int fs_name_enter(struct fs *fs, enum fs_op op, bool changes)
+{
+	int rc = fs_enter(fs, op);
+
+	return rc ? rc : changes && fs->args.read_only ? -EROFS : 0;
+}
+
+int fs_name_check(const char *name, size_t len)
+{
+	if (!len)
+		return -ENOENT;
+	if (len > FS_NAME_MAX)
+		return -ENAMETOOLONG;
+	return memchr(name, '/', len) || memchr(name, 0, len) ? -EINVAL : 0;
+}
+
+unsigned fs_name_dots(const char *name, size_t len)
+{
+	return len <= 2 && name[0] == '.' && name[len - 1] == '.' ? (unsigned)len : 0;
+}
+
+int fs_dir_open(struct fs *fs, uint64_t ino, struct fs_inode **out)
+{
+	int rc = fs_inode_get(fs, ino, out);
+
+	if (rc)
+		return rc;
+	if (!fs_is_dir(*out))
+		rc = -ENOTDIR;
+	else if (fs_has_flag(*out, FS_IF_DEAD))
+		rc = -ENOENT;
+	if (rc) {
+		fs_inode_put(fs, *out);
+		*out = NULL;
+	}
+	return rc;
+}
+
+int fs_child_open(struct fs *fs, uint64_t dir, const struct fs_dirent *e, struct fs_inode **out)
+{
+	int rc = fs_inode_get(fs, e->ino, out);
+
+	if (rc && rc != -ESTALE)
+		return rc;
+	if (!rc && (*out)->gen == e->gen && IFTODT(le16_get(fs_idisk(*out)->mode)) == e->type)
+		return 0;
+	if (!rc)
+		fs_inode_put(fs, *out);
+	*out = NULL;
+	ts_err("fs %s: directory %llu: an entry names inode %llu.%u, which is not there; run fsck", fs->super.name,
+	       (unsigned long long)dir, (unsigned long long)e->ino, e->gen);
+	return -EUCLEAN;
+}
+
+void fs_links_add(struct fs_inode *ip, int delta)
+{
+	struct fs_inode_disk *d = fs_idisk(ip);
+
+	d->nlink = le32_make(le32_get(d->nlink) + (uint32_t)delta);
+}
+
+void fs_unname_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip, int64_t now)
+{
+	struct fs_inode_disk *d;
+
+	ip->ctime_ns = now;
+	fs_inode_update_tx(fs, tx, ip);
+	d = fs_idisk(ip);
+	if (fs_is_dir(ip)) {
+		d->nlink = le32_make(0);
+		d->flags = le32_make(le32_get(d->flags) | FS_IF_DEAD);
+	} else {
+		fs_links_add(ip, -1);
+	}
+	if (!le32_get(d->nlink))
+		fs_inode_orphan_tx(fs, tx, ip);
+}
+
+/* ---- look-up ------------------------------------------------------------------------------------------------------- */
+struct name_arg {
+	const struct fs_cred *cred;
+	uint64_t dir, ino;
+	const char *name;
+	size_t len;
+	bool rmdir;
+	struct fs_attr *out;
+};
+
+static int lookup_entry(struct fs *fs, const struct name_arg *a, struct fs_dirent *e)
+{
+	unsigned dots = fs_name_dots(a->name, a->len);
+	struct fs_inode *dir;
+	int rc = fs_dir_open(fs, a->dir, &dir);
+
+	if (rc)
+		return rc;
+	if (dots)
+		e->ino = dots == 1 ? a->dir : le64_get(fs_idisk(dir)->parent);
+	else
+		rc = fs_dir_lookup(fs, dir, a->name, a->len, e);
+	fs_inode_put(fs, dir);
+	return rc;
+}
+
+static int lookup_once(struct fs_take *t, void *arg)
+{
+	struct name_arg *a = arg;
+	struct fs *fs = t->fs;
+	struct fs_dirent e;
+	struct fs_inode *ip;
+	int rc;
+
+	fs_take_add(t, TOK_DIR, a->dir, TOK_SH);
+	fs_take_add(t, TOK_INODE, a->dir, TOK_SH);
+	rc = fs_take_all(t);
+	if (!rc)
+		rc = lookup_entry(fs, a, &e);
+	if (!rc)
+		rc = fs_take_more(t, TOK_INODE, e.ino, TOK_SH);
+	if (!rc)
+		rc = fs_name_dots(a->name, a->len) ? fs_inode_get(fs, e.ino, &ip) : fs_child_open(fs, a->dir, &e, &ip);
+	if (!rc) {
+		fs_inode_attr(fs, ip, a->out);
+		fs_inode_put(fs, ip);
+	}
+	/* Also for -ENOENT: the absence of the name may be cached, too. */
+	a->out->entry_cacheable = (!rc || rc == -ENOENT) && tok_cached(fs->tok, TOK_DIR, a->dir, TOK_EX);
+	return rc;
+}
+
+int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out)
+{
+	struct name_arg a = {.cred = c, .dir = dir, .name = name, .len = len, .out = out};
+	int rc = fs_name_enter(fs, FS_OP_LOOKUP, false);
+
+	if (!rc)
+		rc = fs_name_check(name, len);
+	if (rc)
+		return rc;
+	memset(out, 0, sizeof(*out));
+	return fs_take_run(fs, fs_nowait(c), lookup_once, &a);
+}
+
+/* ---- make, link ---------------------------------------------------------------------------------------------------- */
+static int mknod_check(uint32_t mode, const char *target)
+{
+	switch (mode & S_IFMT) {
+	case S_IFLNK:
+		if (!target || !*target)
+			return -ENOENT;
+		/* In the inode, with room for the place of an xattr block. */
+		return strlen(target) > FS_INODE_PAYLOAD - 48 ? -ENAMETOOLONG : 0;
+	case S_IFREG:
+	case S_IFDIR:
+	case S_IFCHR:
+	case S_IFBLK:
+	case S_IFIFO:
+	case S_IFSOCK:
+		return 0;
+	}
+	return -EINVAL;
+}
+
+int fs_mknod(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, uint32_t mode, uint64_t rdev,
+	     const char *symlink_target, struct fs_attr *out)
+{
+	enum fs_op op = S_ISDIR(mode) ? FS_OP_MKDIR : S_ISLNK(mode) ? FS_OP_SYMLINK : FS_OP_MKNOD;
+	struct fs_make m = {.cred = c, .dir = dir, .name = name, .len = len, .mode = mode, .rdev = rdev, .target = symlink_target, .out = out};
+	int rc = fs_name_enter(fs, op, true);
+
+	if (!rc)
+		rc = fs_name_check(name, len);
+	if (!rc)
+		rc = fs_name_dots(name, len) ? -EEXIST : mknod_check(mode, symlink_target);
+	return rc ? rc : fs_take_run(fs, fs_nowait(c), fs_make_once, &m);
+}
+
+static int link_check(struct fs_inode *dir, struct fs_inode *ip)
+{
+	struct fs_inode_disk *d = fs_idisk(ip);
+
+	if (fs_is_dir(ip) || fs_has_flag(ip, FS_IF_IMMUTABLE | FS_IF_APPEND) || fs_has_flag(dir, FS_IF_IMMUTABLE))
+		return -EPERM;
+	if (!le32_get(d->nlink) && !fs_has_flag(ip, FS_IF_TMPFILE))
+		return -ENOENT;
+	if (le32_get(d->nlink) >= FS_LINK_MAX)
+		return -EMLINK;
+	return fs_has_flag(dir, FS_IF_PROJINHERIT) && fs_idisk(dir)->project.v != d->project.v ? -EXDEV : 0;
+}
+
+static void link_tx(struct fs *fs, const struct name_arg *a, struct fs_inode *dir, struct fs_inode *ip, struct fs_dirop *op)
+{
+	struct fs_inode_disk *d = fs_idisk(ip);
+	struct fs_tx tx;
+
+	fs_tx_begin(fs, &tx);
+	fs_dir_insert_tx(fs, &tx, dir, op, a->name, a->len, ip->ino, ip->gen, IFTODT(le16_get(d->mode)));
+	ip->ctime_ns = dir->ctime_ns;
+	fs_inode_update_tx(fs, &tx, ip);
+	fs_links_add(ip, 1);
+	/* An intent of an O_TMPFILE that finds a link count is void. */
+	d->flags = le32_make(le32_get(d->flags) & ~(uint32_t)(FS_IF_ORPHAN | FS_IF_TMPFILE));
+	fs_tx_commit(&tx);
+	fs_inode_attr(fs, ip, a->out);
+	a->out->entry_cacheable = tok_cached(fs->tok, TOK_DIR, a->dir, TOK_EX);
+}
+
+static int link_once(struct fs_take *t, void *arg)
+{
+	struct name_arg *a = arg;
+	struct fs *fs = t->fs;
+	struct fs_inode *dir = NULL, *ip = NULL;
+	struct fs_dirop op = {0};
+	int rc;
+
+	fs_take_add(t, TOK_DIR, a->dir, TOK_EX);
+	fs_take_add(t, TOK_INODE, a->dir, TOK_EX);
+	fs_take_add(t, TOK_INODE, a->ino, TOK_EX);
+	rc = fs_take_all(t);
+	if (!rc)
+		rc = fs_dir_open(fs, a->dir, &dir);
+	if (!rc)
+		rc = fs_inode_get(fs, a->ino, &ip);
+	if (!rc)
+		rc = fs_dir_insert_prepare(fs, dir, a->name, a->len, &op);
+	if (!rc)
+		rc = link_check(dir, ip);
+	if (!rc)
+		rc = fs_log_reserve(fs, 0);
+	if (!rc)
+		link_tx(fs, a, dir, ip, &op);
+	fs_dirop_done(fs, &op);
+	if (ip)
+		fs_inode_put(fs, ip);
+	if (dir)
+		fs_inode_put(fs, dir);
+	return rc;
+}
+
+int fs_link(struct fs *fs, const struct fs_cred *c, uint64_t ino, uint64_t dir, const char *name, size_t len, struct fs_attr *out)
+{
+	struct name_arg a = {.cred = c, .dir = dir, .ino = ino, .name = name, .len = len, .out = out};
+	int rc = fs_name_enter(fs, FS_OP_LINK, true);
+
+	if (!rc)
+		rc = fs_name_check(name, len);
+	if (!rc && fs_name_dots(name, len))
+		rc = -EEXIST;
+	return rc ? rc : fs_take_run(fs, fs_nowait(c), link_once, &a);
+}
+
+/* ---- unlink, rmdir ------------------------------------------------------------------------------------------------- */
+static int remove_check(const struct name_arg *a, struct fs_inode *dir, struct fs_inode *ip)
+{
+	if (fs_has_flag(dir, FS_IF_IMMUTABLE | FS_IF_APPEND) || fs_has_flag(ip, FS_IF_IMMUTABLE | FS_IF_APPEND))
+		return -EPERM;
+	if (a->rmdir)
+		return ip->size ? -ENOTEMPTY : 0;
+	return le32_get(fs_idisk(ip)->nlink) ? 0 : -EUCLEAN;
+}
+
+static void remove_tx(struct fs *fs, struct fs_inode *dir, struct fs_inode *ip, struct fs_dirop *op)
+{
+	struct fs_tx tx;
+
+	fs_tx_begin(fs, &tx);
+	fs_dir_remove_tx(fs, &tx, dir, op);
+	if (fs_is_dir(ip))
+		fs_links_add(dir, -1);
+	fs_unname_tx(fs, &tx, ip, dir->ctime_ns);
+	fs_tx_commit(&tx);
+	if (!le32_get(fs_idisk(ip)->nlink))
+		fs_reaper_kick(fs);
+}
+
+/* The name's inode, and for rmdir the names in it, exclusively. */
+static int remove_take_child(struct fs_take *t, const struct name_arg *a, const struct fs_dirent *e)
+{
+	int rc;
+
+	if (a->rmdir != (e->type == DT_DIR))
+		return a->rmdir ? -ENOTDIR : -EISDIR;
+	if (a->rmdir) {
+		rc = fs_take_more(t, TOK_DIR, e->ino, TOK_EX);
+		if (rc == -TS_ERR_RETRY)
+			fs_take_add(t, TOK_INODE, e->ino, TOK_EX);
+		if (rc)
+			return rc;
+	}
+	return fs_take_more(t, TOK_INODE, e->ino, TOK_EX);
+}
+
+static int remove_once(struct fs_take *t, void *arg)
+{
+	const struct name_arg *a = arg;
+	struct fs *fs = t->fs;
+	struct fs_inode *dir = NULL, *ip = NULL;
+	struct fs_dirop op = {0};
+	int rc;
+
+	fs_take_add(t, TOK_DIR, a->dir, TOK_EX);
+	fs_take_add(t, TOK_INODE, a->dir, TOK_EX);
+	rc = fs_take_all(t);
+	if (!rc)
+		rc = fs_dir_open(fs, a->dir, &dir);
+	if (!rc)
+		rc = fs_dir_remove_prepare(fs, dir, a->name, a->len, &op);
+	if (!rc)
+		rc = remove_take_child(t, a, &op.ent);
+	if (!rc)
+		rc = fs_child_open(fs, a->dir, &op.ent, &ip);
+	if (!rc)
+		rc = remove_check(a, dir, ip);
+	if (!rc)
+		rc = fs_log_reserve(fs, 0);
+	if (!rc)
+		remove_tx(fs, dir, ip, &op);
+	fs_dirop_done(fs, &op);
+	if (ip)
+		fs_inode_put(fs, ip);
+	if (dir)
+		fs_inode_put(fs, dir);
+	return rc;
+}
+
+static int remove_name(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, bool rmdir)
+{
+	struct name_arg a = {.cred = c, .dir = dir, .name = name, .len = len, .rmdir = rmdir};
+	int rc = fs_name_enter(fs, rmdir ? FS_OP_RMDIR : FS_OP_UNLINK, true);
+
+	if (!rc)
+		rc = fs_name_check(name, len);
+	if (rc)
+		return rc;
+	if (fs_name_dots(name, len))
+		return !rmdir ? -EISDIR : len == 1 ? -EINVAL : -ENOTEMPTY;
+	return fs_take_run(fs, fs_nowait(c), remove_once, &a);
+}
+
+int fs_unlink(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len)
+{
+	return remove_name(fs, c, dir, name, len, false);
+}
+
+int fs_rmdir(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len)
+{
+	return remove_name(fs, c, dir, name, len, true);
+}
+
+/* ---- listing ------------------------------------------------------------------------------------------------------- */
+struct list_arg {
+	struct fs *fs;
+	uint64_t dir, cookie;
+	bool want_attr;
+	fs_dirent_fn emit;
+	void *arg;
+};
+
+/* Attributes of a child when they cost nothing: token here, inode in memory. */
+static bool list_attr(struct list_arg *a, const struct fs_dirent *e, struct fs_attr *out)
+{
+	struct tok_pin pin = {0};
+	struct fs_inode *ip;
+	bool known;
+
+	if (tok_pin(a->fs->tok, TOK_INODE, e->ino, TOK_SH, 0, TOK_END, TOK_NOWAIT | TOK_TRY, &pin))
+		return false;
+	ip = fs_inode_find(a->fs, e->ino);
+	known = ip && ip->buf && ip->gen == e->gen;
+	if (known) {
+		fs_inode_attr(a->fs, ip, out);
+		out->entry_cacheable = tok_cached(a->fs->tok, TOK_DIR, a->dir, TOK_EX);
+	}
+	if (ip)
+		fs_inode_put(a->fs, ip);
+	tok_unpin(a->fs->tok, &pin);
+	return known;
+}
+
+static bool list_entry(void *arg, const struct fs_dirent *e, const char *name, size_t len)
+{
+	struct list_arg *a = arg;
+	struct fs_attr attr;
+	bool known = a->want_attr && list_attr(a, e, &attr);
+
+	return a->emit(a->arg, name, len, e->ino, e->type, e->cookie, known ? &attr : NULL);
+}
+
+static int list_dir(struct list_arg *a, struct fs_inode *dir)
+{
+	uint64_t parent = le64_get(fs_idisk(dir)->parent);
+
+	if (a->cookie < 1 && !a->emit(a->arg, ".", 1, a->dir, DT_DIR, 1, NULL))
+		return 0;
+	if (a->cookie < 2 && !a->emit(a->arg, "..", 2, parent, DT_DIR, 2, NULL))
+		return 0;
+	return fs_dir_iterate(a->fs, dir, a->cookie, list_entry, a);
+}
+
+static int list_once(struct fs_take *t, void *arg)
+{
+	struct list_arg *a = arg;
+	struct fs_inode *dir;
+	int rc;
+
+	fs_take_add(t, TOK_DIR, a->dir, TOK_SH);
+	fs_take_add(t, TOK_INODE, a->dir, TOK_SH);
+	rc = fs_take_all(t);
+	if (rc)
+		return rc;
+	rc = fs_dir_open(a->fs, a->dir, &dir);
+	if (rc)
+		return rc;
+	rc = list_dir(a, dir);
+	fs_inode_put(a->fs, dir);
+	return rc;
+}
+
+int fs_readdir(struct fs *fs, const struct fs_cred *c, uint64_t dir, uint64_t cookie, bool want_attr, fs_dirent_fn emit, void *arg)
+{
+	struct list_arg a = {.fs = fs, .dir = dir, .cookie = cookie, .want_attr = want_attr, .emit = emit, .arg = arg};
+	int rc = fs_name_enter(fs, FS_OP_READDIR, false);
+
+	return rc ? rc : fs_take_run(fs, fs_nowait(c), list_once, &a);
+}
