@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reads the configuration and keeps the two numbers that must never go back: incarnation and view. */
+#include "admin/conf.h"
+#include "admin/verbs.h"
+#include "net/net.h"
+#include <ctype.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct conf_key {
+	const char *name;
+	int (*set)(struct conf *c, const char *v);
+};
+
+static int text(char *dst, size_t size, const char *v)
+{
+	if (!*v || strlen(v) >= size)
+		return -EINVAL;
+	strcpy(dst, v);
+	return 0;
+}
+
+static int number(const char *v, unsigned min, unsigned max, unsigned *out)
+{
+	char *end;
+	unsigned long n = strtoul(v, &end, 10);
+	if (!*v || *end || n < min || n > max)
+		return -EINVAL;
+	*out = (unsigned)n;
+	return 0;
+}
+
+static int set_cluster(struct conf *c, const char *v) { return text(c->cluster_name, sizeof(c->cluster_name), v); }
+static int set_node(struct conf *c, const char *v) { return number(v, 1, NET_MAX_NODES - 1, &c->node_id); }
+static int set_state(struct conf *c, const char *v) { return text(c->state_dir, sizeof(c->state_dir), v); }
+static int set_run(struct conf *c, const char *v) { return text(c->run_dir, sizeof(c->run_dir), v); }
+static int set_keyfile(struct conf *c, const char *v) { return text(c->key_file, sizeof(c->key_file), v); }
+static int set_port(struct conf *c, const char *v) { return number(v, 1, 65535, &c->port); }
+static int set_initiator(struct conf *c, const char *v) { return text(c->initiator, sizeof(c->initiator), v); }
+static int set_loglevel(struct conf *c, const char *v) { return number(v, TS_LOG_ERR, TS_LOG_DEBUG, &c->log_level); }
+static int set_pagepool(struct conf *c, const char *v) { return verb_size_parse(v, &c->page_pool_bytes); }
+static int set_metapool(struct conf *c, const char *v) { return verb_size_parse(v, &c->meta_pool_bytes); }
+static int set_disk(struct conf *c, const char *v)
+{
+	if (c->ndisks == CONF_MAX_DISKS || (strncmp(v, "iscsi://", 8) && strncmp(v, "file:///", 8)))
+		return -EINVAL;
+	c->disks[c->ndisks] = strdup(v);
+	return c->disks[c->ndisks++] ? 0 : -ENOMEM;
+}
+
+static const struct conf_key keys[] = {
+	{"cluster_name", set_cluster}, {"node_id", set_node},	     {"state_dir", set_state},
+	{"run_dir", set_run},	       {"cluster_key_file", set_keyfile}, {"port", set_port},
+	{"initiator_name", set_initiator}, {"log_level", set_loglevel}, {"page_pool", set_pagepool},
+	{"meta_pool", set_metapool},   {"disk", set_disk},
+};
+
+static char *trim(char *s)
+{
+	while (isspace((unsigned char)*s))
+		s++;
+	char *e = s + strlen(s);
+	while (e > s && isspace((unsigned char)e[-1]))
+		*--e = 0;
+	return s;
+}
+
+static int line_parse(struct conf *c, char *line)
+{
+	char *s = trim(line);
+	if (!*s || *s == '#')
+		return 0;
+	char *eq = strchr(s, '=');
+	if (!eq)
+		return -EINVAL;
+	*eq = 0;
+	char *k = trim(s), *v = trim(eq + 1);
+	for (size_t i = 0; i < TS_ARRAY_LEN(keys); i++)
+		if (!strcmp(keys[i].name, k))
+			return keys[i].set(c, v);
+	return -ENOENT;
+}
+
+static int hexval(int ch)
+{
+	return isdigit(ch) ? ch - '0' : isxdigit(ch) ? tolower(ch) - 'a' + 10 : -1;
+}
+
+static int key_load(struct conf *c, char *errmsg, size_t errlen)
+{
+	uint8_t buf[80];
+	struct stat st;
+	int fd = open(c->key_file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 || fstat(fd, &st)) {
+		int err = errno;
+		snprintf(errmsg, errlen, "cluster key %s: %s; copy the key of the cluster there, mode 0600", c->key_file, strerror(err));
+		if (fd >= 0)
+			close(fd);
+		return -err;
+	}
+	ssize_t n = read(fd, buf, sizeof(buf));
+	close(fd);
+	if (st.st_mode & 077) {
+		snprintf(errmsg, errlen, "cluster key %s: readable by others (mode %03o); chmod 600 it", c->key_file, st.st_mode & 0777u);
+		return -EPERM;
+	}
+	if (n == 32) {
+		memcpy(c->key, buf, 32);
+		return 0;
+	}
+	bool ok = n == 64 || (n == 65 && buf[64] == '\n');
+	for (int i = 0; ok && i < 32; i++) {
+		int h = hexval(buf[2 * i]), l = hexval(buf[2 * i + 1]);
+		ok = h >= 0 && l >= 0;
+		c->key[i] = (uint8_t)((h << 4) | (l & 15));
+	}
+	if (ok)
+		return 0;
+	snprintf(errmsg, errlen, "cluster key %s: neither 32 bytes nor 64 hex digits; make one with: openssl rand -hex 32", c->key_file);
+	return -EINVAL;
+}
+
+static int complete(const char *path, struct conf *c, char *errmsg, size_t errlen)
+{
+	const struct {
+		const char *name;
+		bool have;
+	} need[] = {{"cluster_name", c->cluster_name[0]}, {"node_id", c->node_id},	     {"state_dir", c->state_dir[0]},
+		    {"run_dir", c->run_dir[0]},		  {"cluster_key_file", c->key_file[0]}};
+	for (size_t i = 0; i < TS_ARRAY_LEN(need); i++)
+		if (!need[i].have) {
+			snprintf(errmsg, errlen, "%s: %s is not set; add a line `%s = ...`", path, need[i].name, need[i].name);
+			return -EINVAL;
+		}
+	if (!c->port)
+		c->port = NET_PORT_DEFAULT;
+	if (!c->log_level)
+		c->log_level = TS_LOG_INFO;
+	if (!c->initiator[0])
+		snprintf(c->initiator, sizeof(c->initiator), "iqn.2026-11.io.tessera:%s-n%u", c->cluster_name, c->node_id);
+	return key_load(c, errmsg, errlen);
+}
+
+int conf_load(const char *path, struct conf *c, char *errmsg, size_t errlen)
+{
+	char line[1024];
+	unsigned no = 0;
+	memset(c, 0, sizeof(*c));
+	FILE *f = fopen(path, "re");
+	if (!f) {
+		int err = errno;
+		snprintf(errmsg, errlen, "configuration %s: %s", path, strerror(err));
+		return -err;
+	}
+	while (fgets(line, sizeof(line), f)) {
+		no++;
+		int rc = line_parse(c, line);
+		if (rc) {
+			snprintf(errmsg, errlen, "%s line %u: %s", path, no,
+				 rc == -ENOENT ? "unknown key; see tesserad.conf(5)" : "not a valid `key = value`; see tesserad.conf(5)");
+			fclose(f);
+			return -EINVAL;
+		}
+	}
+	fclose(f);
+	return complete(path, c, errmsg, errlen);
+}
+
+void conf_free(struct conf *c)
+{
+	for (unsigned i = 0; i < c->ndisks; i++)
+		free(c->disks[i]);
+	c->ndisks = 0;
+}
+
+static uint64_t number_load(const struct conf *c, const char *name)
+{
+	char path[320];
+	unsigned long long n = 0;
+	snprintf(path, sizeof(path), "%s/%s", c->state_dir, name);
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return 0;
+	if (fscanf(f, "%llu", &n) != 1)
+		n = 0;
+	fclose(f);
+	return n;
+}
+
+/* New file, fsync, rename, fsync of the directory: the number is the old or the new one after any crash. */
+static int number_store(const struct conf *c, const char *name, uint64_t n)
+{
+	char path[320], tmp[328];
+	snprintf(path, sizeof(path), "%s/%s", c->state_dir, name);
+	snprintf(tmp, sizeof(tmp), "%s.new", path);
+	FILE *f = fopen(tmp, "we");
+	if (!f)
+		return -errno;
+	bool bad = fprintf(f, "%llu\n", (unsigned long long)n) < 0 || fflush(f) || fsync(fileno(f));
+	if (fclose(f) || bad)
+		return -EIO;
+	if (rename(tmp, path))
+		return -errno;
+	int d = open(c->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (d < 0)
+		return -errno;
+	int rc = fsync(d) ? -errno : 0;
+	close(d);
+	return rc;
+}
+
+int conf_incarnation_next(const struct conf *c, uint64_t wall_ns, uint64_t *out, char *errmsg, size_t errlen)
+{
+	uint64_t last = number_load(c, "incarnation"), now = wall_ns / TS_NS_PER_MS;
+	*out = TS_MAX(last + 1, now);
+	int rc = number_store(c, "incarnation", *out);
+	if (rc)
+		snprintf(errmsg, errlen, "%s/incarnation: %s; the daemon cannot join without a durable incarnation", c->state_dir, strerror(-rc));
+	return rc;
+}
+
+uint64_t conf_view_load(const struct conf *c)
+{
+	return number_load(c, "view");
+}
+
+int conf_view_store(const struct conf *c, uint64_t n)
+{
+	return number_store(c, "view", n);
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Configuration of one daemon: `key = value` lines, # starts a comment. Unknown keys and bad values are refused with
+ * file, line and remedy; nothing is guessed. */
+#ifndef TESSERA_ADMIN_CONF_H
+#define TESSERA_ADMIN_CONF_H
+
+#include "lib/lib.h"
+
+#define CONF_MAX_DISKS 256
+struct conf {
+	char cluster_name[64];
+	unsigned node_id;
+	char state_dir[256], run_dir[256], key_file[256], initiator[224];
+	unsigned port;
+	uint64_t page_pool_bytes, meta_pool_bytes;
+	unsigned log_level;
+	uint8_t key[32];
+	char *disks[CONF_MAX_DISKS];
+	unsigned ndisks;
+};
+int conf_load(const char *path, struct conf *c, char *errmsg, size_t errlen) TS_MUST_CHECK;
+void conf_free(struct conf *c);
+/* A number for this life of the daemon, greater than all before on this node; durable in state_dir before it is used. */
+int conf_incarnation_next(const struct conf *c, uint64_t wall_ns, uint64_t *out, char *errmsg, size_t errlen) TS_MUST_CHECK;
+/* The highest view number this node has seen; kept in state_dir. */
+uint64_t conf_view_load(const struct conf *c);
+int conf_view_store(const struct conf *c, uint64_t number) TS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tesserad's own state and what its files share. Everything runs on one executor. */
+#ifndef TESSERA_ADMIN_DAEMON_H
+#define TESSERA_ADMIN_DAEMON_H
+
+#include "admin/conf.h"
+#include "admin/verbs.h"
+#include "fuse/fuse.h"
+
+enum disk_state { DISK_OPENING, DISK_OPEN, DISK_FAILED };
+struct disk {
+	struct ts_list link;
+	char *url;
+	struct nsd_dev *dev;
+	enum disk_state state;
+	bool configured;	/* from the configuration, not opened for one command */
+	char error[256];
+	struct nsd_label_disk label;
+	enum nsd_label_state label_state;
+	char label_what[128];
+	struct mount *mount;	/* in use by */
+};
+
+enum mount_state { MOUNT_STARTING, MOUNT_LIVE, MOUNT_STOPPING };
+struct mount {
+	struct ts_list link;
+	struct daemon *d;
+	char name[64], dir[512], opts[256];
+	uint64_t group;
+	enum mount_state state;
+	struct disk **disks;
+	struct nsd_dev **devs;
+	unsigned ndisks;
+	struct fs *fs;
+	struct tfuse *tf;
+	struct ts_done ended; /* cleaned up; rc of the unmount */
+	unsigned users;	      /* commands that still look at it */
+};
+
+struct daemon {
+	struct conf conf;
+	struct ts_exec *exec;
+	struct ts_loop *loop;
+	struct quorum *quorum;
+	struct net *net;
+	uint64_t incarnation;
+	uint8_t cluster_id[16];
+	uint64_t started_ns;
+	bool stopping, excluded, suspended;
+	char excluded_why[160];
+	int exit_code;
+	struct ts_list disks, mounts;
+	struct ts_cond changed; /* view, disks, mounts */
+	struct ts_mutex mount_lock; /* one mount or format at a time */
+	int listen_fd;
+	unsigned clients;
+	uint64_t view_seen[QUORUM_MAX_NODES * 4]; /* incarnation per node id, as given to net */
+};
+
+/* disks.c */
+int disks_open_all(struct daemon *d); /* starts opening; never fails for one bad disk */
+struct disk *disk_find(struct daemon *d, const char *url);
+int disk_open(struct daemon *d, const char *url, struct disk **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
+int disk_label_refresh(struct disk *k) TS_MUST_CHECK;
+int disks_label_refresh(struct daemon *d); /* all open ones */
+const char *disk_label_word(enum nsd_label_state s);
+void disks_close_all(struct daemon *d);
+/* The open disks of a file system by name, in disk_no order; *n = 0 and -ENOENT if nobody knows it. */
+int disks_of_fs(struct daemon *d, const char *name, struct disk ***out, unsigned *n, char *errmsg, size_t errlen) TS_MUST_CHECK;
+uint64_t fs_group_of(const uint8_t fs_id[16]);
+
+/* keys.c: persistent reservations of this incarnation */
+uint64_t key_of(void *arg, unsigned node, uint64_t incarnation);
+int keys_register(struct daemon *d, struct disk **disks, unsigned n, bool *have, char *errmsg, size_t errlen) TS_MUST_CHECK;
+void keys_unregister(struct daemon *d, struct disk **disks, unsigned n);
+
+/* mounts.c */
+int mount_start(struct daemon *d, const char *name, const char *dir, const char *opts, char *errmsg, size_t errlen) TS_MUST_CHECK;
+int mount_stop(struct daemon *d, const char *which, bool lazy, char *errmsg, size_t errlen) TS_MUST_CHECK;
+void mounts_stop_all(struct daemon *d);
+struct mount *mount_find(struct daemon *d, const char *name_or_dir);
+struct mount *mount_by_group(struct daemon *d, uint64_t group);
+
+/* server.c */
+int server_open(struct daemon *d, char *errmsg, size_t errlen) TS_MUST_CHECK;
+void server_close(struct daemon *d);
+struct client;
+void client_progress(struct client *c, const char *step, unsigned permille);
+
+/* handlers.c */
+struct answer {
+	json_t *data;	/* result, may be NULL */
+	char error[512]; /* set when rc != 0 */
+	int rc;
+};
+void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a);
+/* status.c */
+json_t *status_json(struct daemon *d);
+json_t *status_fs_list(struct daemon *d);
+json_t *status_disks(struct daemon *d);
+json_t *diag_waiters(struct daemon *d);
+json_t *diag_tokens(struct daemon *d, const char *name, unsigned limit);
+json_t *diag_log(struct daemon *d, const char *name);
+/* "ready", or what is missing. */
+const char *daemon_state(struct daemon *d);
+
+#endif

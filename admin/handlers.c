@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the daemon does for each verb. Bad input is refused before anything is changed, in one line with object, cause, remedy. */
+#include "admin/daemon.h"
+#include <ctype.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+struct call {
+	struct daemon *d;
+	struct client *c;
+	json_t *pos, *opt;
+	struct answer *a;
+};
+
+static const char *pos_str(struct call *k, size_t i)
+{
+	return json_string_value(json_array_get(k->pos, i));
+}
+
+static const char *opt_str(struct call *k, const char *name)
+{
+	return json_string_value(json_object_get(k->opt, name));
+}
+
+static bool opt_set(struct call *k, const char *name)
+{
+	return json_object_get(k->opt, name) != NULL;
+}
+
+static void progress(void *arg, const char *step, unsigned permille)
+{
+	client_progress(arg, step, permille);
+}
+
+static void h_status(struct call *k) { k->a->data = status_json(k->d); }
+static void h_disk_list(struct call *k)
+{
+	(void)disks_label_refresh(k->d); /* what cannot be read is shown as failed */
+	k->a->data = status_disks(k->d);
+}
+static void h_fs_list(struct call *k)
+{
+	(void)disks_label_refresh(k->d);
+	k->a->data = status_fs_list(k->d);
+}
+static void h_waiters(struct call *k) { k->a->data = diag_waiters(k->d); }
+static void h_log(struct call *k) { k->a->data = diag_log(k->d, pos_str(k, 0)); }
+
+static void h_tokens(struct call *k)
+{
+	const char *l = opt_str(k, "limit");
+	k->a->data = diag_tokens(k->d, pos_str(k, 0), l ? (unsigned)strtoul(l, NULL, 10) : 200);
+}
+
+static void h_mount(struct call *k)
+{
+	const char *o = opt_str(k, "options");
+	k->a->rc = mount_start(k->d, pos_str(k, 0), pos_str(k, 1), o ? o : "", k->a->error, sizeof(k->a->error));
+}
+
+static void h_umount(struct call *k)
+{
+	k->a->rc = mount_stop(k->d, pos_str(k, 0), opt_set(k, "lazy"), k->a->error, sizeof(k->a->error));
+}
+
+static bool name_ok(const char *n)
+{
+	size_t len = strlen(n);
+	if (len < 1 || len > 63)
+		return false;
+	for (; *n; n++)
+		if (!isalnum((unsigned char)*n) && !strchr("_.-", *n))
+			return false;
+	return true;
+}
+
+static int refuse(struct call *k, int rc, const char *fmt, ...) TS_PRINTF(3, 4);
+static int refuse(struct call *k, int rc, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(k->a->error, sizeof(k->a->error), fmt, ap);
+	va_end(ap);
+	return k->a->rc = rc;
+}
+
+/* Optional size or number within bounds; 0 when not given. */
+static int opt_number(struct call *k, const char *name, uint64_t min, uint64_t max, bool pow2, uint64_t *out)
+{
+	const char *s = opt_str(k, name);
+	*out = 0;
+	if (!s)
+		return 0;
+	if (verb_size_parse(s, out) || *out < min || *out > max || (pow2 && (*out & (*out - 1))))
+		return refuse(k, -EINVAL, "--%s %s: must be %s from %llu to %llu", name, s, pow2 ? "a power of two" : "a number",
+			      (unsigned long long)min, (unsigned long long)max);
+	return 0;
+}
+
+static bool group_in_use(struct call *k, const struct nsd_label_disk *l)
+{
+	const struct quorum_group_view *g = quorum_group_get(k->d->quorum, fs_group_of(l->fs_id));
+	return g && g->nmembers;
+}
+
+static int disk_free_for_use(struct call *k, struct disk *dk, bool force)
+{
+	int rc = disk_label_refresh(dk);
+	if (rc)
+		return refuse(k, rc, "disk %s: %s", dk->url, dk->error);
+	switch (dk->label_state) {
+	case NSD_LABEL_NONE:
+		return 0;
+	case NSD_LABEL_OK:
+		if (group_in_use(k, &dk->label) || dk->mount)
+			return refuse(k, -EBUSY, "disk %s: carries the mounted file system %s; unmount it everywhere first", dk->url, dk->label.fs_name);
+		if (!force)
+			return refuse(k, -EEXIST, "disk %s: carries the file system %s; --force destroys it", dk->url, dk->label.fs_name);
+		return 0;
+	default:
+		if (!force)
+			return refuse(k, -EEXIST, "disk %s: carries %s; --force destroys it", dk->url, dk->label_what);
+		return 0;
+	}
+}
+
+static int name_free(struct call *k, const char *name, struct disk **use, unsigned n)
+{
+	ts_list_for(l, &k->d->disks) {
+		struct disk *dk = ts_list_entry(l, struct disk, link);
+		bool ours = false;
+		for (unsigned i = 0; i < n; i++)
+			ours |= use[i] == dk;
+		if (!ours && dk->state == DISK_OPEN && dk->label_state == NSD_LABEL_OK && !strcmp(dk->label.fs_name, name))
+			return refuse(k, -EEXIST, "file system %s: the name is taken (disk %s); choose another", name, dk->url);
+	}
+	return 0;
+}
+
+static int create_disks(struct call *k, const char *name, struct disk **use, struct nsd_dev **devs, unsigned n, bool force)
+{
+	for (unsigned i = 0; i < n; i++) {
+		const char *url = pos_str(k, i + 1);
+		for (unsigned m = 0; m < i; m++)
+			if (!strcmp(url, use[m]->url))
+				return refuse(k, -EINVAL, "disk %s: named twice", url);
+		int rc = disk_open(k->d, url, &use[i], k->a->error, sizeof(k->a->error));
+		if (rc)
+			return k->a->rc = rc;
+		devs[i] = use[i]->dev;
+	}
+	(void)disks_label_refresh(k->d); /* names on disks that cannot be read cannot be compared */
+	int rc = name_free(k, name, use, n);
+	for (unsigned i = 0; rc == 0 && i < n; i++)
+		rc = disk_free_for_use(k, use[i], force);
+	return rc;
+}
+
+static int create_locked(struct call *k, const char *name, struct fs_format_args *f, bool force)
+{
+	unsigned n = (unsigned)json_array_size(k->pos) - 1;
+	struct disk **use = ts_alloc(n * sizeof(*use));
+	f->disks = ts_alloc(n * sizeof(*f->disks));
+	f->ndisks = n;
+	uint8_t id[16];
+	int rc = use && f->disks ? create_disks(k, name, use, f->disks, n, force) : -ENOMEM;
+	bool have;
+	if (rc == 0) {
+		rc = keys_register(k->d, use, n, &have, k->a->error, sizeof(k->a->error));
+		if (rc == 0) {
+			rc = fs_format(f, id, k->a->error, sizeof(k->a->error));
+			keys_unregister(k->d, use, n);
+		}
+	}
+	for (unsigned i = 0; rc == 0 && i < n; i++)
+		rc = disk_label_refresh(use[i]);
+	ts_free(use);
+	ts_free(f->disks);
+	return k->a->rc = rc;
+}
+
+static void h_fs_create(struct call *k)
+{
+	const char *name = pos_str(k, 0);
+	uint64_t bs, slots, log;
+	if (!name_ok(name)) {
+		refuse(k, -EINVAL, "file system name '%s': use 1 to 63 letters, digits, '_', '.', '-'", name);
+		return;
+	}
+	if (opt_number(k, "block-size", 64u << 10, 16u << 20, true, &bs) || opt_number(k, "log-slots", 1, 256, false, &slots) ||
+	    opt_number(k, "log-size", 1u << 20, 1u << 30, false, &log))
+		return;
+	if (!quorum_may_write(k->d->quorum)) {
+		refuse(k, -EAGAIN, "file system %s: this node has no quorum; start more nodes, see `tessera status`", name);
+		return;
+	}
+	struct fs_format_args f = {
+		.name = name, .block_size = (uint32_t)bs, .log_slots = (uint32_t)slots, .log_bytes = log,
+		.env = ts_exec_env(k->d->exec), .progress = progress, .arg = k->c,
+	};
+	memcpy(f.cluster_id, k->d->cluster_id, 16);
+	ts_mutex_lock(&k->d->mount_lock, "another mount or format");
+	if (create_locked(k, name, &f, opt_set(k, "force")) == 0) {
+		ts_notice("file system %s: made on %u disks", name, f.ndisks);
+		k->a->data = json_pack("{s:s,s:i}", "name", name, "disks", (int)f.ndisks);
+	}
+	ts_mutex_unlock(&k->d->mount_lock);
+}
+
+struct findings {
+	json_t *list;
+	struct client *c;
+};
+
+static void finding(void *arg, const char *text, bool repaired)
+{
+	struct findings *f = arg;
+	if (json_array_size(f->list) < 1000)
+		json_array_append_new(f->list, json_pack("{s:s,s:b}", "text", text, "repaired", repaired));
+}
+
+static void fsck_progress(void *arg, const char *step, unsigned permille)
+{
+	client_progress(((struct findings *)arg)->c, step, permille);
+}
+
+static int fsck_run(struct call *k, const char *name, struct disk **disks, unsigned n, struct fs_check_result *r, struct findings *f)
+{
+	struct nsd_dev **devs = ts_alloc(n * sizeof(*devs));
+	bool have;
+	if (!devs)
+		return -ENOMEM;
+	for (unsigned i = 0; i < n; i++)
+		devs[i] = disks[i]->dev;
+	struct fs_check_args a = {.disks = devs, .ndisks = n, .repair = opt_set(k, "yes"), .env = ts_exec_env(k->d->exec),
+				  .finding = finding, .progress = fsck_progress, .arg = f};
+	int rc = keys_register(k->d, disks, n, &have, k->a->error, sizeof(k->a->error));
+	if (rc == 0) {
+		rc = fs_check(&a, true, r, k->a->error, sizeof(k->a->error));
+		keys_unregister(k->d, disks, n);
+	}
+	ts_free(devs);
+	return rc;
+}
+
+static void h_fsck(struct call *k)
+{
+	const char *name = pos_str(k, 0);
+	struct disk **disks = NULL;
+	unsigned n;
+	if (opt_set(k, "yes") && opt_set(k, "no-repair")) {
+		refuse(k, -EINVAL, "fsck %s: --yes and --no-repair exclude each other", name);
+		return;
+	}
+	ts_mutex_lock(&k->d->mount_lock, "another mount or format");
+	(void)disks_label_refresh(k->d); /* a disk that cannot be read is named below */
+	int rc = disks_of_fs(k->d, name, &disks, &n, k->a->error, sizeof(k->a->error));
+	if (rc == 0 && (group_in_use(k, &disks[0]->label) || disks[0]->mount))
+		rc = refuse(k, -EBUSY, "file system %s: mounted (see `tessera fs list`); unmount it on every node first", name);
+	if (rc == 0 && !quorum_may_write(k->d->quorum))
+		rc = refuse(k, -EAGAIN, "file system %s: this node has no quorum; start more nodes, see `tessera status`", name);
+	if (rc == 0) {
+		struct findings f = {json_array(), k->c};
+		struct fs_check_result r = {0};
+		rc = fsck_run(k, name, disks, n, &r, &f);
+		k->a->data = json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:b,s:o}", "name", name, "findings", (json_int_t)r.findings, "repaired",
+				       (json_int_t)r.repaired, "inodes", (json_int_t)r.inodes, "dirs", (json_int_t)r.dirs, "files",
+				       (json_int_t)r.files, "subs_used", (json_int_t)r.blocks_used, "replayed_logs", r.replayed_logs, "list", f.list);
+		if (rc == 0 && r.findings > r.repaired)
+			rc = refuse(k, -EUCLEAN, "file system %s: %llu findings, %llu repaired; run `tessera fsck --yes %s`", name,
+				    (unsigned long long)r.findings, (unsigned long long)r.repaired, name);
+	}
+	ts_free(disks);
+	ts_mutex_unlock(&k->d->mount_lock);
+	k->a->rc = rc;
+}
+
+static const struct {
+	const char *verb;
+	void (*fn)(struct call *k);
+	bool needs_quorum_state;
+} handlers[] = {
+	{"status", h_status, false},	 {"fs create", h_fs_create, true}, {"fs list", h_fs_list, false},
+	{"disk list", h_disk_list, false}, {"mount", h_mount, true},	   {"umount", h_umount, false},
+	{"fsck", h_fsck, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
+	{"diag log", h_log, false},
+};
+
+void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a)
+{
+	struct call k = {d, c, pos, opt, a};
+	size_t n = json_array_size(pos);
+	if (n < v->min_args || n > v->max_args) {
+		refuse(&k, -EINVAL, "%s: needs %s; see `tessera help %s`", v->name, v->args, v->name);
+		return;
+	}
+	for (size_t i = 0; i < n; i++)
+		if (!pos_str(&k, i)) {
+			refuse(&k, -EINVAL, "%s: argument %zu is no text", v->name, i + 1);
+			return;
+		}
+	for (size_t i = 0; i < TS_ARRAY_LEN(handlers); i++)
+		if (!strcmp(handlers[i].verb, v->name)) {
+			if (handlers[i].needs_quorum_state && (d->stopping || d->excluded))
+				refuse(&k, -ESHUTDOWN, "%s: this node is %s; start tesserad again", v->name, daemon_state(d));
+			else
+				handlers[i].fn(&k);
+			return;
+		}
+	refuse(&k, -ENOSYS, "%s: no handler", v->name);
+}

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Mounts of this node: starting -> live -> stopping -> gone. One at a time is started or formatted (mount_lock).
+ * Order of start: labels, keys on every disk, fs (log slot, recovery, group), kernel mount. The end runs backwards.
+ * Must never happen: the file system torn down while the kernel still sends requests to it. */
+#include "admin/daemon.h"
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+static const struct {
+	const char *name;
+	unsigned long set, clear;
+} option_table[] = {
+	{"rw", 0, MS_RDONLY},	  {"ro", MS_RDONLY, 0},	    {"nosuid", MS_NOSUID, 0}, {"suid", 0, MS_NOSUID},
+	{"nodev", MS_NODEV, 0},	  {"dev", 0, MS_NODEV},	    {"noexec", MS_NOEXEC, 0}, {"exec", 0, MS_NOEXEC},
+	{"noatime", MS_NOATIME, 0}, {"relatime", 0, MS_NOATIME | MS_STRICTATIME}, {"strictatime", MS_STRICTATIME, MS_NOATIME},
+	{"defaults", 0, 0},	  {"_netdev", 0, 0},	    {"auto", 0, 0},	      {"noauto", 0, 0}, {"nofail", 0, 0},
+};
+
+static int options_parse(const char *opts, unsigned long *flags, char *errmsg, size_t errlen)
+{
+	*flags = 0;
+	for (const char *p = opts; *p;) {
+		size_t len = strcspn(p, ","), i;
+		for (i = 0; i < TS_ARRAY_LEN(option_table); i++)
+			if (strlen(option_table[i].name) == len && !strncmp(option_table[i].name, p, len))
+				break;
+		if (len && i == TS_ARRAY_LEN(option_table) && strncmp(p, "x-", 2)) {
+			snprintf(errmsg, errlen, "mount option '%.*s': unknown; see `tessera help mount`", (int)len, p);
+			return -EINVAL;
+		}
+		if (len && i < TS_ARRAY_LEN(option_table))
+			*flags = (*flags & ~option_table[i].clear) | option_table[i].set;
+		p += len;
+		p += *p == ',';
+	}
+	return 0;
+}
+
+struct mount *mount_find(struct daemon *d, const char *s)
+{
+	ts_list_for(l, &d->mounts) {
+		struct mount *m = ts_list_entry(l, struct mount, link);
+		if (!strcmp(m->name, s) || !strcmp(m->dir, s))
+			return m;
+	}
+	return NULL;
+}
+
+struct mount *mount_by_group(struct daemon *d, uint64_t group)
+{
+	ts_list_for(l, &d->mounts) {
+		struct mount *m = ts_list_entry(l, struct mount, link);
+		if (m->group == group)
+			return m;
+	}
+	return NULL;
+}
+
+static void mount_free(struct mount *m)
+{
+	struct daemon *d = m->d;
+	ts_list_del(&m->link);
+	for (unsigned i = 0; i < m->ndisks; i++)
+		m->disks[i]->mount = NULL;
+	while (m->users)
+		ts_cond_wait(&d->changed, "commands on a gone mount", 0, 0);
+	ts_free(m->disks);
+	ts_free(m->devs);
+	ts_free(m);
+	ts_cond_broadcast(&d->changed);
+}
+
+/* The kernel side is gone: umount(8) by anybody, our own umount verb, or the end of the daemon. */
+static void mount_gone(void *arg)
+{
+	struct mount *m = arg;
+	if (m->state == MOUNT_STARTING)
+		return; /* mount_start sees it and unwinds */
+	m->state = MOUNT_STOPPING;
+	tfuse_free(m->tf);
+	m->tf = NULL;
+	int rc = fs_unmount(m->fs, true);
+	m->fs = NULL;
+	if (rc)
+		ts_err("mount %s: not left clean: %s; its log will be replayed", m->dir, strerror(-rc));
+	if (!m->d->excluded)
+		keys_unregister(m->d, m->disks, m->ndisks);
+	ts_notice("file system %s: unmounted from %s", m->name, m->dir);
+	ts_done_set(&m->ended, rc);
+	mount_free(m);
+}
+
+static int check_request(struct daemon *d, const char *name, const char *dir, char *errmsg, size_t errlen)
+{
+	struct mount *m = mount_find(d, name);
+	if (!m)
+		m = mount_find(d, dir);
+	if (m) {
+		snprintf(errmsg, errlen, "file system %s: already mounted on this node at %s; one mount per node, use a bind mount for another place", m->name, m->dir);
+		return -EBUSY;
+	}
+	if (dir[0] != '/' || strlen(dir) >= sizeof(m->dir)) {
+		snprintf(errmsg, errlen, "mount point %s: not an absolute path", dir);
+		return -EINVAL;
+	}
+	struct stat st;
+	if (stat(dir, &st) || !S_ISDIR(st.st_mode)) {
+		snprintf(errmsg, errlen, "mount point %s: no such directory; make it first", dir);
+		return -ENOTDIR;
+	}
+	if (!quorum_view_get(d->quorum)->quorate || !quorum_may_write(d->quorum)) {
+		snprintf(errmsg, errlen, "file system %s: this node has no quorum; start more nodes, see `tessera status`", name);
+		return -EAGAIN;
+	}
+	return 0;
+}
+
+static int mount_new(struct daemon *d, const char *name, const char *dir, const char *opts, struct mount **out, char *errmsg, size_t errlen)
+{
+	struct mount *m = ts_alloc(sizeof(*m));
+	if (!m)
+		return -ENOMEM;
+	m->d = d;
+	snprintf(m->name, sizeof(m->name), "%s", name);
+	snprintf(m->dir, sizeof(m->dir), "%s", dir);
+	snprintf(m->opts, sizeof(m->opts), "%s", opts);
+	ts_done_init(&m->ended);
+	int rc = disks_of_fs(d, name, &m->disks, &m->ndisks, errmsg, errlen);
+	if (rc == 0) {
+		m->devs = ts_alloc(m->ndisks * sizeof(*m->devs));
+		rc = m->devs ? 0 : -ENOMEM;
+	}
+	if (rc) {
+		ts_free(m->disks);
+		ts_free(m);
+		return rc;
+	}
+	m->group = fs_group_of(m->disks[0]->label.fs_id);
+	for (unsigned i = 0; i < m->ndisks; i++) {
+		m->devs[i] = m->disks[i]->dev;
+		m->disks[i]->mount = m;
+	}
+	ts_list_push_back(&d->mounts, &m->link);
+	*out = m;
+	return 0;
+}
+
+static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, size_t errlen)
+{
+	struct daemon *d = m->d;
+	bool have_keys = false;
+	int rc = keys_register(d, m->disks, m->ndisks, &have_keys, errmsg, errlen);
+	if (rc)
+		return rc;
+	struct tfuse_args ta = {.exec = d->exec, .source = m->name, .mountpoint = m->dir,
+				.ms_flags = flags & ~(unsigned long)MS_STRICTATIME, .gone = mount_gone, .arg = m};
+	m->tf = tfuse_new(&ta);
+	if (!m->tf) {
+		snprintf(errmsg, errlen, "mount %s: out of memory", m->dir);
+		rc = -ENOMEM;
+		goto no_tf;
+	}
+	struct fs_mount_args a = {
+		.exec = d->exec, .disks = m->devs, .ndisks = m->ndisks, .net = d->net, .quorum = d->quorum,
+		.pr_key = have_keys ? key_of(d, d->conf.node_id, d->incarnation) : 0,
+		.key_of = have_keys ? key_of : NULL, .key_arg = d, .times = quorum_times_default,
+		.read_only = flags & MS_RDONLY, .noatime = flags & MS_NOATIME, .strictatime = flags & MS_STRICTATIME,
+		.page_pool_bytes = d->conf.page_pool_bytes, .meta_pool_bytes = d->conf.meta_pool_bytes,
+		.net_group = (uint32_t)m->group ? (uint32_t)m->group : 1,
+	};
+	tfuse_upcalls(m->tf, &a.up);
+	rc = fs_mount(&a, &m->fs, errmsg, errlen);
+	if (rc)
+		goto no_fs;
+	rc = tfuse_mount(m->tf, m->fs, errmsg, errlen);
+	if (rc == 0)
+		return 0;
+	if (fs_unmount(m->fs, true))
+		ts_err("mount %s: not left clean after a failed mount; its log will be replayed", m->dir);
+	m->fs = NULL;
+no_fs:
+	tfuse_free(m->tf);
+	m->tf = NULL;
+no_tf:
+	keys_unregister(d, m->disks, m->ndisks);
+	return rc;
+}
+
+int mount_start(struct daemon *d, const char *name, const char *dir, const char *opts, char *errmsg, size_t errlen)
+{
+	unsigned long flags;
+	struct mount *m = NULL;
+	errmsg[0] = 0;
+	int rc = options_parse(opts, &flags, errmsg, errlen);
+	if (rc)
+		return rc;
+	ts_mutex_lock(&d->mount_lock, "another mount or format");
+	rc = check_request(d, name, dir, errmsg, errlen);
+	if (rc == 0) {
+		(void)disks_label_refresh(d); /* a disk that cannot be read is named by mount_new */
+		rc = mount_new(d, name, dir, opts, &m, errmsg, errlen);
+	}
+	if (rc == 0) {
+		rc = mount_bring_up(m, flags, errmsg, errlen);
+		if (rc)
+			mount_free(m);
+		else
+			m->state = MOUNT_LIVE;
+	}
+	ts_mutex_unlock(&d->mount_lock);
+	if (rc && !errmsg[0])
+		snprintf(errmsg, errlen, "file system %s: %s", name, strerror(-rc));
+	if (rc == 0)
+		ts_notice("file system %s: mounted at %s", name, dir);
+	return rc;
+}
+
+int mount_stop(struct daemon *d, const char *which, bool lazy, char *errmsg, size_t errlen)
+{
+	struct mount *m = mount_find(d, which);
+	if (!m || m->state != MOUNT_LIVE) {
+		snprintf(errmsg, errlen, "%s: %s on this node; see `tessera status`", which, m ? "is being mounted or unmounted" : "not mounted");
+		return m ? -EBUSY : -ENOENT;
+	}
+	m->users++;
+	int rc = tfuse_unmount(m->tf, lazy);
+	if (rc)
+		snprintf(errmsg, errlen, "%s: %s%s", m->dir, strerror(-rc),
+			 rc == -EBUSY ? "; stop what uses it (fuser -vm), or --lazy" : "");
+	else if (!lazy) {
+		rc = ts_done_wait(&m->ended, "unmount", 0, 0);
+		if (rc)
+			snprintf(errmsg, errlen, "%s: unmounted, but not left clean: %s", which, strerror(-rc));
+	}
+	m->users--;
+	ts_cond_broadcast(&d->changed);
+	return rc;
+}
+
+void mounts_stop_all(struct daemon *d)
+{
+	while (!ts_list_empty(&d->mounts)) {
+		struct mount *m = ts_list_entry(d->mounts.next, struct mount, link);
+		if (m->state == MOUNT_LIVE && m->tf) {
+			m->state = MOUNT_STOPPING;
+			if (tfuse_unmount(m->tf, false) && tfuse_unmount(m->tf, true))
+				ts_err("mount %s: cannot be unmounted", m->dir);
+		}
+		if (ts_cond_wait_until(&d->changed, ts_exec_now(d->exec) + 20 * TS_NS_PER_S, "mounts to end", 0, 0))
+			return;
+	}
+}

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tesserad: one per node; wires the parts and lives until a signal, its exclusion, or corosync's death.
+ *
+ *   start: configuration -> incarnation made durable -> net -> quorum (joins) -> disks -> admin socket -> "ready"
+ *   stop:  mounts ended cleanly -> quorum left -> net closed
+ *   out:   I/O stopped, mounts answer EIO, the process ends with status 75 and comes back as a new incarnation
+ *
+ * Must never happen: joining with an incarnation that is not durable; a write after exclusion. */
+#include "admin/daemon.h"
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+#define EXIT_EXCLUDED 75
+
+static void on_view(void *arg, const struct quorum_view *v)
+{
+	struct daemon *d = arg;
+	bool present[TS_ARRAY_LEN(d->view_seen)] = {false};
+	for (unsigned i = 0; i < v->nmembers; i++) {
+		const struct quorum_member *m = &v->members[i];
+		if (m->node >= TS_ARRAY_LEN(d->view_seen) || m->node == d->conf.node_id)
+			continue;
+		present[m->node] = true;
+		if (d->view_seen[m->node] == m->incarnation)
+			continue;
+		if (d->view_seen[m->node])
+			net_peer_drop(d->net, m->node);
+		d->view_seen[m->node] = m->incarnation;
+		net_peer_set(d->net, m->node, m->incarnation, m->addr, m->port);
+	}
+	for (unsigned n = 0; n < TS_ARRAY_LEN(d->view_seen); n++)
+		if (d->view_seen[n] && !present[n]) {
+			net_peer_drop(d->net, n);
+			d->view_seen[n] = 0;
+		}
+	ts_notice("view %llu: %u members, %s", (unsigned long long)v->number, v->nmembers, v->quorate ? "quorate" : "not quorate");
+	int rc = conf_view_store(&d->conf, v->number);
+	if (rc)
+		ts_warn("%s/view: %s", d->conf.state_dir, strerror(-rc));
+	ts_cond_broadcast(&d->changed);
+}
+
+static void on_group(void *arg, const struct quorum_group_view *g)
+{
+	struct daemon *d = arg;
+	struct mount *m = mount_by_group(d, g->group);
+	if (m && m->fs)
+		fs_group_view(m->fs, g);
+	ts_cond_broadcast(&d->changed);
+}
+
+static void on_excluded(void *arg, const char *why)
+{
+	struct daemon *d = arg;
+	if (d->excluded)
+		return;
+	d->excluded = true;
+	snprintf(d->excluded_why, sizeof(d->excluded_why), "%s", why);
+	ts_err("node %u: excluded from the cluster: %s; all I/O stops, tesserad ends and may start again", d->conf.node_id, why);
+	ts_list_for(l, &d->mounts) {
+		struct mount *m = ts_list_entry(l, struct mount, link);
+		if (m->fs)
+			fs_excluded(m->fs, why);
+		if (m->tf)
+			tfuse_abort(m->tf);
+	}
+	d->exit_code = EXIT_EXCLUDED;
+	ts_loop_stop(d->loop);
+}
+
+static void on_suspended(void *arg, bool suspended)
+{
+	struct daemon *d = arg;
+	d->suspended = suspended;
+	ts_notice("node %u: %s", d->conf.node_id, suspended ? "no lease: operations wait" : "lease held: operations go on");
+	ts_list_for(l, &d->mounts) {
+		struct mount *m = ts_list_entry(l, struct mount, link);
+		if (m->fs)
+			fs_suspend(m->fs, suspended);
+	}
+	ts_cond_broadcast(&d->changed);
+}
+
+static void stop_fiber(void *arg)
+{
+	struct daemon *d = arg;
+	mounts_stop_all(d);
+	server_close(d);
+	disks_close_all(d);
+	ts_loop_stop(d->loop);
+}
+
+static void on_signal(void *arg, uint32_t events)
+{
+	struct daemon *d = arg;
+	if (d->stopping)
+		return;
+	d->stopping = true;
+	sd_notify(0, "STOPPING=1");
+	ts_notice("node %u: stopping", d->conf.node_id);
+	ts_cond_broadcast(&d->changed);
+	if (ts_fiber_spawn(d->exec, "stop", stop_fiber, d))
+		ts_loop_stop(d->loop);
+}
+
+static void cluster_id(struct daemon *d)
+{
+	le64 a = le64_make(ts_csum64(d->conf.cluster_name, strlen(d->conf.cluster_name), 1));
+	le64 b = le64_make(ts_csum64(d->conf.cluster_name, strlen(d->conf.cluster_name), 2));
+	memcpy(d->cluster_id, &a, 8);
+	memcpy(d->cluster_id + 8, &b, 8);
+}
+
+/* The daemon is in the write-back path of its own machine: it must not wait for memory that only it can free. */
+static void harden(void)
+{
+	struct rlimit nofile = {65536, 65536};
+	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0))
+		ts_warn("PR_SET_IO_FLUSHER refused (%s): memory pressure may slow write-back", strerror(errno));
+	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT))
+		ts_warn("mlockall refused (%s): the daemon may be paged out", strerror(errno));
+	if (setrlimit(RLIMIT_NOFILE, &nofile))
+		ts_warn("open file limit not raised: %s", strerror(errno));
+}
+
+static int start(struct daemon *d, char *errmsg, size_t errlen)
+{
+	const struct ts_env *env = ts_exec_env(d->exec);
+	if ((mkdir(d->conf.state_dir, 0700) && errno != EEXIST) || (mkdir(d->conf.run_dir, 0755) && errno != EEXIST)) {
+		snprintf(errmsg, errlen, "%s or %s: %s", d->conf.state_dir, d->conf.run_dir, strerror(errno));
+		return -errno;
+	}
+	int rc = conf_incarnation_next(&d->conf, ts_wall_ns(env), &d->incarnation, errmsg, errlen);
+	if (rc)
+		return rc;
+	struct net_tcp_args n = {.exec = d->exec, .self_node = d->conf.node_id, .incarnation = d->incarnation, .key = d->conf.key,
+				 .bind_addr = "0.0.0.0", .port = d->conf.port};
+	rc = net_tcp_open(&n, &d->net, errmsg, errlen);
+	if (rc)
+		return rc;
+	struct quorum_cs_args q = {
+		.exec = d->exec, .cluster_name = d->conf.cluster_name, .incarnation = d->incarnation,
+		.peer_port = (uint16_t)d->conf.port, .times = quorum_times_default,
+		.events = {on_view, on_group, on_excluded, on_suspended, d},
+	};
+	rc = quorum_cs_open(&q, &d->quorum, errmsg, errlen);
+	if (rc)
+		return rc;
+	if (quorum_self(d->quorum) != d->conf.node_id) {
+		snprintf(errmsg, errlen, "node_id %u: corosync calls this node %u; make the two agree", d->conf.node_id, quorum_self(d->quorum));
+		return -EINVAL;
+	}
+	rc = disks_open_all(d);
+	return rc ? rc : server_open(d, errmsg, errlen);
+}
+
+static int signals(struct daemon *d)
+{
+	sigset_t s;
+	sigemptyset(&s);
+	sigaddset(&s, SIGTERM);
+	sigaddset(&s, SIGINT);
+	sigprocmask(SIG_BLOCK, &s, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	int fd = signalfd(-1, &s, SFD_CLOEXEC | SFD_NONBLOCK);
+	return fd < 0 ? -errno : ts_loop_fd_add(d->loop, fd, EPOLLIN | EPOLLET, on_signal, d);
+}
+
+static int usage(int rc)
+{
+	fprintf(rc ? stderr : stdout, "usage: tesserad [-f] -c CONFIGURATION\n"
+				      "  -c, --config FILE   configuration (default /etc/tessera/tesserad.conf)\n"
+				      "  -f, --foreground    stay in the foreground (the default; kept for scripts)\n"
+				      "  -V, --version       print the version\n");
+	return rc;
+}
+
+struct boot {
+	struct daemon *d;
+	int rc;
+	char errmsg[512];
+};
+
+static void boot_fiber(void *arg)
+{
+	struct boot *b = arg;
+	b->rc = start(b->d, b->errmsg, sizeof(b->errmsg));
+	if (b->rc) {
+		b->d->exit_code = 1;
+		fprintf(stderr, "tesserad: %s\n", b->errmsg[0] ? b->errmsg : strerror(-b->rc));
+		ts_loop_stop(b->d->loop);
+		return;
+	}
+	ts_notice("node %u: incarnation %llu of cluster %s", b->d->conf.node_id, (unsigned long long)b->d->incarnation, b->d->conf.cluster_name);
+	sd_notify(0, "READY=1");
+}
+
+static int run(const char *path)
+{
+	static struct daemon d;
+	static struct boot b;
+	char errmsg[512];
+	if (conf_load(path, &d.conf, errmsg, sizeof(errmsg))) {
+		fprintf(stderr, "tesserad: %s\n", errmsg);
+		return 1;
+	}
+	ts_log_open("tesserad", (enum ts_log_level)d.conf.log_level, true);
+	harden();
+	d.listen_fd = -1;
+	ts_list_init(&d.disks);
+	ts_list_init(&d.mounts);
+	ts_cond_init(&d.changed);
+	ts_mutex_init(&d.mount_lock);
+	cluster_id(&d);
+	d.exec = ts_exec_new(&ts_env_real);
+	d.loop = d.exec ? ts_loop_new(d.exec) : NULL;
+	if (!d.loop || signals(&d)) {
+		fprintf(stderr, "tesserad: cannot start: %s\n", strerror(errno));
+		return 1;
+	}
+	d.started_ns = ts_exec_now(d.exec);
+	b.d = &d;
+	if (ts_fiber_spawn(d.exec, "start", boot_fiber, &b))
+		return 1;
+	ts_loop_run(d.loop);
+	if (d.quorum && !d.excluded)
+		quorum_close(d.quorum);
+	if (d.net)
+		net_close(d.net);
+	return d.exit_code;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option longs[] = {{"config", required_argument, NULL, 'c'}, {"foreground", no_argument, NULL, 'f'},
+					      {"version", no_argument, NULL, 'V'},	{"help", no_argument, NULL, 'h'},
+					      {0}};
+	const char *path = "/etc/tessera/tesserad.conf";
+	int o;
+	while ((o = getopt_long(argc, argv, "c:fVh", longs, NULL)) != -1)
+		switch (o) {
+		case 'c':
+			path = optarg;
+			break;
+		case 'f':
+			break;
+		case 'V':
+			printf("tesserad %s\n", TESSERA_VERSION);
+			return 0;
+		case 'h':
+			return usage(0);
+		default:
+			return usage(2);
+		}
+	return optind < argc ? usage(2) : run(path);
+}

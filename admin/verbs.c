@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of commands and its small helpers. A verb that is not here does not exist anywhere. */
+#include "admin/verbs.h"
+#include <ctype.h>
+
+const struct verb verb_table[] = {
+	{"status", "", 0, 0, VERB_DAEMON, "show this node: membership, lease, disks, mounts, traffic",
+	 "The state is \"ready\" when the node is in a quorate view, holds its lease and has opened every configured disk; "
+	 "otherwise the state says what is missing.",
+	 {{0}}},
+	{"fs create", "NAME URL...", 2, 4097, VERB_DAEMON, "make a file system over shared disks",
+	 "Every URL must name a disk that all nodes reach (iscsi://host:port/iqn/lun or file:///path). A disk that carries a "
+	 "partition table, another file system, LVM or a Tessera label is refused; --force overwrites foreign contents, never "
+	 "a Tessera file system that is mounted anywhere.",
+	 {{"block-size", 'b', "SIZE", "data block size, 64K to 16M, power of two (default 1M)"},
+	  {"log-slots", 's', "N", "nodes that can mount at once, 1 to 256 (default 8)"},
+	  {"log-size", 0, "SIZE", "log of one node (default by disk size, 4M to 64M)"},
+	  {"force", 'f', NULL, "overwrite what is on the disks"}}},
+	{"fs list", "", 0, 0, VERB_DAEMON, "list the file systems on the disks this node sees", "", {{0}}},
+	{"disk list", "", 0, 0, VERB_DAEMON, "list the disks of this node with what is on them", "", {{0}}},
+	{"mount", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount a file system on this node",
+	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, strictatime. Waits for the recovery of nodes that crashed.",
+	 {{"options", 'o', "LIST", "comma-separated mount options"}}},
+	{"umount", "NAME|DIRECTORY", 1, 1, VERB_DAEMON, "unmount a file system from this node",
+	 "Writes everything back, hands tokens over and leaves the log clean. Refused while files are open.",
+	 {{"lazy", 'l', NULL, "detach now, finish when the last user is gone"}}},
+	{"fsck", "NAME", 1, 1, VERB_DAEMON, "check a file system that no node has mounted",
+	 "Replays the logs of crashed nodes, then cross-checks every inode, directory, block and link count.",
+	 {{"no-repair", 'n', NULL, "only report (default)"}, {"yes", 'y', NULL, "repair what is found"}}},
+	{"diag waiters", "", 0, 0, VERB_DAEMON, "who waits for what, since when", "", {{0}}},
+	{"diag tokens", "[NAME]", 0, 1, VERB_DAEMON, "tokens held and mastered here, with holders and waiters", "",
+	 {{"limit", 0, "N", "at most N rows (default 200)"}}},
+	{"diag log", "[NAME]", 0, 1, VERB_DAEMON, "state of this node's log and write-behind", "", {{0}}},
+	{"sandbox", "VERB ...", 0, 64, VERB_EXEC, "a whole cluster on this machine, for trying and testing",
+	 "Nodes are network namespaces with a corosync and a tesserad each; the disks are LUNs of a real iSCSI target. "
+	 "'tessera sandbox --help' lists its verbs.",
+	 {{0}}},
+	{"help", "[VERB]", 0, 2, VERB_LOCAL, "explain a command", "", {{0}}},
+	{"man", "", 0, 0, VERB_LOCAL, "print the manual page in roff", "", {{0}}},
+	{"completion", "", 0, 0, VERB_LOCAL, "print the bash completion", "", {{0}}},
+	{"version", "", 0, 0, VERB_LOCAL, "print the version", "", {{0}}},
+};
+const size_t verb_count = TS_ARRAY_LEN(verb_table);
+
+static int words_match(const char *name, int argc, char **argv)
+{
+	int n = 0;
+	while (*name) {
+		size_t len = strcspn(name, " ");
+		if (n >= argc || strlen(argv[n]) != len || strncmp(name, argv[n], len))
+			return 0;
+		n++;
+		name += len;
+		while (*name == ' ')
+			name++;
+	}
+	return n;
+}
+
+const struct verb *verb_find(int argc, char **argv, int *used)
+{
+	for (size_t i = 0; i < verb_count; i++) {
+		*used = words_match(verb_table[i].name, argc, argv);
+		if (*used)
+			return &verb_table[i];
+	}
+	return NULL;
+}
+
+int verb_size_parse(const char *text, uint64_t *out)
+{
+	static const char units[] = "KMGTP";
+	char *end;
+	errno = 0;
+	if (!isdigit((unsigned char)text[0]))
+		return -EINVAL;
+	unsigned long long n = strtoull(text, &end, 10);
+	if (errno)
+		return -EINVAL;
+	unsigned shift = 0;
+	if (*end) {
+		const char *u = strchr(units, toupper((unsigned char)*end));
+		if (!u)
+			return -EINVAL;
+		shift = 10 * (unsigned)(u - units + 1);
+		end++;
+		if (!strcmp(end, "iB") || !strcmp(end, "B"))
+			end += strlen(end);
+	}
+	if (*end || n == 0 || (shift && n >> (64 - shift)))
+		return -EINVAL;
+	*out = (uint64_t)n << shift;
+	return 0;
+}
