@@ -285,7 +285,7 @@ struct fs_file {
 	int flags;		/* O_* */
 	struct tok_pin open_pin; /* OPEN SH for as long as it is open */
 	uint64_t wb_error_seen;
-	uint64_t ra_next, ra_window; /* sequential prefetch */
+	uint64_t ra_next, ra_window, ra_end; /* sequential prefetch: next offset expected, bytes ahead, asked for up to here */
 	struct ts_list link;
 };
 /* All with DATA and INODE pinned in the right mode by the caller (ops_file.c), except where they say so. */
