@@ -236,7 +236,7 @@ static void answer(struct dlm *d, struct dlm_key key, const struct dlm_rin *v)
 	dlm_send(d, v->src, &m);
 }
 
-void dlm_client_answer(struct dlm *d, struct dlm_res *r)
+static void answer_satisfied(struct dlm *d, struct dlm_res *r)
 {
 	ts_list_for_safe(n, tmp, &r->revokes)
 	{
@@ -298,20 +298,47 @@ static void shrink(struct dlm *d, struct dlm_res *r, uint64_t start, uint64_t en
 		TS_PANIC("dlm: no memory to give back a part of (%u,%llu)", r->key.kind, (unsigned long long)r->key.id);
 	struct dlm_unit *u = dlm_owned_unit(d, r->key);
 	if (u && !u->closing && !dlm_holds(r, DLM_EX, 0, DLM_END)) {
-		TS_ASSERT(nsaid == 1);
 		u->closing = true;
-		u->rel = said[0];
+		u->granter = said[0].granter;
 		dlm_unit_closed_check(d, u);
 		return;
 	}
-	if (u && u->closing && nsaid) { /* shrunk further while closing */
-		u->rel.mode = dlm_meet(u->rel.mode, to);
-		return;
-	}
+	if (u && u->closing)
+		return; /* master and revokers hear of it behind the handover */
 	for (unsigned k = 0; k < nsaid; k++)
 		if (!answer_says_it(r, &said[k]))
 			tell_master(d, r, &said[k]);
-	dlm_client_answer(d, r);
+	answer_satisfied(d, r);
+}
+
+/* The owner token after its unit was handed over: what is left of it, range by range. */
+void dlm_client_tell_rest(struct dlm *d, struct dlm_res *r, unsigned granter)
+{
+	uint64_t at = 0;
+	for (uint32_t i = 0; i <= r->held.n; i++) {
+		const struct dlm_piece *p = i < r->held.n ? &r->held.v[i] : NULL;
+		struct dlm_msg m = {.type = DLM_RELEASE,
+				    .key = r->key,
+				    .start = at,
+				    .end = p ? p->start - 1 : DLM_END,
+				    .mode = DLM_NL,
+				    .node = d->self,
+				    .granter = (uint16_t)granter,
+				    .stamp = d->seen[granter]};
+		if (!p || p->start > at)
+			tell_master(d, r, &m);
+		if (!p)
+			break;
+		m.start = p->start;
+		m.end = p->end;
+		m.mode = p->mode;
+		if (p->mode != DLM_EX)
+			tell_master(d, r, &m);
+		if (p->end == DLM_END)
+			break;
+		at = p->end + 1;
+	}
+	answer_satisfied(d, r);
 }
 
 void dlm_shrink(struct dlm *d, struct dlm_res *r, uint64_t start, uint64_t end, enum dlm_mode to)

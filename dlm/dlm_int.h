@@ -93,7 +93,7 @@ struct dlm_unit {
 	uint64_t own_stamp; /* of the grant that made owner (or, in hint, was told with MOVED; in mine, received) */
 	bool mine;	    /* this node owns it: it masters here */
 	bool closing;	    /* mine, and going back as soon as revokes out are answered */
-	struct dlm_msg rel; /* closing: the release of the owner token to send at the end */
+	unsigned granter;   /* closing: who granted the owner token */
 	struct ts_list resources; /* struct dlm_mres mastered here */
 	unsigned nrevokes;	  /* revokes out for them */
 };
@@ -221,7 +221,7 @@ void dlm_on_release(struct dlm *d, const struct dlm_msg *m);
 
 /* client.c */
 void dlm_client_resend(struct dlm *d); /* every outstanding request, to whom it belongs now */
-void dlm_client_answer(struct dlm *d, struct dlm_res *r);
+void dlm_client_tell_rest(struct dlm *d, struct dlm_res *r, unsigned granter);
 void dlm_on_grant(struct dlm *d, const struct dlm_msg *m);
 void dlm_on_denied(struct dlm *d, const struct dlm_msg *m);
 void dlm_on_moved(struct dlm *d, const struct dlm_msg *m);

@@ -209,22 +209,19 @@ void dlm_unit_closed_check(struct dlm *d, struct dlm_unit *u)
 {
 	if (!u->closing || u->nrevokes || d->phase != DLM_RUN)
 		return;
-	struct dlm_msg rel = u->rel;
+	struct dlm_key key = {.kind = d->a.owner_kind, .id = u->id};
+	struct dlm_res *r = dlm_find(d, key);
 	bool here = u->hash == d->self;
 	u->closing = u->mine = false;
-	if (here)
+	if (here) {
 		u->owner = 0;
-	else
-		hand_over(d, u);
-	dlm_send(d, dlm_hash_master(d, rel.key), &rel);
-	struct dlm_res *r = dlm_find(d, rel.key);
-	if (here)
 		repump(d, u);
-	u = dlm_unit_find(d, rel.key.id);
-	if (u)
-		dlm_unit_put(d, u);
-	if (r)
-		dlm_client_answer(d, r);
+	} else {
+		hand_over(d, u);
+	}
+	TS_ASSERT(r); /* not idle while closing */
+	dlm_client_tell_rest(d, r, u->granter);
+	dlm_unit_put(d, u);
 	dlm_client_resend(d);
 	dlm_unpark(d);
 }

@@ -3,10 +3,10 @@
  * and reordering across lanes and peers, full lanes, deaths, rejoins, changes of quorum in any phase. After every step
  * no conflicting holders; at the end everything drains: no request is lost, no revoke unanswered, and what the masters
  * believe covers what is held. Arguments: [seed [walks [steps]]]. */
-#include <stdarg.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include "dlm_sim.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
 
 static uint64_t rng_state;
 static uint64_t rnd(uint64_t n)
