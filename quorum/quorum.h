@@ -48,7 +48,8 @@ struct quorum_events {
 	void (*view)(void *arg, const struct quorum_view *v);
 	void (*group)(void *arg, const struct quorum_group_view *g); /* groups this node has joined or is joining */
 	void (*excluded)(void *arg, const char *why); /* this incarnation is out: stop all I/O at once, for ever */
-	void (*suspended)(void *arg, bool suspended); /* lease or quorum lost / back: block and invalidate / go on */
+	void (*suspended)(void *arg, bool suspended); /* lease or quorum lost / back: block and invalidate / go on.
+						       * A node starts suspended; the first event is (false). */
 	void *arg;
 };
 
@@ -68,8 +69,14 @@ struct quorum_cs_args {
 	uint16_t peer_port;
 	struct quorum_times times;
 	struct quorum_events events;
-	/* Progress proof of the parts a lease depends on (executor beat is checked by quorum itself). May be NULL. */
+	/* Progress proof of the parts a lease depends on (executor beat is checked by quorum itself). May be NULL.
+	 * Called with events.arg, as is persist. */
 	bool (*healthy)(void *arg);
+	/* The highest view number this node ever promised, read from where persist put it; 0 at the first start. */
+	uint64_t initial_view_number;
+	/* Must be on stable storage when it returns: it is what makes view numbers never go back after a restart. May be NULL
+	 * (tests); called on the executor, once per attempt at a view, never while a view is in place. */
+	void (*persist)(void *arg, uint64_t view_number);
 };
 int quorum_cs_open(const struct quorum_cs_args *a, struct quorum **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void quorum_close(struct quorum *q); /* leaves politely */
@@ -89,6 +96,8 @@ int quorum_group_join(struct quorum *q, uint64_t group, uint32_t slot) TS_MUST_C
 int quorum_group_leave(struct quorum *q, uint64_t group) TS_MUST_CHECK; /* clean: log empty, tokens given back */
 int quorum_group_recovered(struct quorum *q, uint64_t group, unsigned node, uint64_t incarnation) TS_MUST_CHECK;
 const struct quorum_group_view *quorum_group_get(const struct quorum *q, uint64_t group); /* NULL = unknown */
+/* True while an older incarnation of that node is pending in the group: a member for which this holds must not start. */
+bool quorum_group_predecessor_pending(const struct quorum_group_view *g, unsigned node);
 /* Proposes to evict a member (missed lease, I/O errors): ordered; that incarnation is excluded everywhere. */
 int quorum_evict(struct quorum *q, unsigned node, uint64_t incarnation, const char *why) TS_MUST_CHECK;
 
@@ -109,6 +118,8 @@ struct quorum_core_args {
 	struct quorum_events events;
 	struct quorum_carrier_ops carrier;
 	bool (*healthy)(void *arg);
+	uint64_t initial_view_number;			     /* as in quorum_cs_args */
+	void (*persist)(void *arg, uint64_t view_number);
 };
 struct quorum *quorum_core_new(const struct quorum_core_args *a) TS_MUST_CHECK;
 /* Carrier to core, on the executor, in carrier order. */
@@ -117,6 +128,9 @@ void quorum_core_confchg(struct quorum *q, const struct quorum_ring_member *memb
 			 const struct quorum_ring_member *left, size_t nleft, bool left_by_process_exit,
 			 const struct quorum_ring_member *joined, size_t njoined, uint64_t ring_seq);
 void quorum_core_quorate(struct quorum *q, bool quorate, uint64_t ring_seq);
+/* How many daemons a quorate view needs, as votes allow; before quorum_core_quorate(). Never called: 1, that is, the carrier's
+ * quorate alone decides, and leases are acknowledged by a majority of the view. */
+void quorum_core_needed(struct quorum *q, unsigned daemons);
 void quorum_core_deliver(struct quorum *q, unsigned src_node, uint32_t src_pid, const void *msg, size_t len);
 void quorum_core_lost(struct quorum *q, const char *why); /* the carrier died under us: excluded */
 void quorum_core_kill(struct quorum *q);		  /* simulator's power failure: free without a word */

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Job: from a configuration of the carrier to an agreed view: gather (everyone says what it has), promise (nobody will
+ * accept anything older), state (the one with the newest state says how it goes on), acknowledgements (visible once a
+ * majority has it). Must never happen: a state proposed before all promised; two states under one number; a view
+ * from a configuration that is not quorate. */
+#include "quorum/quorum_int.h"
+
+static void put_banned(struct quorum *q, struct ts_wr *w)
+{
+	for (unsigned i = 0; i < q->nprocs; i++) {
+		if (!q->procs[i].banned)
+			continue;
+		ts_wr_u32(w, q->procs[i].node);
+		ts_wr_u32(w, q->procs[i].pid);
+	}
+}
+
+/* How long ago each member's last renewal was received here: bounds the lease it can believe in. */
+static unsigned put_ages(struct quorum *q, struct ts_wr *w, bool count)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < q->cur.nmembers; i++) {
+		const struct quorum_member *m = &q->cur.members[i].pub;
+
+		if (q->heard[m->node].inc != m->incarnation)
+			continue;
+		n++;
+		if (count)
+			continue;
+		ts_wr_u32(w, m->node);
+		ts_wr_u64(w, m->incarnation);
+		ts_wr_u64(w, q_now(q) - q->heard[m->node].ns);
+	}
+	return n;
+}
+
+void q_send_sync(struct quorum *q)
+{
+	uint8_t buf[8192];
+	struct ts_wr w = {.p = buf, .left = sizeof(buf)};
+	unsigned nbanned = 0;
+	struct quorum_sync_msg s = {
+		.view = le64_make(q->cur.view),
+		.idx = le64_make(q->cur.idx),
+		.promised = le64_make(q->promised),
+		.flags = le32_make((q->cur.exists ? Q_F_STATE : 0) | (q->vq_quorate ? Q_F_QUORATE : 0)),
+		.needed = le32_make(q->needed),
+		.lease_ms = le32_make(q->a.times.lease_ms),
+		.port = le16_make(q->a.port),
+		.nages = le16_make((uint16_t)put_ages(q, NULL, true)),
+	};
+
+	if (!q_ring_agreed(q))
+		return;
+	for (unsigned i = 0; i < q->nprocs; i++)
+		nbanned += q->procs[i].banned;
+	s.nbanned = le16_make((uint16_t)nbanned);
+	memcpy(s.addr, q->a.addr, sizeof(s.addr));
+	q_hdr_write(q, &w, Q_M_SYNC, 0);
+	ts_wr_bytes(&w, &s, sizeof(s));
+	put_banned(q, &w);
+	put_ages(q, &w, false);
+	TS_ASSERT(!w.bad);
+	q_send(q, buf, w.used);
+}
+
+static void send_number(struct quorum *q, enum q_type type, uint64_t number, uint64_t value)
+{
+	uint8_t buf[64];
+	struct ts_wr w = {.p = buf, .left = sizeof(buf)};
+
+	q_hdr_write(q, &w, type, number);
+	ts_wr_u64(&w, value);
+	TS_ASSERT(!w.bad);
+	q_send(q, buf, w.used);
+}
+
+void q_send_ack(struct quorum *q)
+{
+	send_number(q, Q_M_ACK, q->cur.view, q->cur.idx);
+}
+
+void q_round_restart(struct quorum *q)
+{
+	if (q->phase == Q_DEAD)
+		return;
+	q->phase = Q_GATHER;
+	q->phase_ns = q_now(q);
+	for (unsigned i = 0; i < q->nprocs; i++) {
+		q->procs[i].synced = false;
+		q->procs[i].promise = 0;
+	}
+	q_send_sync(q);
+}
+
+/* ---- gather ------------------------------------------------------------------------------------------------------- */
+
+static bool newer(const struct q_sync *a, const struct q_sync *b)
+{
+	if (a->has_state != b->has_state)
+		return a->has_state;
+	return a->view != b->view ? a->view > b->view : a->idx > b->idx;
+}
+
+/* Everyone that is waited for has spoken and is quorate: the next number and whose state goes on. */
+static bool complete(const struct quorum *q, uint64_t *number, unsigned *source, uint32_t *needed)
+{
+	bool any = false;
+
+	*number = 1;
+	*needed = 1;
+	for (unsigned i = 0; i < q->nprocs; i++) {
+		const struct q_proc *p = &q->procs[i];
+
+		if (p->banned)
+			continue;
+		if (!p->synced || !p->sync.quorate)
+			return false;
+		*number = TS_MAX(*number, p->sync.promised + 1);
+		*needed = TS_MAX(*needed, p->sync.needed);
+		if (!any || newer(&p->sync, &q->procs[*source].sync))
+			*source = i;
+		any = true;
+	}
+	return any;
+}
+
+static void evaluate(struct quorum *q)
+{
+	uint64_t number;
+	unsigned source = 0;
+	uint32_t needed;
+
+	if ((q->phase != Q_GATHER && q->phase != Q_PROMISE) || !complete(q, &number, &source, &needed))
+		return;
+	if (q->phase == Q_PROMISE && number == q->round && source == q->source)
+		return;
+	if (number <= q->promised) { /* what we said is behind what we promised: say it again */
+		q->phase = Q_GATHER;
+		q_send_sync(q);
+		return;
+	}
+	q->phase = Q_PROMISE;
+	q->phase_ns = q_now(q);
+	q->promised = q->round = number;
+	q->source = source;
+	q->view_needed = needed;
+	q->proposed = false;
+	for (unsigned i = 0; i < q->nprocs; i++)
+		q->procs[i].promise = 0;
+	if (q->a.persist)
+		q->a.persist(q->a.events.arg, number);
+	send_number(q, Q_M_PROMISE, number, q->procs[source].node);
+}
+
+static void read_banned(struct quorum *q, struct ts_rd *r, unsigned n)
+{
+	while (n--) {
+		uint32_t node = ts_rd_u32(r), pid = ts_rd_u32(r);
+		struct q_proc *p = r->bad ? NULL : q_proc_find(q, node, pid);
+
+		if (!p)
+			continue;
+		if (q_is_self(q, p)) {
+			q_die(q, "the other members have evicted this incarnation");
+			return;
+		}
+		p->banned = true;
+	}
+}
+
+static void read_ages(struct quorum *q, struct ts_rd *r, unsigned n)
+{
+	uint64_t now = q_now(q);
+
+	while (n--) {
+		uint32_t node = ts_rd_u32(r);
+		uint64_t inc = ts_rd_u64(r), age = ts_rd_u64(r);
+
+		if (!r->bad && node && node < Q_NODE_IDS && age <= now)
+			q_heard(q, node, inc, now - age);
+	}
+}
+
+void q_on_sync(struct quorum *q, struct q_proc *p, struct q_msg *m)
+{
+	const struct quorum_sync_msg *s = ts_rd_bytes(&m->rd, sizeof(*s));
+
+	if (!s || m->ring != q->ring || m->digest != q->digest || (p->inc && p->inc != m->inc))
+		return;
+	p->inc = m->inc;
+	p->synced = true;
+	p->life_ns = q_now(q);
+	p->sync = (struct q_sync){.has_state = le32_get(s->flags) & Q_F_STATE,
+				  .quorate = le32_get(s->flags) & Q_F_QUORATE,
+				  .view = le64_get(s->view),
+				  .idx = le64_get(s->idx),
+				  .promised = le64_get(s->promised),
+				  .needed = le32_get(s->needed),
+				  .lease_ms = le32_get(s->lease_ms),
+				  .port = le16_get(s->port)};
+	memcpy(p->sync.addr, s->addr, sizeof(p->sync.addr));
+	p->sync.addr[sizeof(p->sync.addr) - 1] = 0;
+	read_banned(q, &m->rd, le16_get(s->nbanned));
+	if (q->phase == Q_DEAD)
+		return;
+	read_ages(q, &m->rd, le16_get(s->nages));
+	if (q->phase == Q_IN_VIEW) {
+		if (!p->sync.quorate)
+			q_round_restart(q);
+		return;
+	}
+	evaluate(q);
+}
+
+/* ---- promise, proposal -------------------------------------------------------------------------------------------- */
+
+static bool all_promised(const struct quorum *q)
+{
+	for (unsigned i = 0; i < q->nprocs; i++)
+		if (!q->procs[i].banned && q->procs[i].promise != q->round)
+			return false;
+	return true;
+}
+
+/* A process that lived in a past which went on without it, or whose node has a younger process here. */
+static bool refused(struct quorum *q, struct q_state *base, const struct q_proc *p)
+{
+	if (p->inc <= base->excluded[p->node])
+		return true;
+	if (p->sync.has_state && !q_member_find(base, p->node, p->inc))
+		return true;
+	for (unsigned i = 0; i < q->nprocs; i++)
+		if (!q->procs[i].banned && q->procs[i].node == p->node && q->procs[i].inc > p->inc)
+			return true;
+	return false;
+}
+
+static void add_member(struct q_state *s, const struct q_proc *p)
+{
+	struct q_member m = {.pub = {.node = p->node, .incarnation = p->inc, .slot = UINT32_MAX, .port = p->sync.port},
+			     .lease_ms = p->sync.lease_ms};
+	unsigned at = 0;
+
+	memcpy(m.pub.addr, p->sync.addr, sizeof(m.pub.addr));
+	while (at < s->nmembers && s->members[at].pub.node < p->node)
+		at++;
+	if (at < s->nmembers && s->members[at].pub.node == p->node) {
+		s->members[at] = m;
+		return;
+	}
+	if (s->nmembers == QUORUM_MAX_NODES) {
+		ts_err("quorum: node %u does not fit into a view of %u: left out", p->node, QUORUM_MAX_NODES);
+		return;
+	}
+	memmove(&s->members[at + 1], &s->members[at], (s->nmembers - at) * sizeof(s->members[0]));
+	s->members[at] = m;
+	s->nmembers++;
+}
+
+/* The state that follows base in this configuration. */
+static void next_state(struct quorum *q, struct q_state *s)
+{
+	bool stay[QUORUM_MAX_NODES] = {false}, out[Q_PROCS] = {false};
+	struct quorum_member gone[QUORUM_MAX_NODES];
+	unsigned ngone = 0;
+
+	if (!s->exists)
+		s->epochs = q->round << 32; /* above every epoch of a history that was forgotten */
+	s->exists = true;
+	for (unsigned i = 0; i < q->nprocs; i++)
+		out[i] = q->procs[i].banned || refused(q, s, &q->procs[i]);
+	for (unsigned m = 0; m < s->nmembers; m++)
+		for (unsigned i = 0; i < q->nprocs; i++)
+			stay[m] |= !out[i] && q->procs[i].node == s->members[m].pub.node &&
+				   q->procs[i].inc == s->members[m].pub.incarnation;
+	for (unsigned m = 0; m < s->nmembers; m++)
+		if (!stay[m])
+			gone[ngone++] = s->members[m].pub;
+	for (unsigned i = 0; i < ngone; i++)
+		q_state_exclude(s, gone[i].node, gone[i].incarnation);
+	for (unsigned i = 0; i < q->nprocs; i++) {
+		if (!q->procs[i].banned && out[i])
+			q_state_exclude(s, q->procs[i].node, q->procs[i].inc);
+	}
+	for (unsigned i = 0; i < q->nprocs; i++)
+		if (!out[i])
+			add_member(s, &q->procs[i]);
+}
+
+static void propose(struct quorum *q)
+{
+	struct q_state *s = &q->scratch;
+	struct ts_wr w = {.left = Q_MSG_MAX};
+	uint8_t *buf;
+
+	q->proposed = true;
+	q_state_copy(s, &q->cur);
+	next_state(q, s);
+	if (s->nmembers < q->view_needed) { /* the dead must learn of it, or they would wait here for ever */
+		for (unsigned i = 0; i < q->nprocs; i++)
+			if (!q->procs[i].banned && refused(q, &q->cur, &q->procs[i]))
+				q_send_evict(q, &q->procs[i], "it was excluded while it was away");
+		return;
+	}
+	w.p = buf = ts_alloc(Q_MSG_MAX);
+	if (!buf) { /* the round is stuck; the tick starts another */
+		ts_err("quorum: out of memory for the state of view %lu", q->round);
+		return;
+	}
+	q_hdr_write(q, &w, Q_M_STATE, q->round);
+	q_state_write(&w, s, q->view_needed);
+	TS_ASSERT(!w.bad);
+	q_send(q, buf, w.used);
+	ts_free(buf);
+}
+
+void q_on_promise(struct quorum *q, struct q_proc *p, struct q_msg *m)
+{
+	if (m->ring != q->ring || m->digest != q->digest || q->phase != Q_PROMISE || m->number != q->round ||
+	    ts_rd_u64(&m->rd) != q->procs[q->source].node)
+		return;
+	p->promise = q->round;
+	if (!q->proposed && q_is_self(q, &q->procs[q->source]) && all_promised(q))
+		propose(q);
+}
+
+/* ---- state, acknowledgement --------------------------------------------------------------------------------------- */
+
+void q_on_state(struct quorum *q, struct q_proc *p, struct q_msg *m)
+{
+	struct q_state *s = &q->scratch;
+	uint32_t needed;
+
+	if (m->ring != q->ring || m->digest != q->digest || q->phase != Q_PROMISE || m->number != q->round ||
+	    p != &q->procs[q->source] || q->round != q->promised)
+		return;
+	if (!q_state_read(&m->rd, s, &needed)) {
+		ts_err("quorum: state of view %lu from node %u cannot be read: ignored", m->number, p->node);
+		return;
+	}
+	s->view = m->number;
+	s->leader = p->node;
+	if (s->excluded[q->a.self] >= q->a.incarnation || !q_member_find(s, q->a.self, q->a.incarnation)) {
+		q_die(q, "the cluster went on without this incarnation");
+		return;
+	}
+	q_lease_new_view(q, s);
+	q_state_copy(&q->cur, s);
+	q->view_needed = needed;
+	q->phase = Q_IN_VIEW;
+	q->phase_ns = q_now(q);
+	for (unsigned i = 0; i < q->nprocs; i++) {
+		struct q_proc *o = &q->procs[i];
+
+		o->banned = o->banned || !q_member_find(&q->cur, o->node, o->inc);
+		o->ack_idx = UINT64_MAX;
+		o->rx_renew = o->my_acked = 0;
+	}
+	q_send_ack(q);
+	q_reqs_new_view(q);
+}
+
+unsigned q_needed_acks(const struct quorum *q)
+{
+	return TS_MIN(q->cur.nmembers, TS_MAX(q->cur.nmembers / 2 + 1, q->view_needed));
+}
+
+static void try_visible(struct quorum *q)
+{
+	unsigned acks = 0;
+
+	if (q->vis_quorate && q->vis.view == q->cur.view && q->vis.idx == q->cur.idx)
+		return;
+	for (unsigned i = 0; i < q->nprocs; i++)
+		acks += !q->procs[i].banned && q->procs[i].ack_idx != UINT64_MAX && q->procs[i].ack_idx >= q->cur.idx;
+	if (acks < q_needed_acks(q) || !q_ring_agreed(q) || !q->vq_quorate)
+		return;
+	q_state_copy(&q->scratch, &q->vis);
+	q_state_copy(&q->vis, &q->cur);
+	q_emit(q, &q->scratch);
+}
+
+void q_on_ack(struct quorum *q, struct q_proc *p, struct q_msg *m)
+{
+	uint64_t idx = ts_rd_u64(&m->rd);
+
+	if (m->rd.bad || q->phase != Q_IN_VIEW || m->number != q->cur.view)
+		return;
+	if (p->ack_idx == UINT64_MAX || idx > p->ack_idx)
+		p->ack_idx = idx;
+	try_visible(q);
+}
+
+/* Nothing is lost by the carrier, but a queue of ours may have been full: what is stuck is said again. */
+void q_round_tick(struct quorum *q)
+{
+	if (q_now(q) - q->phase_ns < Q_STUCK_NS)
+		return;
+	if (q->phase == Q_GATHER || q->phase == Q_PROMISE) {
+		q->phase_ns = q_now(q);
+		q_send_sync(q);
+	} else if (q->phase == Q_IN_VIEW && (q->vis.view != q->cur.view || q->vis.idx != q->cur.idx)) {
+		q->phase_ns = q_now(q);
+		q_send_ack(q);
+	}
+}
