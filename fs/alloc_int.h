@@ -105,6 +105,7 @@ uint64_t fs_segtab_blocks(const struct fs *fs);
 int fs_segtab_block_addr(struct fs *fs, uint64_t blk, fs_addr *out) TS_MUST_CHECK;
 /* A look without a token: may be stale, entries that are set are final. */
 int fs_segtab_glance(struct fs *fs, uint64_t blk, struct fs_segtab_disk *copy) TS_MUST_CHECK;
+int fs_segtab_refresh(struct fs *fs, uint64_t blk) TS_MUST_CHECK; /* the block as it is, read under its token */
 void fs_segtab_note(struct fs *fs, uint64_t seg, fs_addr a);
 int fs_segtab_hint_set(struct fs *fs, uint64_t seg, uint32_t used, bool relative) TS_MUST_CHECK; /* relative: used is subtracted */
 
@@ -116,7 +117,6 @@ struct fs_ino_slot {
 	uint64_t lsn;	     /* PENDING: stable up to here makes it ready */
 	uint32_t gen;	     /* of the free inode */
 	uint8_t state;
-	bool fresh;	     /* made by us and never used */
 };
 struct fs_seg {
 	struct ts_map_node node;
@@ -126,6 +126,7 @@ struct fs_seg {
 	unsigned count[4]; /* slots by state */
 	unsigned busy;	   /* fibers that work on it across waits */
 	bool dead;	   /* token left: freed by the last busy user */
+	bool told_full;	   /* the table's hint says that no inode is free */
 	struct fs_ino_slot slot[FS_SEG_INODES];
 };
 #define FS_FREED_SLOTS 256
