@@ -80,7 +80,7 @@ struct dlm_ops {
 	void (*denied)(void *arg, struct dlm_req *req, int err);
 	/* res->revokes is not empty: make it safe, then dlm_shrink(). See dlm_revoke_first(). */
 	void (*revoke)(void *arg, struct dlm_res *res);
-	void (*changed)(void *arg); /* dlm_ready() may have changed */
+	void (*changed)(void *arg); /* dlm_ready(), or dlm_res_idle() of an owner token, may have changed */
 	void *arg;
 };
 struct dlm_args {

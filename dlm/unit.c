@@ -224,6 +224,7 @@ void dlm_unit_closed_check(struct dlm *d, struct dlm_unit *u)
 	dlm_unit_put(d, u);
 	dlm_client_resend(d);
 	dlm_unpark(d);
+	d->a.ops.changed(d->a.ops.arg); /* the owner token's struct may be idle now */
 }
 
 void dlm_on_handover(struct dlm *d, const struct dlm_msg *m)

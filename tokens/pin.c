@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Pins: a token of the cluster and a lock among the fibers of this node, in one.
+ *
+ *   tok_pin: held, no local conflict, nobody queued --> pinned (the hit: a lookup and a counter)
+ *            else queued --first in the queue, no local conflict--> held: pinned
+ *                                                      --> not held: dlm request --granted--> pinned
+ *
+ * Fair: once somebody waits, later pins wait behind. A fiber pins one resource once (twice would wait for itself).
+ * Must never happen: a pin in a mode that is not held, or above allow (a revoke's barrier). */
+#include "tokens/tokens_int.h"
+
+struct tok *tok_find(const struct tok_mgr *m, enum tok_kind kind, uint64_t id)
+{
+	struct dlm_res *r = dlm_find(m->dlm, (struct dlm_key){.id = id, .kind = kind});
+	return r ? TS_CONTAINER(r, struct tok, res) : NULL;
+}
+
+static struct tok *tok_get(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
+{
+	struct tok *t = tok_find(m, kind, id);
+	if (t)
+		return t;
+	t = ts_alloc(sizeof *t);
+	if (!t)
+		return NULL;
+	t->allow = TOK_EX;
+	ts_list_init(&t->lru);
+	ts_list_init(&t->rvq);
+	ts_list_init(&t->waiters);
+	ts_cond_init(&t->drained);
+	if (dlm_res_init(m->dlm, &t->res, (struct dlm_key){.id = id, .kind = kind})) {
+		ts_free(t);
+		return NULL;
+	}
+	ts_list_push_back(&m->all, &t->all);
+	m->ntoks++;
+	m->nsegments += kind == TOK_SEGMENT;
+	return t;
+}
+
+static void tok_free(struct tok_mgr *m, struct tok *t)
+{
+	dlm_res_fini(m->dlm, &t->res);
+	ts_list_del(&t->lru);
+	ts_list_del(&t->all);
+	m->ntoks--;
+	m->nsegments -= t->res.key.kind == TOK_SEGMENT;
+	ts_free(t);
+	ts_cond_broadcast(&m->shrunk);
+}
+
+void tok_settle(struct tok_mgr *m, struct tok *t)
+{
+	ts_list_del(&t->lru);
+	if (t->nsh || t->nex || t->requesting || t->revoke_queued || t->serving || !ts_list_empty(&t->waiters))
+		return;
+	if (t->res.held.n)
+		ts_list_push_back(t->res.key.kind == TOK_SEGMENT ? &m->lru_segments : &m->lru, &t->lru);
+	else if (!dlm_res_idle(m->dlm, &t->res))
+		ts_list_push_back(&m->closing, &t->lru);
+	else if (!m->failed)
+		tok_free(m, t);
+}
+
+static bool local_free(const struct tok *t, enum tok_mode mode)
+{
+	return !t->nex && !(mode == TOK_EX && t->nsh) && dlm_covers((enum dlm_mode)t->allow, (enum dlm_mode)mode);
+}
+static bool held(const struct tok *t, enum tok_mode mode)
+{
+	return dlm_holds(&t->res, (enum dlm_mode)mode, 0, TOK_END);
+}
+static void count_pin(struct tok_mgr *m, struct tok *t, enum tok_mode mode)
+{
+	if (mode == TOK_EX)
+		t->nex++;
+	else
+		t->nsh++;
+	t->unused = false;
+	m->st.pins++;
+}
+
+/* ---- the queue ------------------------------------------------------------------------------------------------------*/
+
+static void wake(struct tok_waiter *w, int rc)
+{
+	ts_list_del(&w->link);
+	ts_done_set(&w->done, rc);
+}
+
+void tok_fail_waiters(struct tok_mgr *m, struct tok *t, unsigned flags_mask, int rc)
+{
+	ts_list_for_safe(n, tmp, &t->waiters)
+	{
+		struct tok_waiter *w = ts_list_entry(n, struct tok_waiter, link);
+		if (!flags_mask || w->flags & flags_mask)
+			wake(w, rc);
+	}
+}
+
+/* Asks the engine for the whole resource. 1 held now, 0 asked (the callback comes), or an error. */
+static int ask(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsigned flags)
+{
+	t->req = (struct dlm_req){.start = 0, .end = TOK_END, .dstart = 0, .dend = TOK_END, .mode = mode};
+	t->req.flags = (flags & (TOK_NOWAIT | TOK_TRY) ? DLM_F_LOCAL : 0) | (flags & TOK_QUICK ? DLM_F_QUICK : 0);
+	t->requesting = true; /* a callback from inside must find it so */
+	int rc = dlm_request(m->dlm, &t->res, &t->req);
+	if (rc == 0)
+		return t->requesting ? 0 : 1;
+	t->requesting = false;
+	if (rc == 1) {
+		t->granted_ns = m->min_hold_ns ? ts_exec_now(m->a.exec) : 0;
+		t->unused = true;
+	}
+	return rc;
+}
+
+/* Serves the queue as far as it goes. 0 = look at the head again. */
+static int serve_head(struct tok_mgr *m, struct tok *t)
+{
+	struct tok_waiter *w = ts_list_entry(t->waiters.next, struct tok_waiter, link);
+	if (!local_free(t, w->mode))
+		return 1;
+	if (held(t, w->mode)) {
+		count_pin(m, t, w->mode);
+		wake(w, 0);
+		return 0;
+	}
+	if (t->requesting)
+		return 1;
+	int rc = ask(m, t, w->mode, w->flags);
+	if (rc < 0)
+		wake(w, rc);
+	else if (rc == 0) /* from here on it means waiting for another node */
+		tok_fail_waiters(m, t, TOK_NOWAIT, -TS_ERR_WOULD_WAIT);
+	return rc == 0;
+}
+
+void tok_serve(struct tok_mgr *m, struct tok *t)
+{
+	if (t->serving || m->failed)
+		return;
+	t->serving = true;
+	while (!ts_list_empty(&t->waiters) && serve_head(m, t) == 0)
+		;
+	t->serving = false;
+}
+
+void tok_granted(void *arg, struct dlm_req *q)
+{
+	struct tok_mgr *m = arg;
+	struct tok *t = TS_CONTAINER(q, struct tok, req);
+	t->requesting = false;
+	t->unused = true;
+	t->granted_ns = ts_exec_now(m->a.exec);
+	tok_serve(m, t);
+	tok_settle(m, t);
+}
+
+void tok_denied(void *arg, struct dlm_req *q, int err)
+{
+	struct tok_mgr *m = arg;
+	struct tok *t = TS_CONTAINER(q, struct tok, req);
+	t->requesting = false;
+	if (!ts_list_empty(&t->waiters))
+		wake(ts_list_entry(t->waiters.next, struct tok_waiter, link), err);
+	tok_serve(m, t);
+	tok_settle(m, t);
+}
+
+/* ---- pin and unpin --------------------------------------------------------------------------------------------------*/
+
+/* What NOWAIT and TRY promise not to wait for. */
+static bool would_wait(const struct tok *t, enum tok_mode mode, unsigned flags)
+{
+	if (flags & TOK_TRY)
+		return !ts_list_empty(&t->waiters) || !local_free(t, mode) || t->requesting;
+	return flags & TOK_NOWAIT && (t->requesting || !dlm_covers((enum dlm_mode)t->allow, (enum dlm_mode)mode));
+}
+
+static int pin_slowly(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsigned flags)
+{
+	struct tok_waiter w = {.mode = mode, .flags = flags};
+	const struct dlm_key key = t->res.key; /* t may be gone when a wait ends in an error */
+	if (would_wait(t, mode, flags)) {
+		tok_settle(m, t);
+		return -TS_ERR_WOULD_WAIT;
+	}
+	ts_done_init(&w.done);
+	ts_list_push_back(&t->waiters, &w.link);
+	ts_list_del(&t->lru);
+	dlm_now(m->dlm, ts_exec_now(m->a.exec));
+	tok_serve(m, t);
+	int rc = w.done.rc;
+	if (!w.done.done) {
+		TS_ASSERT(ts_fiber_self());
+		rc = ts_done_wait(&w.done, tok_wait_name((enum tok_kind)key.kind, mode), key.id, dlm_master(m->dlm, key));
+	}
+	if (rc && (t = tok_find(m, (enum tok_kind)key.kind, key.id)))
+		tok_settle(m, t);
+	return rc;
+}
+
+int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start, uint64_t end, unsigned flags,
+	    struct tok_pin *out)
+{
+	*out = (struct tok_pin){0};
+	TS_ASSERT(start == 0 && end == TOK_END && (mode == TOK_SH || mode == TOK_EX)); /* this version: see README */
+	if (m->failed)
+		return -TS_ERR_FENCED;
+	struct tok *t = tok_get(m, kind, id);
+	if (!t)
+		return -ENOMEM;
+	if (held(t, mode) && local_free(t, mode) && ts_list_empty(&t->waiters)) {
+		m->st.pin_hits++;
+		ts_list_del(&t->lru);
+		count_pin(m, t, mode);
+	} else {
+		int rc = pin_slowly(m, t, mode, flags);
+		if (rc)
+			return rc;
+		if (m->ntoks > m->a.max_tokens)
+			tok_lru_bound(m);
+	}
+	*out = (struct tok_pin){.tok = t, .mode = mode, .start = start, .end = end};
+	return 0;
+}
+
+void tok_unpin(struct tok_mgr *m, struct tok_pin *p)
+{
+	struct tok *t = p->tok;
+	if (!t)
+		return;
+	unsigned *n = p->mode == TOK_EX ? &t->nex : &t->nsh;
+	TS_ASSERT(*n > 0);
+	--*n;
+	*p = (struct tok_pin){0};
+	if (t->nex || t->nsh)
+		return;
+	if (t->revoke_queued)
+		ts_cond_broadcast(&t->drained);
+	if (!ts_list_empty(&t->waiters))
+		tok_serve(m, t);
+	tok_settle(m, t);
+}
+
+bool tok_cached(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode)
+{
+	const struct tok *t = tok_find(m, kind, id);
+	return t && !m->failed && !t->revoke_begun && held(t, mode);
+}
+bool tok_revoke_pending(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
+{
+	const struct tok *t = tok_find(m, kind, id);
+	return t && t->revoke_begun;
+}
+bool tok_is_master(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
+{
+	return dlm_master(m->dlm, (struct dlm_key){.id = id, .kind = kind}) == m->a.self;
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Giving a token back, each on a fiber of a bounded set.
+ *
+ *   asked (or drop) --> queued --> minimum hold --> pre_revoke (pins still granted) --> barrier (no new pins above `to`)
+ *        --> pins in conflict drained --> revoke call-back --> dlm_shrink --> barrier lifted, the local queue asks again
+ *
+ * Must never happen: dlm_shrink before the call-back returned 0; a barrier left standing; a pin that is served after a
+ * grant never getting its turn (the grant serves the queue at once, before any revoke can start). */
+#include "tokens/tokens_int.h"
+
+/* The next thing to give back: what a master asked for, or the whole if it is to be dropped and idle. */
+static bool next_want(const struct tok_mgr *m, struct tok *t, struct dlm_want *w)
+{
+	if (m->failed)
+		return false;
+	if (dlm_revoke_first(&t->res, w))
+		return true;
+	if (!t->drop || !t->res.held.n || t->nsh || t->nex || !ts_list_empty(&t->waiters))
+		return false;
+	*w = (struct dlm_want){.start = 0, .end = TOK_END, .to = DLM_NL};
+	return true;
+}
+
+static void wait_min_hold(struct tok_mgr *m, const struct tok *t)
+{
+	uint64_t until = t->granted_ns + m->min_hold_ns;
+	if ((t->unused || t->nsh || t->nex) && !t->drop && ts_exec_now(m->a.exec) < until)
+		ts_sleep_until(until);
+}
+
+static bool in_conflict(const struct tok *t, enum dlm_mode to)
+{
+	return (t->nex && !dlm_covers(to, DLM_EX)) || (t->nsh && !dlm_covers(to, DLM_SH));
+}
+
+/* false: the token stays, and so does the barrier. */
+static bool give_back(struct tok_mgr *m, struct tok *t, const struct dlm_want *w)
+{
+	const struct tok_events *e = &m->a.events;
+	enum tok_kind kind = (enum tok_kind)t->res.key.kind;
+	uint64_t id = t->res.key.id;
+	t->revoke_begun = true;
+	wait_min_hold(m, t);
+	if (e->pre_revoke)
+		e->pre_revoke(e->arg, kind, id, (enum tok_mode)w->to, w->start, w->end);
+	t->allow = w->to;
+	tok_fail_waiters(m, t, TOK_NOWAIT, -TS_ERR_WOULD_WAIT);
+	while (!m->failed && in_conflict(t, w->to))
+		ts_cond_wait(&t->drained, "pins of a revoked token drained", kind, id);
+	int rc = m->failed ? -TS_ERR_FENCED : 0;
+	if (!rc && e->revoke)
+		rc = e->revoke(e->arg, kind, id, (enum tok_mode)w->to, w->start, w->end);
+	if (m->failed)
+		return false;
+	if (rc) {
+		ts_err("token %s %llu cannot be given up (error %d): this node keeps it and stops", tok_kind_name(kind),
+		       (unsigned long long)id, rc);
+		tok_mgr_fail(m);
+		return false;
+	}
+	dlm_now(m->dlm, ts_exec_now(m->a.exec));
+	dlm_shrink(m->dlm, &t->res, w->start, w->end, w->to);
+	t->allow = TOK_EX;
+	return true;
+}
+
+static void revoke_tok(struct tok_mgr *m, struct tok *t)
+{
+	struct dlm_want w;
+	bool dropped = t->drop, ok = true;
+	while (ok && next_want(m, t, &w))
+		ok = give_back(m, t, &w);
+	t->drop = false;
+	if (dropped)
+		m->dropping--;
+	if (!ok || m->failed)
+		return;
+	t->revoke_begun = t->revoke_queued = false;
+	tok_serve(m, t);
+	tok_settle(m, t);
+}
+
+static void fiber(void *arg)
+{
+	struct tok_mgr *m = arg;
+	struct ts_list *n;
+	while (!m->failed && (n = ts_list_pop_front(&m->rvq)))
+		revoke_tok(m, ts_list_entry(n, struct tok, rvq));
+	m->revoke_fibers--;
+	ts_cond_broadcast(&m->shrunk);
+}
+
+/* One fiber per queued token up to the bound; if no stack can be had, those that run go on with the queue. */
+void tok_revoke_start(struct tok_mgr *m)
+{
+	if (m->revoke_fibers >= TOK_REVOKE_FIBERS)
+		return;
+	if (ts_fiber_spawn(m->a.exec, "revoke", fiber, m) == 0)
+		m->revoke_fibers++;
+	else if (!m->revoke_fibers)
+		TS_PANIC("tokens: no fiber for a revoke: nothing here would ever be given back");
+}
+
+void tok_revoke_queue(struct tok_mgr *m, struct tok *t)
+{
+	if (t->revoke_queued || m->failed)
+		return;
+	t->revoke_queued = true;
+	ts_list_del(&t->lru);
+	ts_list_push_back(&m->rvq, &t->rvq);
+	tok_revoke_start(m);
+}
+
+void tok_on_revoke(void *arg, struct dlm_res *r)
+{
+	struct tok *t = TS_CONTAINER(r, struct tok, res);
+	t->revoke_begun = true;
+	tok_revoke_queue(arg, t);
+}

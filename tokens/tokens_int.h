@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tokens inside. pin.c: pins and the local queue; revoke.c: giving back; lru.c: the bound and drain; mgr.c: life, messages,
+ * views; diag.c: names and looking. All on one executor; nothing yields between a check and the change it allows. */
+#ifndef TESSERA_TOKENS_INT_H
+#define TESSERA_TOKENS_INT_H
+
+#include "dlm/dlm.h"
+#include "tokens/tokens.h"
+
+#define TOK_REVOKE_FIBERS 256
+#define TOK_RETRY_NS	  TS_NS_PER_MS
+
+struct tok {
+	struct dlm_res res;
+	struct dlm_req req;
+	struct ts_list all;
+	struct ts_list lru;	/* in mgr.lru* when idle: held, no pin, no waiter, no revoke */
+	struct ts_list rvq;	/* in mgr.rvq: a revoke fiber shall look at it */
+	struct ts_list waiters; /* struct tok_waiter, first come first served */
+	struct ts_cond drained; /* pins in conflict with allow may be gone */
+	uint64_t granted_ns;
+	unsigned nsh, nex;
+	uint8_t allow;	    /* greatest mode new pins may have: EX, lower while a revoke's barrier stands */
+	bool requesting;    /* dlm has our request */
+	bool revoke_begun;  /* a revoke waits or runs: nothing may be cached above from here on */
+	bool revoke_queued; /* in rvq or in the hands of a revoke fiber */
+	bool drop;	    /* to be given back without being asked */
+	bool unused;	    /* not pinned since it was granted */
+	bool serving;
+};
+struct tok_waiter {
+	struct ts_list link;
+	struct ts_done done;
+	enum tok_mode mode;
+	unsigned flags;
+};
+
+struct tok_demux;
+struct tok_mgr {
+	struct tok_args a;
+	struct dlm *dlm;
+	struct tok_demux *demux;
+	struct ts_list peers; /* in demux */
+	struct ts_list all, rvq;
+	struct ts_list lru, lru_segments; /* idle, oldest first; segments are never given back for memory */
+	struct ts_list closing;		  /* segments given up here whose lock table is on its way home */
+	size_t ntoks, nsegments;
+	unsigned revoke_fibers, dropping;
+	uint64_t min_hold_ns;
+	bool failed;
+	struct ts_cond ready, shrunk; /* dlm_ready may have changed; a token is gone or no longer closing */
+	struct ts_timer retry;
+	struct tok_stats st;
+};
+
+/* pin.c */
+struct tok *tok_find(const struct tok_mgr *m, enum tok_kind kind, uint64_t id);
+void tok_serve(struct tok_mgr *m, struct tok *t);
+void tok_fail_waiters(struct tok_mgr *m, struct tok *t, unsigned flags_mask, int rc); /* 0 = all */
+void tok_settle(struct tok_mgr *m, struct tok *t); /* after a change: to the lru, out of it, or freed */
+void tok_granted(void *arg, struct dlm_req *q);
+void tok_denied(void *arg, struct dlm_req *q, int err);
+
+/* revoke.c */
+void tok_on_revoke(void *arg, struct dlm_res *r);
+void tok_revoke_queue(struct tok_mgr *m, struct tok *t);
+void tok_revoke_start(struct tok_mgr *m);
+
+/* lru.c */
+void tok_lru_bound(struct tok_mgr *m);
+void tok_drop(struct tok_mgr *m, struct tok *t);
+
+/* diag.c */
+const char *tok_wait_name(enum tok_kind k, enum tok_mode m); /* "token inode EX", static */
+
+/* demux.c: several file systems on one net */
+int tok_demux_add(struct tok_mgr *m) TS_MUST_CHECK;
+void tok_demux_del(struct tok_mgr *m);
+void tok_message(struct tok_mgr *m, const struct net_msg *msg);
+
+#endif
