@@ -310,17 +310,6 @@ static uint64_t check_node(const struct fs_bptr_disk *p, unsigned bits, uint64_t
 	return entries;
 }
 
-static void check_dir(void)
-{
-	unsigned blocks = 0;
-
-	max_bits = 0;
-	if (fs_idisk(&dir)->payload_type == FS_PL_DIRTREE)
-		assert_int_equal(check_node((struct fs_bptr_disk *)fs_idisk(&dir)->payload, 0, 0, &blocks), dir.size);
-	assert_int_equal(blocks, nlive);
-	assert_int_equal(blocks, le64_get(fs_idisk(&dir)->subs));
-}
-
 struct listing {
 	uint64_t last, n, room, sum;
 	unsigned *seen; /* by inode number */
@@ -339,6 +328,20 @@ static bool list_one(void *arg, const struct fs_dirent *e, const char *name, siz
 	if (l->seen)
 		l->seen[e->ino]++;
 	return true;
+}
+
+static void check_dir(void)
+{
+	struct listing l = {.room = UINT64_MAX};
+	unsigned blocks = 0;
+
+	max_bits = 0;
+	if (fs_idisk(&dir)->payload_type == FS_PL_DIRTREE)
+		assert_int_equal(check_node((struct fs_bptr_disk *)fs_idisk(&dir)->payload, 0, 0, &blocks), dir.size);
+	assert_int_equal(fs_dir_iterate(&fs, &dir, 0, list_one, &l), 0);
+	assert_int_equal(l.n, dir.size);
+	assert_int_equal(blocks, nlive);
+	assert_int_equal(blocks, le64_get(fs_idisk(&dir)->subs));
 }
 
 /* ---- tests --------------------------------------------------------------------------------------------------------- */
