@@ -85,6 +85,7 @@ static void orphan_work(void *arg)
 		o->next_try = ts_exec_now(fs->exec) + o->delay;
 		ts_list_push_back(&r->queue, &o->link);
 	}
+	ts_cond_broadcast(&r->passed);
 	if (!ts_list_empty(&r->queue))
 		fs_reaper_kick(fs);
 	ts_group_done(&fs->background, 0);
@@ -103,7 +104,7 @@ static uint64_t orphans_start(struct fs *fs)
 
 		if (r->workers >= WORKERS || looked++ >= PASS_MAX)
 			break;
-		if (o->next_try > now && !r->urgent) {
+		if (o->next_try > now) {
 			next = TS_MIN(next, o->next_try);
 			continue;
 		}
@@ -297,6 +298,11 @@ int fs_reaper_kick(struct fs *fs)
 	return 0;
 }
 
+static bool urgent_goes_on(struct fs *fs, uint64_t deadline, uint64_t gen)
+{
+	return !over(fs) && ts_exec_now(fs->exec) < deadline && fs->alloc->gen[FS_REGION_DATA] == gen;
+}
+
 int fs_reaper_urgent(struct fs *fs, uint64_t wait_ns)
 {
 	struct fs_reaper *r = fs->reaper;
@@ -306,16 +312,20 @@ int fs_reaper_urgent(struct fs *fs, uint64_t wait_ns)
 	if (!r || !r->started)
 		return 0;
 	r->urgent++;
-	/* Two passes that start after now, and orphans being freed meanwhile; as long as space comes back, no longer. */
-	while (!over(fs) && quiet < 2 && ts_exec_now(fs->exec) < deadline && fs->alloc->gen[FS_REGION_DATA] == gen) {
+	ts_list_for(l, &r->queue)
+	ts_list_entry(l, struct orphan, link)->next_try = 0;
+	/* Until space came back, or two passes with no orphan being freed brought nothing. */
+	while (quiet < 2 && urgent_goes_on(fs, deadline, gen) && (!ts_list_empty(fs_log_intents(fs)) || r->workers)) {
 		uint64_t seen = r->passes;
+		unsigned busy;
 
-		if (ts_list_empty(fs_log_intents(fs)) && !r->workers)
-			break;
 		fs_reaper_kick(fs);
-		while (!over(fs) && r->passes == seen && ts_exec_now(fs->exec) < deadline)
+		while (r->passes == seen && urgent_goes_on(fs, deadline, gen))
 			(void)ts_cond_wait_until(&r->passed, deadline, "freed space", r->workers, 0);
-		quiet = r->workers ? 0 : quiet + 1;
+		busy = r->workers;
+		quiet = busy ? 0 : quiet + 1;
+		while (busy && r->workers >= busy && urgent_goes_on(fs, deadline, gen))
+			(void)ts_cond_wait_until(&r->passed, deadline, "orphans being freed", busy, 0);
 	}
 	r->urgent--;
 	return over(fs) ? -EIO : 0;

@@ -3,6 +3,7 @@
  * intent ends in the transaction that says so. Cut short by a crash it begins again: every step finds what is left.
  * What must never happen: freeing an inode of another generation, one that was linked again, or one that is open. */
 #include "fs/alloc_int.h"
+#include "fs/xattr_int.h"
 
 /* OPEN EX if nobody holds it now. */
 static int pin_unopened(struct fs *fs, uint64_t ino, struct tok_pin *pin)
@@ -47,6 +48,7 @@ static int free_contents(struct fs *fs, struct fs_inode *ip)
 
 static int free_inode(struct fs *fs, struct fs_inode *ip, uint64_t number)
 {
+	fs_addr xattrs = fs_xattr_block(ip);
 	struct fs_inode_disk *d;
 	struct fs_tx tx;
 	int rc = fs_log_reserve(fs, 4 * FS_SUB);
@@ -69,6 +71,8 @@ static int free_inode(struct fs *fs, struct fs_inode *ip, uint64_t number)
 	fs_tx_commit(&tx);
 	if (rc)
 		return rc;
+	if (xattrs)
+		fs_buf_forget(fs, xattrs);
 	fs_inode_forget_freed(fs, ip);
 	fs_ialloc_freed(fs, ip->ino);
 	return 0;
