@@ -14,7 +14,7 @@
 
 struct block {
 	struct fs_buf b;
-	uint8_t data[FS_SUB], before[FS_SUB];
+	uint8_t *data, before[FS_SUB]; /* data on the heap, so that a step outside is seen */
 	uint64_t birth;
 	bool live, intx;
 };
@@ -37,6 +37,13 @@ static uint64_t rnd(void)
 static struct block *of(struct fs_buf *b)
 {
 	return TS_CONTAINER(b, struct block, b);
+}
+
+static void block_free(struct block *k)
+{
+	if (k)
+		free(k->data);
+	free(k);
 }
 
 static void unchanged(struct block *k)
@@ -132,6 +139,7 @@ int fs_alloc_take(struct fs *f, bool meta, uint32_t subs, fs_addr goal, uint64_t
 		return -FS_NEED_META;
 	assert_true(nblocks < BLOCKS);
 	block[nblocks] = calloc(1, sizeof(struct block));
+	block[nblocks]->data = calloc(1, FS_SUB);
 	block[nblocks]->b = (struct fs_buf){.addr = nblocks, .data = block[nblocks]->data};
 	*out = (struct fs_ext){nblocks++, 1};
 	return 0;
@@ -140,7 +148,7 @@ int fs_alloc_take(struct fs *f, bool meta, uint32_t subs, fs_addr goal, uint64_t
 void fs_alloc_untake(struct fs *f, const struct fs_ext *e)
 {
 	assert_false(block[e->addr]->live);
-	free(block[e->addr]);
+	block_free(block[e->addr]);
 	block[e->addr] = NULL;
 }
 
@@ -187,6 +195,7 @@ static int setup(void **state)
 	strcpy(fs.super.name, "test");
 	for (int i = 0; i < 16; i++)
 		fs.super.hash_key[i] = (uint8_t)(i * 7 + 1);
+	inode_block.data = calloc(1, FS_SUB);
 	inode_block.b = (struct fs_buf){.data = inode_block.data, .pins = 1, .addr = 12345};
 	dir = (struct fs_inode){.ino = DIR_INO, .gen = 5, .buf = &inode_block.b};
 	nblocks = 1;
@@ -198,7 +207,9 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	for (unsigned i = 1; i < nblocks; i++)
-		free(block[i]);
+		block_free(block[i]);
+	free(inode_block.data);
+	inode_block.data = NULL;
 	memset(block, 0, sizeof(block));
 	return 0;
 }
@@ -658,6 +669,62 @@ static void damage(unsigned n)
 	}
 }
 
+static void is_refused(const char *name)
+{
+	struct listing l = {.room = UINT64_MAX};
+	struct fs_dirent e;
+
+	assert_int_equal(fs_dir_lookup(&fs, &dir, name, strlen(name), &e), -EUCLEAN);
+	assert_int_equal(put(name, 1), -EUCLEAN);
+	assert_int_equal(del(name), -EUCLEAN);
+	assert_int_equal(fs_dir_iterate(&fs, &dir, 0, list_one, &l), -EUCLEAN);
+}
+
+/* Records that reach exactly to a length that is more than the block has. */
+static void lengths_beyond_the_block(void **state)
+{
+	struct fs_inode_disk *d = fs_idisk(&dir);
+	struct fs_dirleaf_disk *l;
+	char name[300];
+
+	assert_int_equal(put("a", 10), 0);
+	((struct fs_dirent_disk *)d->payload)->rec_len = le16_make(FS_INODE_PAYLOAD + 3);
+	d->inline_len = le16_make(FS_INODE_PAYLOAD + 3);
+	memcpy(inode_block.before, inode_block.data, FS_SUB);
+	is_refused("b");
+	d->inline_len = le16_make(3000);
+	d->xattr_len = le16_make(4000);
+	memcpy(inode_block.before, inode_block.data, FS_SUB);
+	is_refused("b");
+	teardown(NULL);
+	setup(NULL);
+	memset(name, 'x', sizeof(name));
+	for (int i = 0; i < 14; i++) {
+		sprintf(name + 200, "%04d", i);
+		assert_int_equal(put(name, 100 + (uint64_t)i), 0);
+	}
+	for (int i = 14; i < 18; i++) {
+		sprintf(name + 200, "%04d", i);
+		assert_int_equal(put(name, 100 + (uint64_t)i), 0);
+	}
+	l = (struct fs_dirleaf_disk *)block[1]->data;
+	for (unsigned off = 0; off < le16_get(l->used);) {
+		struct fs_dirent_disk *r = (struct fs_dirent_disk *)(l->ents + off);
+
+		off += le16_get(r->rec_len);
+		if (off == le16_get(l->used))
+			r->rec_len = le16_make((uint16_t)(le16_get(r->rec_len) + 4004 - off));
+	}
+	l->used = le16_make(4004);
+	memcpy(block[1]->before, block[1]->data, FS_SUB);
+	for (unsigned i = 0;; i++) { /* a name that belongs there */
+		sprintf(name, "%u", i);
+		if (!l->depth_bits || !((fs_dir_hash(&fs, name, strlen(name)) ^ le64_get(l->prefix)) >> (64 - l->depth_bits)))
+			break;
+	}
+	is_refused(name);
+}
+
 static bool list_any(void *arg, const struct fs_dirent *e, const char *name, size_t len)
 {
 	assert_true(len >= 1 && len <= 255);
@@ -711,6 +778,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(names_that_hash_alike, setup, teardown),
 		cmocka_unit_test_setup_teardown(no_space_at_the_nth, setup, teardown),
 		cmocka_unit_test_setup_teardown(dead_tree_is_freed, setup, teardown),
+		cmocka_unit_test_setup_teardown(lengths_beyond_the_block, setup, teardown),
 		cmocka_unit_test_setup_teardown(damaged_bytes, setup, teardown),
 	};
 
