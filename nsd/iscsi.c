@@ -16,7 +16,7 @@ void nsd_iscsi_lost(struct iscsi_dev *d, const char *why)
 	if (d->lost || !d->ctx)
 		return;
 	d->lost = true;
-	if (d->opened && !d->closing)
+	if ((d->state == ISCSI_UP || d->state == ISCSI_RECHECK) && !d->closing)
 		ts_warn("%s: %s (%s), session %llu dropped; reconnecting", d->name, why, iscsi_get_error(d->ctx),
 			(unsigned long long)d->gen);
 	if (!d->error[0])
@@ -89,6 +89,8 @@ static void step_cb(struct iscsi_context *ctx, int status, void *command_data, v
 
 	d->step_done = true;
 	d->step_status = status;
+	if (status != SCSI_STATUS_GOOD) /* now: the next call into libiscsi overwrites it */
+		snprintf(d->error, sizeof(d->error), "%.200s", iscsi_get_error(ctx));
 	ts_cond_broadcast(&d->wake);
 }
 
@@ -117,7 +119,6 @@ static int step_wait(struct iscsi_dev *d, uint64_t deadline, const char *what)
 		}
 	if (d->step_done && d->step_status == SCSI_STATUS_GOOD)
 		return 0;
-	snprintf(d->error, sizeof(d->error), "%.200s", iscsi_get_error(d->ctx));
 	if (d->step_done && d->step_status == SCSI_STATUS_REDIRECT)
 		return -TS_ERR_MOVED;
 	return errno_of_text(d->error);

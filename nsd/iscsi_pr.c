@@ -192,6 +192,45 @@ int nsd_iscsi_pr_check(struct iscsi_dev *d, uint64_t deadline_ns)
 	return rc;
 }
 
+/* Units that take each session for a new nexus keep entries of our key from sessions long gone; leaving, we take them
+ * along, or the reservation would stand for nobody. First the holder is moved off them, see nsd_pr_fence. */
+static int remove_stale(struct iscsi_dev *d, struct iscsi_answer *a, uint64_t key, uint64_t deadline)
+{
+	struct nsd_pr_state *s = ts_alloc(sizeof(*s));
+	enum nsd_pr_type type;
+	unsigned n = 0;
+	int rc = s ? read_state(d, a, deadline, s) : -ENOMEM;
+
+	for (unsigned i = 0; !rc && i < s->nkeys; i++)
+		n += s->keys[i] == key;
+	type = rc ? NSD_PR_NONE : s->type;
+	ts_free(s);
+	if (rc || n < 2)
+		return rc;
+	if (type == NSD_PR_WRITE_EXCL_ALL_REGISTRANTS) {
+		rc = pr_out(d, a, SCSI_PERSISTENT_RESERVE_RELEASE, key, 0, false, deadline);
+		if (!rc)
+			rc = pr_out(d, a, SCSI_PERSISTENT_RESERVE_RESERVE, key, 0, false, deadline);
+	}
+	return rc ? rc : pr_out(d, a, SCSI_PERSISTENT_RESERVE_PREEMPT, key, key, false, deadline);
+}
+
+static int unregister(struct iscsi_dev *d, struct iscsi_answer *a, uint64_t key, uint64_t deadline)
+{
+	bool ours = d->pr_key == key;
+	int rc;
+
+	if (ours && d->gen > 1 && remove_stale(d, a, key, deadline)) /* may remove this nexus' entry too */
+		ts_warn("%s: entries of key %llx from older sessions may be left behind", d->name,
+			(unsigned long long)key);
+	rc = pr_out(d, a, SCSI_PERSISTENT_RESERVE_REGISTER, key, 0, false, deadline);
+	if (rc == -TS_ERR_FENCED && ours && d->gen > 1)
+		rc = 0; /* nothing of us is left, which is what was asked for */
+	if (!rc)
+		d->pr_key = 0;
+	return rc;
+}
+
 /* ---- verbs -------------------------------------------------------------------------------------------------------- */
 
 static int once(struct iscsi_dev *d, struct iscsi_answer *a, int verb, uint64_t key, uint64_t other,
@@ -206,12 +245,11 @@ static int once(struct iscsi_dev *d, struct iscsi_answer *a, int verb, uint64_t 
 			d->pr_key = key;
 		return rc;
 	case NSD_PRV_UNREGISTER:
-		rc = pr_out(d, a, SCSI_PERSISTENT_RESERVE_REGISTER, key, 0, false, deadline);
-		if (!rc)
-			d->pr_key = 0;
-		return rc;
+		return unregister(d, a, key, deadline);
 	case NSD_PRV_RESERVE:
 		return pr_out(d, a, SCSI_PERSISTENT_RESERVE_RESERVE, key, 0, false, deadline);
+	case NSD_PRV_RELEASE:
+		return pr_out(d, a, SCSI_PERSISTENT_RESERVE_RELEASE, key, 0, false, deadline);
 	case NSD_PRV_PREEMPT:
 		return pr_out(d, a, SCSI_PERSISTENT_RESERVE_PREEMPT, key, other, false, deadline);
 	case NSD_PRV_PREEMPT_ABORT:

@@ -141,35 +141,61 @@ static int probe_capacity(struct iscsi_dev *d, struct iscsi_answer *a, uint64_t 
 	return 0;
 }
 
-/* The unit's name (NAA or EUI before T10), so that two paths to one unit can be recognised. */
+static void append_text(char *to, size_t room, const uint8_t *p, size_t n, bool ascii)
+{
+	size_t o = strlen(to);
+
+	while (n && ascii && *p == ' ')
+		p++, n--;
+	while (n && ascii && p[n - 1] == ' ')
+		n--;
+	for (size_t i = 0; i < n && o + 3 < room; i++)
+		o += (size_t)snprintf(to + o, room - o, ascii ? "%c" : "%02x",
+				      ascii && (p[i] < 33 || p[i] > 126) ? '_' : p[i]);
+}
+
+/* The unit's name (NAA before EUI before T10), so that two paths to one unit can be recognised. */
 static void parse_identity(struct iscsi_dev *d, const struct iscsi_answer *a)
 {
 	size_t end = a->len >= 4 ? TS_MIN(a->len, 4 + (size_t)be(a->data + 2, 2)) : 0;
 	int best = -1;
 
-	for (size_t p = 4; p + 4 <= end; p += 4 + a->data[p + 3]) {
-		const uint8_t *id = a->data + p + 4;
+	for (size_t p = 4; p + 4 <= end; p += 4 + (size_t)a->data[p + 3]) {
 		size_t n = a->data[p + 3];
 		int assoc = a->data[p + 1] >> 4 & 3, type = a->data[p + 1] & 15;
-		bool ascii = (a->data[p] & 15) >= 2;
 
 		if (p + 4 + n > end || assoc != 0 || type < 1 || type > 3 || type <= best)
 			continue;
 		best = type;
 		d->info.serial[0] = 0;
-		for (size_t i = 0, o = 0; i < n && o + 3 < sizeof(d->info.serial); i++)
-			o += (size_t)snprintf(d->info.serial + o, sizeof(d->info.serial) - o, ascii ? "%c" : "%02x",
-					      ascii && (id[i] < 33 || id[i] > 126) ? '_' : id[i]);
+		append_text(d->info.serial, sizeof(d->info.serial), a->data + p + 4, n, (a->data[p] & 15) >= 2);
 	}
+}
+
+/* And its serial number: some targets give all their units the same names. */
+static void parse_serial(struct iscsi_dev *d, const struct iscsi_answer *a)
+{
+	size_t n = a->len >= 4 ? TS_MIN(a->len - 4, (size_t)a->data[3]) : 0;
+
+	if (n && d->info.serial[0])
+		append_text(d->info.serial, sizeof(d->info.serial), (const uint8_t *)"/", 1, true);
+	append_text(d->info.serial, sizeof(d->info.serial), a->data + 4, n, true);
 }
 
 static int probe_vpd(struct iscsi_dev *d, struct iscsi_answer *a, uint64_t deadline)
 {
 	uint64_t blocks = 0;
-	int rc = nsd_iscsi_ctl(d, scsi_cdb_inquiry(1, 0x83, 255), a, deadline);
+	int rc;
+
+	d->info.serial[0] = 0;
+	rc = nsd_iscsi_ctl(d, scsi_cdb_inquiry(1, 0x83, 255), a, deadline);
 
 	if (!rc && a->status == SCSI_STATUS_GOOD)
 		parse_identity(d, a);
+	if (!rc)
+		rc = nsd_iscsi_ctl(d, scsi_cdb_inquiry(1, 0x80, 255), a, deadline);
+	if (!rc && a->status == SCSI_STATUS_GOOD)
+		parse_serial(d, a);
 	if (!rc)
 		rc = nsd_iscsi_ctl(d, scsi_cdb_inquiry(1, 0xb0, 64), a, deadline);
 	if (!rc && a->status == SCSI_STATUS_GOOD && a->len >= 12)

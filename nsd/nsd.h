@@ -142,7 +142,8 @@ struct nsd_ops {
 	void (*close)(struct nsd_dev *d);
 	int (*pr)(struct nsd_dev *d, int verb, uint64_t key, uint64_t other, struct nsd_pr_state *out);
 };
-enum nsd_pr_verb { NSD_PRV_REGISTER, NSD_PRV_UNREGISTER, NSD_PRV_RESERVE, NSD_PRV_READ, NSD_PRV_PREEMPT, NSD_PRV_PREEMPT_ABORT };
+enum nsd_pr_verb { NSD_PRV_REGISTER, NSD_PRV_UNREGISTER, NSD_PRV_RESERVE, NSD_PRV_READ, NSD_PRV_PREEMPT, NSD_PRV_PREEMPT_ABORT,
+		   NSD_PRV_RELEASE };
 /* Makes a device from a foreign back end (simulator, fault, record). priv is the back end's. */
 struct nsd_dev *nsd_dev_new(struct ts_exec *x, const struct nsd_ops *ops, void *priv, const struct nsd_info *info,
 			    const struct nsd_gate *gate, const char *url) TS_MUST_CHECK;

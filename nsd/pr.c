@@ -85,6 +85,17 @@ static int verify_fence(struct nsd_dev *d, uint64_t mine, uint64_t victim)
 	return rc;
 }
 
+/* For units without PREEMPT AND ABORT. Stock tgt keeps one registration as "the holder" also of an all-registrants
+ * reservation and, when that one is preempted, goes on with freed memory: sooner or later the reservation is gone and
+ * the victim writes. So we make ourselves that holder first. Between the two commands the unit is open to nodes that
+ * are not registered (fenced before, their leases long over); the victim itself is still registered and gains nothing. */
+static int take_holdership(struct nsd_dev *d, uint64_t my_key)
+{
+	int rc = verb(d, NSD_PRV_RELEASE, my_key, 0, NULL);
+
+	return rc ? rc : verb(d, NSD_PRV_RESERVE, my_key, 0, NULL);
+}
+
 int nsd_pr_fence(struct nsd_dev *d, uint64_t my_key, uint64_t victim_key)
 {
 	int rc;
@@ -100,8 +111,11 @@ int nsd_pr_fence(struct nsd_dev *d, uint64_t my_key, uint64_t victim_key)
 		if (rc == -EOPNOTSUPP)
 			d->info.has_preempt_abort = false;
 	}
-	if (rc == -EOPNOTSUPP)
-		rc = verb(d, NSD_PRV_PREEMPT, my_key, victim_key, NULL);
+	if (rc == -EOPNOTSUPP) {
+		rc = take_holdership(d, my_key);
+		if (!rc)
+			rc = verb(d, NSD_PRV_PREEMPT, my_key, victim_key, NULL);
+	}
 	/* A conflict can be our own exclusion or another node's fence that was faster: the keys say which. */
 	if (rc && rc != -TS_ERR_FENCED)
 		return rc;
