@@ -329,6 +329,7 @@ enum fs_rec_type {
 	FS_REC_INTENT,	  /* payload fs_intent_disk: to be done by whoever owns this log, now or after recovery */
 	FS_REC_INTENT_DONE, /* res_id = intent number */
 	FS_REC_RESULT,	  /* result of a shipped operation (reserved) */
+	FS_REC_ADOPTED,	  /* res_id = slot, version = incarnation: the live intents of that log are in this frame, under new numbers */
 };
 struct fs_rec_disk { /* 40 bytes; a list of runs follows, each le16 off, le16 len, bytes */
 	uint8_t type;

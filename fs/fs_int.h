@@ -74,6 +74,7 @@ struct fs_buf {
 	bool uptodate, dirty, reading, detached;
 	bool writing;		/* home write or its flush under way */
 	bool fresh;		/* from fs_buf_new, not committed yet: whole image */
+	bool forgotten;		/* freed while its home write was under way */
 	bool redirtied;		/* changed since the home write in flight took its copy */
 	struct fs_tx *tx;	/* in this open transaction */
 	uint8_t *before;	/* copy from fs_tx_buf, for the delta */
@@ -124,6 +125,7 @@ int fs_log_force(struct fs *fs, uint64_t lsn) TS_MUST_CHECK; /* waits; group com
 uint64_t fs_log_stable(const struct fs *fs);
 uint64_t fs_log_head(const struct fs *fs); /* LSN that forces everything committed so far */
 uint64_t fs_version_next(struct fs *fs); /* Lamport tick */
+void fs_version_raise(struct fs *fs, uint64_t seen); /* by what is read from disk */
 
 /* Live intents of this node's log, for the reaper. */
 struct fs_intent {
@@ -321,6 +323,7 @@ struct fs {
 	uint64_t group;
 	unsigned self;
 	uint64_t incarnation;
+	uint64_t lamport; /* where there is no net (offline) */
 	uint32_t slot;
 	enum fs_run run;
 	bool suspended;

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Job: whether this node may work on the file system: entering an operation, stopping for ever, suspension. Must never happen:
+ * a node that stopped gives up its tokens or leaves the group as if it were clean: its log must be replayed by another. */
+#include "fs/log_int.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+int fs_enter(struct fs *fs, unsigned op)
+{
+	while (fs->run == FS_RUN_MOUNTING || (fs->run == FS_RUN_LIVE && fs->suspended))
+		ts_cond_wait(&fs->run_cond, fs->suspended ? "suspended: no quorum or lease" : "mount", op, 0);
+	if (fs->run != FS_RUN_LIVE)
+		return -EIO;
+	if (op < TS_ARRAY_LEN(fs->stats.ops))
+		fs->stats.ops[op]++;
+	return 0;
+}
+
+static void tell_stopped(void *arg)
+{
+	struct fs *fs = arg;
+
+	if (fs->args.up.stopped)
+		fs->args.up.stopped(fs->args.up.arg, fs->stop_why);
+	ts_group_done(&fs->background, 0);
+}
+
+void fs_stop(struct fs *fs, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (fs->run == FS_RUN_STOPPED)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(fs->stop_why, sizeof(fs->stop_why), fmt, ap);
+	va_end(ap);
+	fs->run = FS_RUN_STOPPED;
+	ts_err("%s: stopped on this node: %s; every operation fails until the node mounts again", fs->super.name, fs->stop_why);
+	ts_cond_broadcast(&fs->run_cond);
+	ts_cond_broadcast(&fs->gview_cond);
+	fs_io_resume(fs);
+	fs_log_wake_all(fs);
+	ts_group_add(&fs->background);
+	if (ts_fiber_spawn(fs->exec, "fs stopped", tell_stopped, fs))
+		tell_stopped(fs);
+}
