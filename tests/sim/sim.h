@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The simulator: whole clusters, file system included, in one thread of one process, from one seed. The objects under test
+ * are the very ones that ship; clock, random, disks, network and the ordered multicast come from here.
+ *
+ * Time stands still while code runs and jumps to the next event. A crash forgets a node's memory between two events; what
+ * it had sent to a disk may still land. A failing seed prints itself and runs the same again. */
+#ifndef TESSERA_TESTS_SIM_H
+#define TESSERA_TESTS_SIM_H
+
+#include "fs/fs.h"
+
+#define SIM_NODES     4 /* ids 1..3 are used */
+#define SIM_DISKS     2
+#define SIM_DISK_BYTES (96ull << 20)
+
+struct sim;
+struct sim_node;
+
+typedef void (*sim_fn)(void *arg, uint64_t a, uint64_t b);
+struct sim_event {
+	uint64_t when, seq;
+	sim_fn fn;
+	void *arg;
+	uint64_t a, b;
+};
+
+struct sim_life { /* one incarnation of one node's daemon */
+	struct sim_node *node;
+	uint64_t incarnation;
+	bool alive;
+	struct ts_exec *x;
+	struct ts_env env;
+	struct net *net;
+	struct quorum *quorum;
+	struct nsd_dev *devs[SIM_DISKS];
+	struct fs *fs;
+	struct ts_cond changed;
+	bool mounted, excluded, unmount, unmounted, started;
+	uint64_t peers[SIM_NODES + 1];
+	unsigned clients;
+	uint32_t pid;
+	bool offline;	       /* formats or checks: no cluster around it */
+	uint64_t frozen_until; /* stopped: runs nothing, hears nothing */
+};
+struct sim_node {
+	struct sim *sim;
+	unsigned id;
+	struct sim_life *life; /* NULL = down */
+	uint64_t clock_offset, last_incarnation, view_seen;
+	bool machine_up;
+	unsigned next_pid;
+};
+
+struct sim_disk;
+struct sim_net;
+struct sim_ring;
+struct sim_work;
+
+struct sim {
+	uint64_t seed, rng, now, event_seq, steps;
+	struct sim_event *heap;
+	size_t nheap, cap;
+	struct sim_node nodes[SIM_NODES + 1];
+	unsigned nnodes;
+	struct sim_disk *disks[SIM_DISKS];
+	struct sim_net *net;
+	struct sim_ring *ring;
+	struct sim_work *work;
+	bool reach[SIM_NODES + 1][SIM_NODES + 1];
+	uint64_t slow_disk_until;
+	uint8_t fs_id[16];
+	uint64_t faults, crashes, blackouts, partitions, ops_done, acked_lost_allowed;
+	bool verbose, failed, quiet; /* quiet: the cluster is down for good */
+	char why[512];
+	uint64_t late_writes, fenced_writes, messages;
+	const char *plant; /* name of a planted fault, for the test of the tests */
+};
+
+/* world.c */
+uint64_t sim_random(struct sim *s);
+static inline uint64_t sim_below(struct sim *s, uint64_t n) { return n ? sim_random(s) % n : 0; }
+static inline bool sim_chance(struct sim *s, unsigned percent) { return sim_below(s, 100) < percent; }
+void sim_at(struct sim *s, uint64_t when, sim_fn fn, void *arg, uint64_t a, uint64_t b);
+static inline void sim_in(struct sim *s, uint64_t delay, sim_fn fn, void *arg, uint64_t a, uint64_t b) { sim_at(s, s->now + delay, fn, arg, a, b); }
+void sim_fail(struct sim *s, const char *fmt, ...) TS_PRINTF(2, 3);
+void sim_say(struct sim *s, const char *fmt, ...) TS_PRINTF(2, 3);
+/* Runs until cond(arg) or the deadline of virtual time; false at the deadline. */
+bool sim_run_until(struct sim *s, bool (*cond)(struct sim *s), uint64_t deadline);
+struct sim_life *sim_life(struct sim *s, unsigned id); /* NULL if down */
+static inline bool sim_frozen(struct sim *s, const struct sim_life *l) { return l && l->frozen_until > s->now; }
+
+/* disk.c */
+void sim_disks_new(struct sim *s);
+void sim_disks_free(struct sim *s);
+struct nsd_dev *sim_disk_open(struct sim_life *l, unsigned no);
+void sim_disks_life_dead(struct sim_life *l); /* nothing is told to it any more; what is on its way may land */
+void sim_disks_blackout(struct sim *s);	      /* un-flushed writes: each kept or lost */
+void sim_disks_keys_reset(struct sim *s);     /* reservations do not survive the target's power failure */
+
+/* net.c */
+void sim_net_new(struct sim *s);
+void sim_net_free(struct sim *s);
+struct net *sim_net_open(struct sim_life *l);
+void sim_net_life_dead(struct sim_life *l);
+void sim_net_healed(struct sim *s);
+
+/* ring.c */
+void sim_ring_new(struct sim *s);
+void sim_ring_free(struct sim *s);
+struct quorum_carrier_ops sim_ring_carrier(struct sim_life *l);
+void sim_ring_join(struct sim_life *l);
+void sim_ring_exit(struct sim_life *l, bool machine_died); /* process exit is told at once; a machine's death after the token time-out */
+void sim_ring_reach_changed(struct sim *s);
+
+/* node.c */
+extern const struct ts_env_ops *const sim_env_ops;
+void sim_node_start(struct sim *s, unsigned id);
+void sim_node_crash(struct sim *s, unsigned id, bool machine);
+
+/* work.c */
+void sim_work_new(struct sim *s, unsigned ops);
+void sim_work_free(struct sim *s);
+void sim_work_client(void *arg); /* fiber; arg = struct sim_life */
+bool sim_work_finished(struct sim *s);
+void sim_work_life_dead(struct sim_life *l);
+void sim_work_verify(void *arg);      /* fiber: reads everything on one node */
+bool sim_work_verified(struct sim *s);
+void sim_work_stop(struct sim *s);
+
+#endif

@@ -1,0 +1,838 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The load and the reference model: names, sizes and contents, exactly.
+ *
+ * Clients on all nodes work on slots (a name in a directory) and files. A client locks the model's slots and files of its
+ * operation, so each object has one history, while different objects of one directory are worked on from all nodes at once.
+ * Every answer must equal the model's. When a node dies, what it had changed and nobody else had seen or forced may have
+ * reverted to any state since the last durable one; the next look settles it, and must find one of those. What another
+ * node has seen, what was fsynced, and what a living node has acknowledged is certain: its loss is a failure. */
+#include "tests/sim/sim.h"
+#include <fcntl.h>
+#include <stdio.h>
+
+#define DIRS	 3
+#define SLOTS	 6
+#define FILES	 4096
+#define HIST	 10
+#define MAX_SIZE (200u << 10)
+
+struct content {
+	uint32_t size;
+	uint8_t *data; /* MAX_SIZE, only size bytes matter */
+};
+struct mfile {
+	int fid;
+	bool used, isdir, locked, uncertain;
+	uint64_t ino;
+	unsigned dirty_node;
+	struct content cur, hist[HIST], pending;
+	unsigned nhist;
+	bool has_pending;
+};
+struct mslot {
+	unsigned dir;
+	char name[16];
+	bool locked, uncertain;
+	int cur, hist[HIST], pending; /* fid or -1 */
+	unsigned nhist, dirty_node;
+	bool has_pending;
+};
+struct mop {
+	struct ts_list link;
+	struct sim_life *life;
+	struct mslot *slots[SLOTS];
+	unsigned nslots;
+	struct mfile *files[4];
+	unsigned nfiles;
+	const char *what;
+};
+struct sim_work {
+	struct sim *s;
+	unsigned ops_left;
+	bool ready, stop, verified, setup_done, setup_running;
+	uint64_t dir_ino[DIRS];
+	struct mslot slot[DIRS][SLOTS];
+	struct mfile *file;
+	int nfiles;
+	struct ts_list ops;
+	uint8_t stamp;
+};
+
+static const struct fs_cred cred;
+
+/* ---- locks of the model --------------------------------------------------------------------------------------------- */
+
+static void op_begin(struct sim_work *w, struct mop *op, struct sim_life *l, const char *what)
+{
+	*op = (struct mop){.life = l, .what = what};
+	ts_list_push_back(&w->ops, &op->link);
+}
+
+static bool lock_slot(struct mop *op, struct mslot *m)
+{
+	if (m->locked)
+		return false;
+	m->locked = true;
+	op->slots[op->nslots++] = m;
+	return true;
+}
+
+static bool lock_file(struct mop *op, struct mfile *f)
+{
+	for (unsigned i = 0; i < op->nfiles; i++)
+		if (op->files[i] == f)
+			return true;
+	if (f->locked)
+		return false;
+	f->locked = true;
+	op->files[op->nfiles++] = f;
+	return true;
+}
+
+static void op_end(struct mop *op)
+{
+	for (unsigned i = 0; i < op->nslots; i++)
+		op->slots[i]->locked = op->slots[i]->has_pending = false;
+	for (unsigned i = 0; i < op->nfiles; i++)
+		op->files[i]->locked = op->files[i]->has_pending = false;
+	ts_list_del(&op->link);
+}
+
+/* ---- histories ------------------------------------------------------------------------------------------------------ */
+
+static struct mfile *file_new(struct sim_work *w, bool isdir)
+{
+	TS_ASSERT(w->nfiles < FILES);
+	struct mfile *f = &w->file[w->nfiles];
+	f->fid = w->nfiles++;
+	f->used = true;
+	f->isdir = isdir;
+	return f;
+}
+
+static void content_copy(struct content *to, const struct content *from)
+{
+	if (!to->data) {
+		to->data = calloc(1, MAX_SIZE);
+		TS_ASSERT(to->data);
+	}
+	to->size = from->size;
+	if (from->data)
+		memcpy(to->data, from->data, from->size);
+}
+
+static void content_free(struct content *c)
+{
+	free(c->data);
+	c->data = NULL;
+}
+
+static void slot_seen(struct mslot *m, unsigned node)
+{
+	if (m->dirty_node && m->dirty_node != node) { /* the token came over: forced and at home */
+		m->dirty_node = 0;
+		m->nhist = 0;
+	}
+}
+
+static void slot_change(struct mslot *m, unsigned node, int fid)
+{
+	slot_seen(m, node);
+	if (m->nhist < HIST)
+		m->hist[m->nhist++] = m->cur;
+	m->cur = fid;
+	m->dirty_node = node;
+	m->has_pending = false;
+}
+
+static void slot_pending(struct mslot *m, int fid)
+{
+	m->pending = fid;
+	m->has_pending = true;
+}
+
+static void file_durable(struct mfile *f)
+{
+	f->dirty_node = 0;
+	f->nhist = 0;
+}
+
+static void file_seen(struct mfile *f, unsigned node)
+{
+	if (f->dirty_node && f->dirty_node != node)
+		file_durable(f);
+}
+
+static void file_change(struct mfile *f, unsigned node)
+{
+	file_seen(f, node);
+	TS_ASSERT(f->nhist < HIST);
+	content_copy(&f->hist[f->nhist++], &f->cur);
+	f->dirty_node = node;
+}
+
+/* ---- failing ---------------------------------------------------------------------------------------------------------- */
+
+static bool life_over(struct sim_life *l)
+{
+	return !l->alive || l->excluded || !l->fs;
+}
+
+/* A wrong answer. A node that is out may answer EIO to anything. */
+static void wrong(struct sim_life *l, struct mslot *m, const char *what, long got, long want)
+{
+	struct sim *s = l->node->sim;
+	if (l->excluded)
+		return;
+	sim_fail(s, "n%u %s %u/%s: got %ld, the model says %ld", l->node->id, what, m ? m->dir : 0, m ? m->name : "-", got, want);
+}
+
+/* ---- looking ---------------------------------------------------------------------------------------------------------- */
+
+static bool read_all(struct sim_life *l, struct mfile *f, struct mslot *m, struct content *out)
+{
+	struct fs_file *h;
+	int rc = fs_open(l->fs, &cred, f->ino, O_RDONLY, &h);
+	if (rc) {
+		wrong(l, m, "open", rc, 0);
+		return false;
+	}
+	out->size = 0;
+	for (;;) {
+		uint32_t want = TS_MIN(MAX_SIZE - out->size, 1u + (uint32_t)sim_below(l->node->sim, 90000));
+		ssize_t n = want ? fs_read(l->fs, h, out->data + out->size, want, out->size) : 0;
+		if (n < 0) {
+			wrong(l, m, "read", n, 0);
+			fs_release(l->fs, h);
+			return false;
+		}
+		if (n == 0)
+			break;
+		out->size += (uint32_t)n;
+	}
+	fs_release(l->fs, h);
+	return true;
+}
+
+static bool byte_possible(const struct content *c, uint32_t off, uint8_t b)
+{
+	return off < c->size ? c->data[off] == b : b == 0;
+}
+
+/* After a crash: size within what it may have been, and every byte from one of the states. Then that is the state. */
+static bool file_settle(struct sim_life *l, struct mfile *f, struct mslot *m)
+{
+	struct content got = {0, calloc(1, MAX_SIZE)};
+	uint32_t min = f->cur.size, max = f->cur.size;
+	TS_ASSERT(got.data);
+	if (!read_all(l, f, m, &got)) {
+		content_free(&got);
+		return false;
+	}
+	for (unsigned i = 0; i < f->nhist; i++) {
+		min = TS_MIN(min, f->hist[i].size);
+		max = TS_MAX(max, f->hist[i].size);
+	}
+	if (got.size < min || got.size > max)
+		wrong(l, m, "size after a crash", got.size, min == max ? min : max);
+	for (uint32_t o = 0; o < got.size; o++) {
+		bool ok = byte_possible(&f->cur, o, got.data[o]);
+		for (unsigned i = 0; !ok && i < f->nhist; i++)
+			ok = byte_possible(&f->hist[i], o, got.data[o]);
+		if (!ok) {
+			sim_fail(l->node->sim, "n%u file %d (inode %llu) byte %u is %#x after a crash: in no state it ever had", l->node->id, f->fid,
+				 (unsigned long long)f->ino, o, got.data[o]);
+			break;
+		}
+	}
+	content_copy(&f->cur, &got);
+	content_free(&got);
+	f->uncertain = false;
+	file_durable(f);
+	return true;
+}
+
+static struct mfile *file_by_ino(struct sim_work *w, struct mslot *m, uint64_t ino)
+{
+	int cands[HIST + 2];
+	unsigned n = 0;
+	cands[n++] = m->cur;
+	for (unsigned i = 0; i < m->nhist; i++)
+		cands[n++] = m->hist[i];
+	for (unsigned i = 0; i < n; i++)
+		if (cands[i] >= 0 && (w->file[cands[i]].ino == ino || !w->file[cands[i]].ino))
+			return &w->file[cands[i]];
+	return NULL;
+}
+
+/* What the name is now; settles it if a crash left it open. False: stop this operation. */
+static bool slot_settle(struct sim_work *w, struct sim_life *l, struct mslot *m)
+{
+	struct fs_attr a;
+	if (!m->uncertain)
+		return true;
+	int rc = fs_lookup(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), &a);
+	if (life_over(l))
+		return false;
+	if (rc && rc != -ENOENT) {
+		wrong(l, m, "lookup after a crash", rc, 0);
+		return false;
+	}
+	int now = -1;
+	if (rc == 0) {
+		struct mfile *f = file_by_ino(w, m, a.ino);
+		if (!f) {
+			sim_fail(w->s, "n%u name %u/%s is inode %llu after a crash: it never was", l->node->id, m->dir, m->name, (unsigned long long)a.ino);
+			return false;
+		}
+		f->ino = a.ino;
+		now = f->fid;
+	} else {
+		bool may = m->cur == -1;
+		for (unsigned i = 0; i < m->nhist; i++)
+			may |= m->hist[i] == -1;
+		if (!may) {
+			sim_fail(w->s, "n%u name %u/%s vanished in a crash although it was durable", l->node->id, m->dir, m->name);
+			return false;
+		}
+	}
+	m->cur = now;
+	m->uncertain = false;
+	m->nhist = 0;
+	m->dirty_node = 0;
+	return true;
+}
+
+/* Slots of an operation locked, settled; their files locked and settled. NULL-safe. */
+static bool prepare(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *a, struct mslot *b)
+{
+	struct mslot *v[2] = {a, b == a ? NULL : b};
+	for (unsigned i = 0; i < 2; i++)
+		if (v[i] && !lock_slot(op, v[i]))
+			return false;
+	for (unsigned i = 0; i < 2; i++) {
+		if (!v[i])
+			continue;
+		if (!slot_settle(w, l, v[i]))
+			return false;
+		if (v[i]->cur < 0)
+			continue;
+		struct mfile *f = &w->file[v[i]->cur];
+		if (!lock_file(op, f))
+			return false;
+		if (f->uncertain && !f->isdir && !file_settle(l, f, v[i]))
+			return false;
+	}
+	return !life_over(l);
+}
+
+/* ---- operations --------------------------------------------------------------------------------------------------------- */
+
+static void do_create(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m, bool isdir)
+{
+	struct fs_attr at;
+	struct fs_file *h = NULL;
+	bool had = m->cur >= 0;
+	struct mfile *f = had ? NULL : file_new(w, isdir);
+	if (f) {
+		lock_file(op, f);
+		slot_pending(m, f->fid);
+	}
+	int rc = isdir ? fs_mknod(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), S_IFDIR | 0755, 0, NULL, &at)
+		       : fs_create(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), S_IFREG | 0644, O_RDWR | O_CREAT | O_EXCL, &h, &at);
+	if (life_over(l))
+		return;
+	if (rc != (had ? -EEXIST : 0)) {
+		wrong(l, m, "create", rc, had ? -EEXIST : 0);
+		return;
+	}
+	if (rc) {
+		slot_seen(m, l->node->id);
+		return;
+	}
+	f->ino = at.ino;
+	slot_change(m, l->node->id, f->fid);
+	if (h)
+		fs_release(l->fs, h);
+}
+
+static void do_unlink(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m)
+{
+	bool had = m->cur >= 0, isdir = had && w->file[m->cur].isdir;
+	if (had)
+		slot_pending(m, -1);
+	int rc = isdir ? fs_rmdir(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name))
+		       : fs_unlink(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name));
+	if (life_over(l))
+		return;
+	if (rc != (had ? 0 : -ENOENT))
+		wrong(l, m, isdir ? "rmdir" : "unlink", rc, had ? 0 : -ENOENT);
+	else if (had)
+		slot_change(m, l->node->id, -1);
+	else
+		slot_seen(m, l->node->id);
+}
+
+static void do_rename(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *a, struct mslot *b)
+{
+	int want = 0;
+	struct mfile *fa = a->cur >= 0 ? &w->file[a->cur] : NULL, *fb = b->cur >= 0 ? &w->file[b->cur] : NULL;
+	if (!fa)
+		want = -ENOENT;
+	else if (a == b)
+		want = 0;
+	else if (fb && fa->isdir && !fb->isdir)
+		want = -ENOTDIR;
+	else if (fb && !fa->isdir && fb->isdir)
+		want = -EISDIR;
+	bool changes = want == 0 && fa && fa != fb && a != b;
+	if (changes) {
+		slot_pending(a, -1);
+		slot_pending(b, a->cur);
+	}
+	int rc = fs_rename(l->fs, &cred, w->dir_ino[a->dir], a->name, strlen(a->name), w->dir_ino[b->dir], b->name, strlen(b->name), 0);
+	if (life_over(l))
+		return;
+	if (rc != want) {
+		wrong(l, a, "rename", rc, want);
+		return;
+	}
+	if (changes) {
+		slot_change(b, l->node->id, a->cur);
+		slot_change(a, l->node->id, -1);
+	} else {
+		slot_seen(a, l->node->id);
+	}
+}
+
+static void do_link(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *a, struct mslot *b)
+{
+	struct fs_attr at;
+	if (a->cur < 0 || w->file[a->cur].isdir)
+		return;
+	int want = b->cur >= 0 ? -EEXIST : 0;
+	if (!want)
+		slot_pending(b, a->cur);
+	int rc = fs_link(l->fs, &cred, w->file[a->cur].ino, w->dir_ino[b->dir], b->name, strlen(b->name), &at);
+	if (life_over(l))
+		return;
+	if (rc != want)
+		wrong(l, b, "link", rc, want);
+	else if (!want)
+		slot_change(b, l->node->id, a->cur);
+	else
+		slot_seen(b, l->node->id);
+}
+
+static bool flush_file(struct sim_work *w, struct sim_life *l, struct mfile *f, struct mslot *m, struct fs_file *h)
+{
+	int rc = fs_fsync(l->fs, h, false);
+	if (life_over(l))
+		return false;
+	if (rc) {
+		wrong(l, m, "fsync", rc, 0);
+		return false;
+	}
+	file_durable(f);
+	if (m->dirty_node == l->node->id) { /* its name was committed to the same log before */
+		m->dirty_node = 0;
+		m->nhist = 0;
+	}
+	return true;
+}
+
+static void do_write(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m)
+{
+	struct sim *s = w->s;
+	struct mfile *f = m->cur >= 0 ? &w->file[m->cur] : NULL;
+	struct fs_file *h;
+	if (!f || f->isdir)
+		return;
+	int rc = fs_open(l->fs, &cred, f->ino, O_RDWR, &h);
+	if (rc || life_over(l)) {
+		if (rc)
+			wrong(l, m, "open", rc, 0);
+		return;
+	}
+	if (f->nhist >= HIST - 2 && !flush_file(w, l, f, m, h))
+		return;
+	uint32_t len = 1 + (uint32_t)sim_below(s, sim_chance(s, 50) ? 3000 : 60000);
+	uint32_t off = (uint32_t)sim_below(s, sim_chance(s, 60) ? f->cur.size + 1 : MAX_SIZE - len);
+	bool append = sim_chance(s, 20);
+	if (append)
+		off = f->cur.size;
+	if (off + len > MAX_SIZE) {
+		fs_release(l->fs, h);
+		return;
+	}
+	uint8_t *buf = malloc(len), mark = ++w->stamp ? w->stamp : ++w->stamp;
+	TS_ASSERT(buf);
+	for (uint32_t i = 0; i < len; i++)
+		buf[i] = (uint8_t)(mark + (off + i) / 509);
+	struct content old = f->cur;
+	file_change(f, l->node->id);
+	if (off > f->cur.size)
+		memset(f->cur.data ? f->cur.data + f->cur.size : (content_copy(&f->cur, &old), f->cur.data + f->cur.size), 0, off - f->cur.size);
+	if (!f->cur.data)
+		content_copy(&f->cur, &old);
+	memcpy(f->cur.data + off, buf, len); /* in the history before the call: a crash in the middle may leave either */
+	f->cur.size = TS_MAX(f->cur.size, off + len);
+	uint64_t at = 0;
+	ssize_t n = fs_write(l->fs, h, buf, len, append ? 0 : off, append, false, &at);
+	free(buf);
+	if (life_over(l))
+		return;
+	if (n != (ssize_t)len || (append && at != off)) {
+		wrong(l, m, append ? "append" : "write", n, len);
+		return;
+	}
+	if (sim_chance(s, 25) && !flush_file(w, l, f, m, h))
+		return;
+	fs_release(l->fs, h);
+}
+
+static void do_truncate(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m)
+{
+	struct mfile *f = m->cur >= 0 ? &w->file[m->cur] : NULL;
+	struct fs_attr at;
+	if (!f || f->isdir || f->nhist >= HIST - 1)
+		return;
+	struct fs_setattr sa = {.valid = FS_SET_SIZE, .size = sim_below(w->s, sim_chance(w->s, 50) ? f->cur.size + 1 : MAX_SIZE)};
+	struct content old = f->cur;
+	file_change(f, l->node->id);
+	if (!f->cur.data)
+		content_copy(&f->cur, &old);
+	if (sa.size > f->cur.size)
+		memset(f->cur.data + f->cur.size, 0, sa.size - f->cur.size);
+	f->cur.size = (uint32_t)sa.size;
+	int rc = fs_setattr(l->fs, &cred, f->ino, &sa, &at);
+	if (life_over(l))
+		return;
+	if (rc || at.size != sa.size)
+		wrong(l, m, "truncate", rc ? rc : (long)at.size, (long)sa.size);
+}
+
+static void do_check(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m)
+{
+	struct fs_attr at;
+	int rc = fs_lookup(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), &at);
+	if (life_over(l))
+		return;
+	if (rc != (m->cur >= 0 ? 0 : -ENOENT)) {
+		wrong(l, m, "lookup", rc, m->cur >= 0 ? 0 : -ENOENT);
+		return;
+	}
+	slot_seen(m, l->node->id);
+	if (rc)
+		return;
+	struct mfile *f = &w->file[m->cur];
+	if (at.ino != f->ino) {
+		wrong(l, m, "lookup: inode", (long)at.ino, (long)f->ino);
+		return;
+	}
+	if (f->isdir)
+		return;
+	if (at.size != f->cur.size) {
+		wrong(l, m, "lookup: size", (long)at.size, f->cur.size);
+		return;
+	}
+	struct content got = {0, calloc(1, MAX_SIZE)};
+	TS_ASSERT(got.data);
+	bool ok = read_all(l, f, m, &got) && !life_over(l);
+	if (ok && got.size != f->cur.size)
+		wrong(l, m, "read: size", got.size, f->cur.size);
+	else if (ok && got.size && memcmp(got.data, f->cur.data, got.size)) {
+		uint32_t o = 0;
+		while (got.data[o] == f->cur.data[o])
+			o++;
+		sim_fail(w->s, "n%u read %u/%s (inode %llu): byte %u is %#x, the model says %#x", l->node->id, m->dir, m->name,
+			 (unsigned long long)f->ino, o, got.data[o], f->cur.data[o]);
+	}
+	if (ok)
+		file_seen(f, l->node->id);
+	content_free(&got);
+}
+
+struct listed {
+	struct sim_work *w;
+	unsigned dir, seen[SLOTS], extra, left;
+	uint64_t ino[SLOTS], cookie;
+};
+
+static bool list_one(void *arg, const char *name, size_t len, uint64_t ino, unsigned dtype, uint64_t off, const struct fs_attr *at)
+{
+	struct listed *t = arg;
+	if (t->left-- == 0)
+		return false;
+	t->cookie = off;
+	if (name[0] == '.')
+		return true;
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (strlen(t->w->slot[t->dir][i].name) == len && !memcmp(t->w->slot[t->dir][i].name, name, len)) {
+			t->seen[i]++;
+			t->ino[i] = ino;
+			return true;
+		}
+	t->extra += name[0] != 'D'; /* the directories of the test itself live in the root */
+	return true;
+}
+
+static void do_list(struct sim_work *w, struct mop *op, struct sim_life *l, unsigned dir)
+{
+	struct listed t = {.w = w, .dir = dir};
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (!lock_slot(op, &w->slot[dir][i]))
+			return;
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (!slot_settle(w, l, &w->slot[dir][i]))
+			return;
+	uint64_t before;
+	do {
+		before = t.cookie;
+		t.left = 1 + (unsigned)sim_below(w->s, 5);
+		int rc = fs_readdir(l->fs, &cred, w->dir_ino[dir], t.cookie, sim_chance(w->s, 50), list_one, &t);
+		if (life_over(l))
+			return;
+		if (rc) {
+			wrong(l, &w->slot[dir][0], "readdir", rc, 0);
+			return;
+		}
+	} while (t.cookie != before);
+	for (unsigned i = 0; i < SLOTS; i++) {
+		struct mslot *m = &w->slot[dir][i];
+		if (t.seen[i] != (m->cur >= 0)) {
+			wrong(l, m, "readdir: times listed", t.seen[i], m->cur >= 0);
+			return;
+		}
+		if (m->cur >= 0 && t.ino[i] != w->file[m->cur].ino)
+			wrong(l, m, "readdir: inode", (long)t.ino[i], (long)w->file[m->cur].ino);
+		slot_seen(m, l->node->id);
+	}
+	if (t.extra)
+		wrong(l, &w->slot[dir][0], "readdir: names nobody made", t.extra, 0);
+}
+
+static void do_fsync(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m)
+{
+	struct mfile *f = m->cur >= 0 ? &w->file[m->cur] : NULL;
+	struct fs_file *h;
+	if (!f || f->isdir)
+		return;
+	int rc = fs_open(l->fs, &cred, f->ino, O_RDWR, &h);
+	if (life_over(l))
+		return;
+	if (rc) {
+		wrong(l, m, "open", rc, 0);
+		return;
+	}
+	if (flush_file(w, l, f, m, h))
+		fs_release(l->fs, h);
+}
+
+/* The model's history of a slot is bounded: force the log before it overflows. */
+static bool room(struct sim_life *l, struct mop *op)
+{
+	for (unsigned i = 0; i < op->nslots; i++) {
+		struct mslot *m = op->slots[i];
+		if (m->nhist < HIST - 2)
+			continue;
+		int rc = fs_sync(l->fs);
+		if (rc || life_over(l)) {
+			if (rc)
+				wrong(l, m, "sync", rc, 0);
+			return false;
+		}
+		if (m->dirty_node == l->node->id) {
+			m->nhist = 0;
+			m->dirty_node = 0;
+		}
+		if (m->nhist >= HIST - 2)
+			return false; /* another node's: its next operation forces it */
+	}
+	return true;
+}
+
+static struct mslot *pick(struct sim_work *w)
+{
+	return &w->slot[sim_below(w->s, DIRS)][sim_below(w->s, SLOTS)];
+}
+
+static void one_op(struct sim_work *w, struct sim_life *l)
+{
+	struct mop op;
+	struct mslot *a = pick(w), *b = pick(w);
+	unsigned k = (unsigned)sim_below(w->s, 100);
+	op_begin(w, &op, l, "op");
+	if (k >= 93) {
+		op.what = "list";
+		do_list(w, &op, l, a->dir);
+	} else {
+		bool two = k >= 60 && k < 75;
+		if (prepare(w, &op, l, a, two ? b : NULL) && room(l, &op)) {
+			op.what = k < 18 ? "create" : k < 22 ? "mkdir" : k < 34 ? "unlink" : k < 60 ? "write" : k < 70 ? "rename" : k < 75 ? "link" :
+				  k < 80 ? "truncate" : k < 83 ? "fsync" : "check";
+			if (k < 22)
+				do_create(w, &op, l, a, k >= 18);
+			else if (k < 34)
+				do_unlink(w, &op, l, a);
+			else if (k < 60)
+				do_write(w, &op, l, a);
+			else if (k < 70)
+				do_rename(w, &op, l, a, b);
+			else if (k < 75) {
+				if (a != b)
+					do_link(w, &op, l, a, b);
+			} else if (k < 80)
+				do_truncate(w, &op, l, a);
+			else if (k < 83)
+				do_fsync(w, &op, l, a);
+			else
+				do_check(w, &op, l, a);
+			w->s->ops_done++;
+			if (w->ops_left)
+				w->ops_left--;
+		}
+	}
+	if (life_over(l)) {
+		/* The answer came (or not) while this node was thrown out: treat the operation as cut off. */
+		ts_sleep_until(UINT64_MAX - 1);
+	}
+	op_end(&op);
+}
+
+static bool setup(struct sim_work *w, struct sim_life *l)
+{
+	w->dir_ino[0] = 1;
+	for (unsigned d = 1; d < DIRS; d++) {
+		struct fs_attr at;
+		char name[8];
+		snprintf(name, sizeof(name), "D%u", d);
+		int rc = fs_mknod(l->fs, &cred, 1, name, strlen(name), S_IFDIR | 0755, 0, NULL, &at);
+		if (rc == -EEXIST)
+			rc = fs_lookup(l->fs, &cred, 1, name, strlen(name), &at);
+		if (rc) {
+			wrong(l, NULL, "setup mkdir", rc, 0);
+			return false;
+		}
+		w->dir_ino[d] = at.ino;
+	}
+	int rc = fs_sync(l->fs);
+	if (rc)
+		wrong(l, NULL, "setup sync", rc, 0);
+	return rc == 0 && !life_over(l);
+}
+
+void sim_work_client(void *arg)
+{
+	struct sim_life *l = arg;
+	struct sim_work *w = l->node->sim->work;
+	while (!w->setup_done && !w->stop) {
+		if (!w->setup_running) {
+			w->setup_running = true;
+			w->setup_done = setup(w, l);
+			w->setup_running = false;
+		} else
+			ts_sleep_until(ts_exec_now(l->x) + 5 * TS_NS_PER_MS);
+	}
+	while (!w->stop && !l->unmount && !life_over(l) && w->ops_left) {
+		one_op(w, l);
+		ts_sleep_until(ts_exec_now(l->x) + sim_below(w->s, 4 * TS_NS_PER_MS));
+	}
+	l->clients--;
+	ts_cond_broadcast(&l->changed);
+}
+
+void sim_work_verify(void *arg)
+{
+	struct sim_life *l = arg;
+	struct sim_work *w = l->node->sim->work;
+	l->clients++;
+	for (unsigned d = 0; d < DIRS && !w->s->failed && !life_over(l); d++) {
+		for (unsigned i = 0; i < SLOTS && !w->s->failed && !life_over(l); i++) {
+			struct mop op;
+			op_begin(w, &op, l, "verify");
+			if (prepare(w, &op, l, &w->slot[d][i], NULL))
+				do_check(w, &op, l, &w->slot[d][i]);
+			op_end(&op);
+		}
+	}
+	if (!life_over(l))
+		w->verified = true;
+	l->clients--;
+	ts_cond_broadcast(&l->changed);
+}
+
+/* ---- death ------------------------------------------------------------------------------------------------------------------ */
+
+static void slot_crashed(struct mslot *m)
+{
+	if (m->has_pending && m->nhist < HIST)
+		m->hist[m->nhist++] = m->pending;
+	m->has_pending = false;
+	m->uncertain = true;
+}
+
+void sim_work_life_dead(struct sim_life *l)
+{
+	struct sim_work *w = l->node->sim->work;
+	w->setup_running = false;
+	for (unsigned d = 0; d < DIRS; d++)
+		for (unsigned i = 0; i < SLOTS; i++)
+			if (w->slot[d][i].dirty_node == l->node->id)
+				slot_crashed(&w->slot[d][i]);
+	for (int i = 0; i < w->nfiles; i++)
+		if (w->file[i].dirty_node == l->node->id)
+			w->file[i].uncertain = true;
+	ts_list_for_safe(e, tmp, &w->ops) {
+		struct mop *op = ts_list_entry(e, struct mop, link);
+		if (op->life != l)
+			continue;
+		for (unsigned i = 0; i < op->nslots; i++)
+			if (op->slots[i]->has_pending)
+				slot_crashed(op->slots[i]);
+		op_end(op); /* its memory is the dead fiber's stack: still there until the executor is killed */
+	}
+}
+
+bool sim_work_finished(struct sim *s)
+{
+	return s->work->ops_left == 0;
+}
+
+bool sim_work_verified(struct sim *s)
+{
+	return s->work->verified;
+}
+
+void sim_work_stop(struct sim *s)
+{
+	s->work->stop = true;
+}
+
+void sim_work_new(struct sim *s, unsigned nops)
+{
+	struct sim_work *w = calloc(1, sizeof(*w));
+	TS_ASSERT(w);
+	w->s = s;
+	w->ops_left = nops;
+	w->file = calloc(FILES, sizeof(*w->file));
+	TS_ASSERT(w->file);
+	ts_list_init(&w->ops);
+	for (unsigned d = 0; d < DIRS; d++)
+		for (unsigned i = 0; i < SLOTS; i++) {
+			w->slot[d][i] = (struct mslot){.dir = d, .cur = -1};
+			snprintf(w->slot[d][i].name, sizeof(w->slot[d][i].name), "f%u", i);
+		}
+	s->work = w;
+}
+
+void sim_work_free(struct sim *s)
+{
+	for (int i = 0; i < s->work->nfiles; i++) {
+		content_free(&s->work->file[i].cur);
+		for (unsigned k = 0; k < HIST; k++)
+			content_free(&s->work->file[i].hist[k]);
+	}
+	free(s->work->file);
+	free(s->work);
+}
