@@ -24,9 +24,12 @@ static int send_op(void *arg, unsigned node, enum net_lane lane, uint16_t type, 
 			    .payload = p,
 			    .len = len};
 	int rc = net_send(m->a.net, &o);
-	if (rc == -ENOBUFS && !m->retry.exec)
+	if (!rc)
+		return 0;
+	/* Lane full, no memory, or a peer that is not there yet or no more: kept until it works or the epoch ends. */
+	if (!m->retry.exec)
 		ts_timer_arm(m->a.exec, &m->retry, ts_exec_now(m->a.exec) + TOK_RETRY_NS, retry, m);
-	return rc;
+	return -ENOBUFS;
 }
 
 static void changed(void *arg)

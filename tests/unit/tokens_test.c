@@ -1,0 +1,544 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Several token managers on one executor, joined by an in-process net that delays and reorders across lanes and peers. */
+#include "tokens/tokens.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <time.h>
+#include <cmocka.h>
+
+#define NODES 3
+
+struct frame {
+	struct ts_list link;
+	struct net_msg m;
+	uint8_t bytes[];
+};
+struct world;
+struct node {
+	struct world *w;
+	unsigned id;
+	struct net *net;
+	struct tok_mgr *m;
+	bool dead, lost;
+	unsigned revokes, pre_revokes, users; /* users: fibers inside an EX or SH pin now */
+	int revoke_rc;
+};
+struct world {
+	struct ts_exec *x;
+	uint64_t now, sent, rng, epoch;
+	struct ts_list q[NODES + 1][NODES + 1][NET_LANES];
+	struct node n[NODES + 1];
+	unsigned running; /* test fibers not ended */
+	/* what the token protects: who is inside, per id */
+	unsigned readers[16], writers[16];
+};
+static struct world W;
+
+/* ---- the world ------------------------------------------------------------------------------------------------------*/
+
+static uint64_t env_now(void *arg)
+{
+	return W.now;
+}
+static uint64_t env_random(void *arg)
+{
+	W.rng = W.rng * 6364136223846793005ULL + 1442695040888963407ULL;
+	return ts_hash_u64(W.rng);
+}
+static const struct ts_env_ops env_ops = {.now_ns = env_now, .wall_ns = env_now, .random = env_random};
+
+static int fake_send(struct net *net, const struct net_out *o, uint64_t call_id, int result, bool reply)
+{
+	struct node *me = net_priv(net);
+	if (me->dead || W.n[o->dst_node].dead)
+		return 0;
+	struct frame *f = ts_xalloc(sizeof *f + o->len);
+	memcpy(f->bytes, o->payload, o->len);
+	f->m = (struct net_msg){.src_node = me->id,
+				.src_incarnation = me->id,
+				.lane = o->lane,
+				.type = o->type,
+				.group = o->group,
+				.view = o->view,
+				.payload = f->bytes,
+				.len = o->len};
+	W.sent++;
+	ts_list_push_back(&W.q[me->id][o->dst_node][o->lane], &f->link);
+	return 0;
+}
+static void fake_set(struct net *n, unsigned node, uint64_t incarnation, const char *addr, unsigned port)
+{
+}
+static void fake_drop(struct net *n, unsigned node)
+{
+}
+static void fake_close(struct net *n)
+{
+}
+static void fake_stats(struct net *n, struct net_stats *out)
+{
+	*out = (struct net_stats){0};
+}
+static const struct net_ops fake_ops = {fake_send, fake_set, fake_drop, fake_close, fake_stats};
+
+static struct frame *some_frame(unsigned *dst)
+{
+	struct ts_list *pick = NULL;
+	unsigned found = 0;
+	for (unsigned a = 1; a <= NODES; a++)
+		for (unsigned b = 1; b <= NODES; b++)
+			for (unsigned l = 0; l < NET_LANES; l++)
+				if (!ts_list_empty(&W.q[a][b][l]) && env_random(NULL) % ++found == 0)
+					pick = &W.q[a][b][l], *dst = b;
+	return pick ? ts_list_entry(ts_list_pop_front(pick), struct frame, link) : NULL;
+}
+
+/* Runs the world until no test fiber is left, or for `until` ns of its time. */
+static void run_until(uint64_t until)
+{
+	for (unsigned idle = 0;;) {
+		unsigned dst = 0;
+		ts_exec_run(W.x, 100000);
+		struct frame *f = some_frame(&dst);
+		if (f) {
+			if (!W.n[dst].dead)
+				net_deliver(W.n[dst].net, &f->m, false);
+			ts_free(f);
+			W.now += 1000;
+			idle = 0;
+			continue;
+		}
+		if (until == 0 && !W.running)
+			return;
+		uint64_t t = ts_exec_next_timer(W.x);
+		if (t == UINT64_MAX || (until && t > until)) {
+			if (until)
+				return;
+			assert_int_equal(idle++, 0); /* fibers left and nothing can happen: a lost wake-up */
+		} else {
+			W.now = TS_MAX(W.now, t);
+		}
+	}
+}
+static void run(void)
+{
+	run_until(0);
+}
+static void settle(void)
+{
+	run_until(W.now + TS_NS_PER_S);
+}
+
+static void view(unsigned pending)
+{
+	struct quorum_group_view v = {.group = 77, .epoch = ++W.epoch, .view = W.epoch, .quorate = true};
+	for (unsigned i = 1; i <= NODES; i++)
+		if (!W.n[i].dead)
+			v.members[v.nmembers++] = (struct quorum_member){.node = i, .incarnation = i};
+	if (pending)
+		v.pending[v.npending++] = (struct quorum_member){.node = pending, .incarnation = pending};
+	for (unsigned i = 1; i <= NODES; i++)
+		if (!W.n[i].dead)
+			tok_mgr_view(W.n[i].m, &v);
+}
+
+static int on_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end)
+{
+	struct node *n = arg;
+	n->revokes++;
+	TS_ASSERT(!tok_cached(n->m, kind, id, TOK_SH) || to != TOK_NL); /* said no from the first step on */
+	ts_sleep_until(W.now + 10000);
+	if (id < TS_ARRAY_LEN(W.readers) && kind == TOK_RENAME)
+		TS_ASSERT(n->users == 0); /* drained */
+	return n->revoke_rc;
+}
+static void on_pre_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end)
+{
+	struct node *n = arg;
+	n->pre_revokes++;
+	TS_ASSERT(tok_revoke_pending(n->m, kind, id));
+	ts_fiber_yield();
+}
+static void on_lost(void *arg)
+{
+	struct node *n = arg;
+	assert_false(n->lost);
+	n->lost = true;
+}
+
+static size_t max_tokens;
+static int setup(void **state)
+{
+	memset(&W, 0, sizeof W);
+	W.now = TS_NS_PER_S;
+	W.rng = 12345;
+	struct ts_env env = {.ops = &env_ops};
+	W.x = ts_exec_new(&env);
+	for (unsigned a = 0; a <= NODES; a++)
+		for (unsigned b = 0; b <= NODES; b++)
+			for (unsigned l = 0; l < NET_LANES; l++)
+				ts_list_init(&W.q[a][b][l]);
+	for (unsigned i = 1; i <= NODES; i++) {
+		struct node *n = &W.n[i];
+		*n = (struct node){.w = &W, .id = i};
+		n->net = net_new(W.x, i, i, &fake_ops, n);
+		for (unsigned p = 1; p <= NODES; p++)
+			net_peer_set(n->net, p, p, "", 0);
+		struct tok_args a = {.exec = W.x,
+				     .net = n->net,
+				     .group = 77,
+				     .net_group = 7,
+				     .self = i,
+				     .incarnation = i,
+				     .max_tokens = max_tokens,
+				     .events = {on_revoke, on_pre_revoke, on_lost, n}};
+		n->m = tok_mgr_new(&a);
+		assert_non_null(n->m);
+	}
+	view(0);
+	settle();
+	W.sent = 0;
+	return 0;
+}
+static int teardown(void **state)
+{
+	ts_exec_kill(W.x);
+	for (unsigned a = 1; a <= NODES; a++)
+		for (unsigned b = 1; b <= NODES; b++)
+			for (unsigned l = 0; l < NET_LANES; l++) {
+				struct ts_list *n;
+				while ((n = ts_list_pop_front(&W.q[a][b][l])))
+					ts_free(ts_list_entry(n, struct frame, link));
+			}
+	for (unsigned i = 1; i <= NODES; i++) {
+		tok_mgr_free(W.n[i].m);
+		net_close(W.n[i].net);
+	}
+	ts_exec_free(W.x);
+	return 0;
+}
+
+/* ---- fibers of the tests --------------------------------------------------------------------------------------------*/
+
+struct job {
+	struct node *n;
+	enum tok_kind kind;
+	uint64_t id;
+	enum tok_mode mode;
+	unsigned flags, rounds, upgrade;
+	uint64_t work_ns;
+	int rc;
+	struct tok_pin keep;
+	bool keeping;
+};
+
+static void inside(struct job *j, enum tok_mode mode)
+{
+	unsigned *c = mode == TOK_EX ? &W.writers[j->id % 16] : &W.readers[j->id % 16];
+	++*c;
+	j->n->users++;
+	TS_ASSERT(W.writers[j->id % 16] + (W.writers[j->id % 16] ? W.readers[j->id % 16] : 0) <= 1); /* the law, seen from above */
+	if (j->work_ns)
+		ts_sleep_until(W.now + j->work_ns);
+	else
+		ts_fiber_yield();
+	TS_ASSERT(W.writers[j->id % 16] + (W.writers[j->id % 16] ? W.readers[j->id % 16] : 0) <= 1);
+	j->n->users--;
+	--*c;
+}
+static void job_run(void *arg)
+{
+	struct job *j = arg;
+	for (unsigned i = 0; i < TS_MAX(j->rounds, 1u) && !j->rc; i++) {
+		enum tok_mode mode = j->upgrade && i % 2 == 0 ? TOK_SH : j->mode;
+		struct tok_pin p;
+		j->rc = tok_pin(j->n->m, j->kind, j->id, mode, 0, TOK_END, j->flags, &p);
+		if (j->rc)
+			break;
+		if (j->keeping) {
+			j->keep = p;
+			break;
+		}
+		inside(j, mode);
+		tok_unpin(j->n->m, &p);
+		TS_ASSERT(!p.tok);
+	}
+	W.running--;
+}
+static void start(struct job *j)
+{
+	W.running++;
+	assert_int_equal(ts_fiber_spawn(W.x, "job", job_run, j), 0);
+}
+static int pin_now(unsigned node, enum tok_kind kind, uint64_t id, enum tok_mode mode, unsigned flags)
+{
+	struct job j = {.n = &W.n[node], .kind = kind, .id = id, .mode = mode, .flags = flags};
+	start(&j);
+	run();
+	return j.rc;
+}
+
+static void pins_share_and_exclude(void **state)
+{
+	struct job j[12];
+	for (unsigned i = 0; i < 12; i++) {
+		j[i] = (struct job){.n = &W.n[1 + i % 3], .kind = TOK_RENAME, .id = 0, .mode = i < 9 ? TOK_SH : TOK_EX, .rounds = 20};
+		start(&j[i]);
+	}
+	run();
+	for (unsigned i = 0; i < 12; i++)
+		assert_int_equal(j[i].rc, 0);
+	assert_true(W.n[1].revokes + W.n[2].revokes + W.n[3].revokes > 0);
+	assert_int_equal(W.n[1].revokes, W.n[1].pre_revokes);
+}
+
+static void upgrade_storm_makes_progress(void **state)
+{
+	struct job j[9];
+	for (unsigned i = 0; i < 9; i++) {
+		j[i] = (struct job){.n = &W.n[1 + i % 3], .kind = TOK_INODE, .id = 5, .mode = TOK_EX, .rounds = 40, .upgrade = 1};
+		start(&j[i]);
+	}
+	run();
+	for (unsigned i = 0; i < 9; i++)
+		assert_int_equal(j[i].rc, 0);
+}
+
+static void cached_pin_sends_nothing(void **state)
+{
+	assert_int_equal(pin_now(1, TOK_DIR, 9, TOK_EX, 0), 0);
+	assert_true(tok_cached(W.n[1].m, TOK_DIR, 9, TOK_EX));
+	assert_true(tok_cached(W.n[1].m, TOK_DIR, 9, TOK_SH));
+	W.sent = 0;
+	for (unsigned i = 0; i < 50; i++)
+		assert_int_equal(pin_now(1, TOK_DIR, 9, i & 1 ? TOK_SH : TOK_EX, TOK_TRY), 0);
+	assert_int_equal(W.sent, 0);
+	assert_int_equal(pin_now(2, TOK_DIR, 9, TOK_SH, 0), 0);
+	assert_true(tok_cached(W.n[1].m, TOK_DIR, 9, TOK_SH)); /* a reader costs the writer its EX only */
+	assert_false(tok_cached(W.n[1].m, TOK_DIR, 9, TOK_EX));
+}
+
+static void own_segment_is_private(void **state)
+{
+	for (uint64_t seg = 10; seg < 20; seg++) {
+		assert_int_equal(pin_now(2, TOK_SEGMENT, seg, TOK_EX, 0), 0);
+		W.sent = 0;
+		for (uint64_t i = 0; i < 100; i++) {
+			assert_int_equal(pin_now(2, TOK_INODE, seg << 9 | i, TOK_EX, TOK_NOWAIT), 0);
+			assert_true(tok_is_master(W.n[2].m, TOK_INODE, seg << 9 | i));
+		}
+		assert_int_equal(W.sent, 0);
+	}
+	/* others are sent to the owner, and the table survives the owner's leaving of the segment */
+	assert_int_equal(pin_now(3, TOK_INODE, 10 << 9 | 1, TOK_EX, 0), 0);
+	assert_int_equal(pin_now(1, TOK_SEGMENT, 10, TOK_EX, 0), 0);
+	assert_false(tok_cached(W.n[2].m, TOK_SEGMENT, 10, TOK_SH));
+	assert_true(tok_cached(W.n[3].m, TOK_INODE, 10 << 9 | 1, TOK_EX));
+	assert_int_equal(pin_now(1, TOK_INODE, 10 << 9 | 1, TOK_EX, 0), 0);
+	assert_false(tok_cached(W.n[3].m, TOK_INODE, 10 << 9 | 1, TOK_SH));
+	assert_int_equal(pin_now(1, TOK_INODE, 10 << 9 | 2, TOK_EX, 0), 0);
+	assert_false(tok_cached(W.n[2].m, TOK_INODE, 10 << 9 | 2, TOK_SH));
+}
+
+static void nowait_try_quick(void **state)
+{
+	struct job hold = {.n = &W.n[1], .kind = TOK_DATA, .id = 3, .mode = TOK_EX, .keeping = true};
+	start(&hold);
+	run();
+	assert_int_equal(pin_now(1, TOK_DATA, 3, TOK_SH, TOK_TRY), -TS_ERR_WOULD_WAIT);
+	assert_int_equal(pin_now(2, TOK_DATA, 3, TOK_SH, TOK_NOWAIT), -TS_ERR_WOULD_WAIT);
+	assert_int_equal(pin_now(2, TOK_DATA, 3, TOK_SH, TOK_TRY), -TS_ERR_WOULD_WAIT);
+	assert_int_equal(pin_now(2, TOK_DATA, 3, TOK_SH, TOK_QUICK), -EAGAIN);
+	assert_int_equal(W.n[1].revokes, 0);
+	tok_unpin(W.n[1].m, &hold.keep);
+	assert_int_equal(pin_now(1, TOK_DATA, 3, TOK_SH, TOK_TRY), 0);
+	assert_int_equal(pin_now(2, TOK_DATA, 4, TOK_SH, TOK_QUICK), 0);
+	assert_int_equal(pin_now(3, TOK_DATA, 4, TOK_SH, TOK_QUICK), 0);
+}
+
+static unsigned counted;
+static void count_info(void *arg, const struct tok_info *i)
+{
+	counted += !i->mastered;
+	assert_non_null(tok_kind_name(i->kind));
+}
+
+static void drain_fiber(void *arg)
+{
+	struct node *n = arg;
+	assert_int_equal(tok_mgr_drain(n->m), 0);
+	W.running--;
+}
+static void drain_gives_all_back(void **state)
+{
+	struct tok_stats st;
+	for (uint64_t i = 0; i < 300; i++)
+		assert_int_equal(pin_now(1, i & 1 ? TOK_DIR : TOK_INODE, 5 << 9 | i, i & 2 ? TOK_SH : TOK_EX, 0), 0);
+	assert_int_equal(pin_now(1, TOK_SEGMENT, 6, TOK_EX, 0), 0);
+	for (uint64_t i = 0; i < 300; i++)
+		assert_int_equal(pin_now(1, TOK_INODE, 6 << 9 | i, TOK_EX, 0), 0);
+	assert_int_equal(pin_now(2, TOK_INODE, 6 << 9 | 5, TOK_EX, 0), 0);
+	counted = 0;
+	tok_each(W.n[1].m, count_info, NULL);
+	assert_int_equal(counted, 600);
+	unsigned before = W.n[1].revokes;
+	W.running++;
+	assert_int_equal(ts_fiber_spawn(W.x, "drain", drain_fiber, &W.n[1]), 0);
+	run();
+	assert_int_equal(W.n[1].revokes - before, 600);
+	tok_stats_get(W.n[1].m, &st);
+	assert_int_equal(st.held, 0);
+	assert_true(tok_cached(W.n[2].m, TOK_INODE, 6 << 9 | 5, TOK_EX));
+	assert_int_equal(pin_now(3, TOK_INODE, 6 << 9 | 5, TOK_EX, 0), 0); /* its lock table went home */
+	assert_int_equal(pin_now(3, TOK_DIR, 5 << 9 | 1, TOK_EX, 0), 0);
+}
+
+static void death_gates_grants(void **state)
+{
+	struct job j[3];
+	for (uint64_t i = 0; i < 20; i++)
+		assert_int_equal(pin_now(1 + i % 3, TOK_INODE, i << 9, TOK_EX, 0), 0);
+	W.n[3].dead = true;
+	view(3);
+	assert_true(tok_cached(W.n[1].m, TOK_INODE, 0, TOK_EX)); /* cached stays usable */
+	assert_int_equal(pin_now(1, TOK_INODE, 0, TOK_EX, TOK_TRY), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		j[i] = (struct job){.n = &W.n[1 + i % 2], .kind = TOK_INODE, .id = (2 + 3 * i) << 9, .mode = TOK_EX};
+		start(&j[i]);
+	}
+	settle();
+	assert_int_equal(W.running, 3); /* what the dead held waits for its recovery */
+	view(0);
+	run();
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(j[i].rc, 0);
+	assert_int_equal(pin_now(2, TOK_INODE, 0, TOK_EX, 0), 0); /* and what the living hold is known */
+	assert_false(tok_cached(W.n[1].m, TOK_INODE, 0, TOK_SH));
+}
+
+static void views_in_the_middle(void **state)
+{
+	struct job j[9];
+	for (unsigned i = 0; i < 9; i++) {
+		j[i] = (struct job){.n = &W.n[1 + i % 3], .kind = i & 1 ? TOK_INODE : TOK_SEGMENT, .id = 5, .mode = TOK_EX, .rounds = 60, .upgrade = 1};
+		if (i & 1)
+			j[i].id = 5 << 9 | 6;
+		start(&j[i]);
+	}
+	for (unsigned i = 0; i < 40; i++) {
+		run_until(W.now + 300000);
+		view(0);
+	}
+	run();
+	for (unsigned i = 0; i < 9; i++)
+		assert_int_equal(j[i].rc, 0);
+}
+
+static void bound_is_kept(void **state)
+{
+	struct tok_stats st;
+	for (uint64_t i = 0; i < 500; i++)
+		assert_int_equal(pin_now(1, TOK_INODE, i << 9, TOK_EX, 0), 0);
+	settle();
+	tok_stats_get(W.n[1].m, &st);
+	assert_true(st.held <= 50 + 1);
+	assert_true(tok_cached(W.n[1].m, TOK_INODE, 499 << 9, TOK_EX));
+	assert_false(tok_cached(W.n[1].m, TOK_INODE, 0, TOK_EX));
+	tok_drop_hint(W.n[1].m, TOK_INODE, 499 << 9);
+	settle();
+	assert_false(tok_cached(W.n[1].m, TOK_INODE, 499 << 9, TOK_EX));
+}
+static int setup_bounded(void **state)
+{
+	max_tokens = 50;
+	int rc = setup(state);
+	max_tokens = 0;
+	return rc;
+}
+
+static void failure_wakes_everybody(void **state)
+{
+	struct job hold = {.n = &W.n[1], .kind = TOK_DATA, .id = 3, .mode = TOK_EX, .keeping = true};
+	struct job wait = {.n = &W.n[2], .kind = TOK_DATA, .id = 3, .mode = TOK_EX};
+	start(&hold);
+	run();
+	start(&wait);
+	settle();
+	assert_int_equal(W.running, 1);
+	tok_mgr_fail(W.n[2].m);
+	run();
+	assert_int_equal(wait.rc, -TS_ERR_FENCED);
+	assert_true(W.n[2].lost);
+	assert_int_equal(pin_now(2, TOK_DATA, 8, TOK_SH, 0), -TS_ERR_FENCED);
+	tok_unpin(W.n[1].m, &hold.keep);
+}
+
+static void token_that_cannot_leave_stays(void **state)
+{
+	struct job other = {.n = &W.n[2], .kind = TOK_DATA, .id = 3, .mode = TOK_EX};
+	assert_int_equal(pin_now(1, TOK_DATA, 3, TOK_EX, 0), 0);
+	W.n[1].revoke_rc = -EIO;
+	start(&other);
+	settle();
+	assert_int_equal(W.running, 1); /* nobody else gets it before this node is fenced and replayed */
+	assert_true(W.n[1].lost);
+	W.n[1].dead = true;
+	view(1);
+	settle();
+	assert_int_equal(W.running, 1);
+	view(0);
+	run();
+	assert_int_equal(other.rc, 0);
+}
+
+static uint64_t cpu_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * TS_NS_PER_S + (uint64_t)t.tv_nsec;
+}
+static void speed_fiber(void *arg)
+{
+	struct node *n = &W.n[2];
+	struct tok_pin p;
+	uint64_t t0 = cpu_ns();
+	for (unsigned i = 0; i < 200000; i++) {
+		if (tok_pin(n->m, TOK_INODE, 9 << 9, TOK_SH, 0, TOK_END, 0, &p))
+			fail();
+		tok_unpin(n->m, &p);
+	}
+	uint64_t t1 = cpu_ns();
+	for (uint64_t i = 0; i < 50000; i++) {
+		if (tok_pin(n->m, TOK_INODE + (i >> 9 & 1), 9 << 9 | (i & 511), TOK_EX, 0, TOK_END, 0, &p))
+			fail();
+		tok_unpin(n->m, &p);
+		if ((i & 511) == 511)
+			break;
+	}
+	uint64_t t2 = cpu_ns();
+	printf("pin hit %llu ns, first grant by oneself %llu ns\n", (unsigned long long)((t1 - t0) / 200000), (unsigned long long)((t2 - t1) / 512));
+	W.running--;
+}
+static void speed(void **state)
+{
+	assert_int_equal(pin_now(2, TOK_SEGMENT, 9, TOK_EX, 0), 0);
+	W.running++;
+	assert_int_equal(ts_fiber_spawn(W.x, "speed", speed_fiber, NULL), 0);
+	run();
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(pins_share_and_exclude),  T(upgrade_storm_makes_progress),
+		T(cached_pin_sends_nothing), T(own_segment_is_private),
+		T(nowait_try_quick),	    T(drain_gives_all_back),
+		T(death_gates_grants),	    T(views_in_the_middle),
+		cmocka_unit_test_setup_teardown(bound_is_kept, setup_bounded, teardown),
+		T(failure_wakes_everybody), T(token_that_cannot_leave_stays),
+		T(speed),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
