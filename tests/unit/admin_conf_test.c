@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Configuration: every key, every refusal by line and name; numbers that must never go back. */
+#include "admin/conf.h"
+#include "admin/verbs.h"
+#include <stdarg.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+static char dir[] = "/tmp/tessera-conf-XXXXXX", path[64], keyfile[64];
+
+static void put(const char *file, const char *text, mode_t mode)
+{
+	FILE *f = fopen(file, "w");
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+	chmod(file, mode);
+}
+
+#define GOOD "# a comment\ncluster_name = c1\nnode_id = 7\nstate_dir = /tmp\nrun_dir = /tmp\ncluster_key_file = %s\n" \
+	     "disk = iscsi://10.0.0.1:3260/iqn.x/1\n  disk=file:///tmp/x  \npage_pool = 64M\n%s"
+
+static int load(const char *extra, struct conf *c, char *err)
+{
+	char text[1024];
+	snprintf(text, sizeof(text), GOOD, keyfile, extra);
+	put(path, text, 0644);
+	return conf_load(path, c, err, 256);
+}
+
+static void good(void **state)
+{
+	struct conf c;
+	char err[256] = "";
+	assert_int_equal(load("", &c, err), 0);
+	assert_string_equal(c.cluster_name, "c1");
+	assert_int_equal(c.node_id, 7);
+	assert_int_equal(c.ndisks, 2);
+	assert_string_equal(c.disks[1], "file:///tmp/x");
+	assert_int_equal(c.page_pool_bytes, 64 << 20);
+	assert_int_equal(c.port, 7420);
+	assert_int_equal(c.key[0], 0xab);
+	assert_string_equal(c.initiator, "iqn.2026-11.io.tessera:c1-n7");
+	conf_free(&c);
+}
+
+static void refused(void **state)
+{
+	static const char *const bad[] = {"colour = red\n", "node_id = 0\n", "node_id = 256\n", "node_id = x\n", "port = 70000\n", "port\n",
+					  "disk = /dev/sda\n", "page_pool = 5Q\n", "page_pool = 0\n", "cluster_name =\n", "log_level = 9\n"};
+	for (size_t i = 0; i < TS_ARRAY_LEN(bad); i++) {
+		struct conf c;
+		char err[256] = "";
+		assert_int_not_equal(load(bad[i], &c, err), 0);
+		if (!strstr(err, "line 10"))
+			fail_msg("'%s': the message does not name line 10: %s", bad[i], err);
+		conf_free(&c);
+	}
+}
+
+static void key_refused(void **state)
+{
+	struct conf c;
+	char err[256] = "";
+	chmod(keyfile, 0644);
+	assert_int_not_equal(load("", &c, err), 0);
+	assert_non_null(strstr(err, "chmod 600"));
+	conf_free(&c);
+	put(keyfile, "abc\n", 0600);
+	assert_int_not_equal(load("", &c, err), 0);
+	assert_non_null(strstr(err, keyfile));
+	conf_free(&c);
+	put(keyfile, "abababababababababababababababababababababababababababababababab\n", 0600);
+}
+
+static void incarnation_grows(void **state)
+{
+	struct conf c = {0};
+	char err[256];
+	uint64_t a, b, d;
+	snprintf(c.state_dir, sizeof(c.state_dir), "%s", dir);
+	assert_int_equal(conf_incarnation_next(&c, 5000 * TS_NS_PER_MS, &a, err, sizeof(err)), 0);
+	assert_int_equal(conf_incarnation_next(&c, 4000 * TS_NS_PER_MS, &b, err, sizeof(err)), 0); /* the clock went back */
+	assert_int_equal(conf_incarnation_next(&c, 9000 * TS_NS_PER_MS, &d, err, sizeof(err)), 0);
+	assert_true(a == 5000 && b == 5001 && d == 9000);
+	assert_int_equal(conf_view_store(&c, 77), 0);
+	assert_int_equal(conf_view_load(&c), 77);
+	snprintf(c.state_dir, sizeof(c.state_dir), "%s/none", dir);
+	assert_int_not_equal(conf_incarnation_next(&c, 1, &a, err, sizeof(err)), 0);
+	assert_non_null(strstr(err, "durable"));
+}
+
+static void sizes(void **state)
+{
+	uint64_t n;
+	static const struct {
+		const char *text;
+		uint64_t want;
+	} good_sizes[] = {{"1", 1}, {"64k", 65536}, {"1M", 1 << 20}, {"2GiB", 2ull << 30}, {"3TB", 3ull << 40}};
+	static const char *const bad[] = {"", "0", "-1", "M", "1X", "1MM", "1.5M", "99999999999999999999", "18446744073709551615K", " 1"};
+	for (size_t i = 0; i < TS_ARRAY_LEN(good_sizes); i++) {
+		assert_int_equal(verb_size_parse(good_sizes[i].text, &n), 0);
+		assert_true(n == good_sizes[i].want);
+	}
+	for (size_t i = 0; i < TS_ARRAY_LEN(bad); i++)
+		if (verb_size_parse(bad[i], &n) == 0)
+			fail_msg("'%s' was taken for a size", bad[i]);
+}
+
+static void verbs(void **state)
+{
+	int used;
+	for (size_t i = 0; i < verb_count; i++) { /* each verb is found by its own words and by no fewer */
+		char words[64], *argv[4];
+		int argc = 0;
+		snprintf(words, sizeof(words), "%s", verb_table[i].name);
+		for (char *w = strtok(words, " "); w; w = strtok(NULL, " "))
+			argv[argc++] = w;
+		assert_ptr_equal(verb_find(argc, argv, &used), &verb_table[i]);
+		assert_int_equal(used, argc);
+		if (argc > 1)
+			assert_null(verb_find(argc - 1, argv, &used));
+		assert_true(verb_table[i].help[0]);
+	}
+	char *nonsense[] = {"stat"};
+	assert_null(verb_find(1, nonsense, &used));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(good), cmocka_unit_test(refused), cmocka_unit_test(key_refused),
+					   cmocka_unit_test(incarnation_grows), cmocka_unit_test(sizes), cmocka_unit_test(verbs)};
+	if (!mkdtemp(dir))
+		return 1;
+	snprintf(path, sizeof(path), "%s/conf", dir);
+	snprintf(keyfile, sizeof(keyfile), "%s/key", dir);
+	put(keyfile, "abababababababababababababababababababababababababababababababab\n", 0600);
+	int rc = cmocka_run_group_tests(tests, NULL, NULL);
+	char cmd[128];
+	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+	return rc | (system(cmd) != 0);
+}
