@@ -3,6 +3,7 @@
  * that it inherits from its directory.
  * Must never happen: a name without an inode or an inode without name and intent, whatever fails or crashes in between; a new
  * entry in a removed directory. */
+#include "fs/alloc_int.h"
 #include "fs/names.h"
 
 #include <dirent.h>
@@ -120,7 +121,7 @@ static void make_inode_tx(struct making *k, struct fs_tx *tx)
 	}
 	if (!k->m->name) {
 		flags |= FS_IF_ORPHAN | (k->m->linkable ? FS_IF_TMPFILE : 0);
-		fs_tx_intent(tx, FS_INTENT_ORPHAN, 0, k->ino, k->gen);
+		fs_reaper_orphan(k->fs, fs_tx_intent(tx, FS_INTENT_ORPHAN, 0, k->ino, k->gen), k->ino, k->gen);
 	}
 	d->flags = le32_make(le32_get(d->flags) | flags);
 }
