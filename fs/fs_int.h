@@ -115,6 +115,8 @@ struct fs_tx {
 /* Waits until the log has room for `bytes` more (default a generous bound per transaction). May be called with pins held:
  * making room needs no token. Must precede fs_tx_begin without a wait in between. bytes 0 = 64 KiB. */
 int fs_log_reserve(struct fs *fs, size_t bytes) TS_MUST_CHECK;
+/* The same for the reaper, who is not slowed down when many intents wait for it. */
+int fs_log_reserve_reaper(struct fs *fs, size_t bytes) TS_MUST_CHECK;
 void fs_tx_begin(struct fs *fs, struct fs_tx *tx);
 void fs_tx_buf(struct fs_tx *tx, struct fs_buf *b); /* b (pinned, uptodate) will change: call before the first change */
 uint64_t fs_tx_intent(struct fs_tx *tx, enum fs_intent_type type, uint32_t subs, uint64_t a, uint64_t b); /* returns its number */

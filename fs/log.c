@@ -258,13 +258,17 @@ static void slow_down(struct fs *fs)
 
 int fs_log_reserve(struct fs *fs, size_t bytes)
 {
+	slow_down(fs);
+	return fs_log_reserve_reaper(fs, bytes);
+}
+
+int fs_log_reserve_reaper(struct fs *fs, size_t bytes)
+{
 	struct fs_logstate *g = fs->log;
 	int rc;
 
-	if (!bytes)
-		bytes = TS_MIN((size_t)TX_DEFAULT, (size_t)g->frame_max / 2);
-	TS_ASSERT(!g->tx && bytes <= g->frame_max - sizeof(struct fs_frame_disk));
-	slow_down(fs);
+	TS_ASSERT(!g->tx);
+	bytes = TS_MIN(bytes ? bytes : (size_t)TX_DEFAULT, (size_t)g->frame_max - sizeof(struct fs_frame_disk));
 	for (;;) {
 		if (fs->run == FS_RUN_STOPPED || g->failed)
 			return -EIO;
