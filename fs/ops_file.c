@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Job: the entry points for bytes of open files: they pin DATA, then INODE, in whole blocks, call data.c, and on missing space drop
+ * the pins, get more and go on (law 2).
+ *
+ * What must never happen: a pin held while space is looked for; an O_APPEND offset from anything but the size under INODE EX
+ * (H32); a write-behind error that a handle never hears of, or hears of twice (H33); two files pinned against the order. */
+#include "fs/data_int.h"
+
+#include <fcntl.h>
+
+struct file_pins {
+	struct tok_pin data, inode;
+};
+
+static int pin_error(int rc)
+{
+	return rc == -TS_ERR_FENCED ? -EIO : rc;
+}
+
+static void pins_drop(struct fs *fs, struct file_pins *p)
+{
+	tok_unpin(fs->tok, &p->inode);
+	tok_unpin(fs->tok, &p->data);
+}
+
+/* The inode's block is there again if the token had left. INODE is pinned. */
+static int inode_load(struct fs *fs, struct fs_inode *ip)
+{
+	struct fs_inode *again;
+	int rc;
+
+	if (ip->buf)
+		return 0;
+	rc = fs_inode_get(fs, ip->ino, &again);
+	if (rc)
+		return rc;
+	if (again != ip)
+		rc = -ESTALE;
+	fs_inode_put(fs, again);
+	return rc;
+}
+
+/* Bytes [off, end) in whole blocks: a block's mapping belongs to who has the token for any of its bytes. */
+static int pins_take(struct fs *fs, struct fs_inode *ip, enum tok_mode mode, uint64_t off, uint64_t end, struct file_pins *p)
+{
+	uint64_t bs = fs->block_size, last = end > TOK_END - bs ? TOK_END : TS_ALIGN_UP(end, bs) - 1;
+	int rc;
+
+	memset(p, 0, sizeof(*p));
+	rc = tok_pin(fs->tok, TOK_DATA, ip->ino, mode, TS_ALIGN_DOWN(off, bs), TS_MAX(last, off), 0, &p->data);
+	if (rc)
+		return pin_error(rc);
+	rc = pin_error(tok_pin(fs->tok, TOK_INODE, ip->ino, mode, 0, TOK_END, 0, &p->inode));
+	if (!rc)
+		rc = inode_load(fs, ip);
+	if (rc)
+		pins_drop(fs, p);
+	return rc;
+}
+
+static bool needs_space(int64_t rc)
+{
+	return rc == -FS_NEED_SPACE || rc == -FS_NEED_META;
+}
+
+static int may_write(struct fs *fs, struct fs_file *f, bool append)
+{
+	uint32_t flags = le32_get(fs_idisk(f->ip)->flags);
+
+	if ((f->flags & O_ACCMODE) == O_RDONLY)
+		return -EBADF;
+	if (fs->args.read_only)
+		return -EROFS;
+	if ((flags & FS_IF_IMMUTABLE) || ((flags & FS_IF_APPEND) && !append))
+		return -EPERM;
+	return 0;
+}
+
+/* Write-behind errors reach each handle once. */
+static int take_wb_error(struct fs_file *f)
+{
+	if (f->wb_error_seen == f->ip->wb_error_seq)
+		return 0;
+	f->wb_error_seen = f->ip->wb_error_seq;
+	return f->ip->wb_error;
+}
+
+/* ---- read ----------------------------------------------------------------------------------------------------------- */
+
+#define ATIME_DAY (86400LL * 1000000000LL)
+
+/* relatime; only if it costs nobody anything: the token is here and free. */
+static void touch_atime(struct fs *fs, struct fs_file *f)
+{
+	struct fs_inode *ip = f->ip;
+	int64_t now = fs_now_ns(fs);
+	struct tok_pin pin = {0};
+
+	if (fs->args.noatime || fs->args.read_only || (f->flags & O_NOATIME))
+		return;
+	if (!fs->args.strictatime && ip->atime_ns > ip->mtime_ns && ip->atime_ns > ip->ctime_ns && now - ip->atime_ns < ATIME_DAY)
+		return;
+	if (!tok_cached(fs->tok, TOK_INODE, ip->ino, TOK_EX) || tok_pin(fs->tok, TOK_INODE, ip->ino, TOK_EX, 0, TOK_END, TOK_TRY, &pin))
+		return;
+	if (ip->buf && le16_get(fs_idisk(ip)->mode)) {
+		ip->atime_ns = now;
+		fs_inode_lazy(fs, ip);
+	}
+	tok_unpin(fs->tok, &pin);
+}
+
+ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off)
+{
+	struct file_pins p;
+	ssize_t n;
+	int rc = fs_enter(fs, FS_OP_READ);
+
+	if (rc)
+		return rc;
+	if ((f->flags & O_ACCMODE) == O_WRONLY)
+		return -EBADF;
+	if (off > FS_MAX_SIZE || !len)
+		return 0;
+	len = TS_MIN(len, FS_MAX_SIZE - off);
+	rc = pins_take(fs, f->ip, TOK_SH, off, off + len, &p);
+	if (rc)
+		return rc;
+	n = fs_data_read(fs, f->ip, f, buf, len, off);
+	pins_drop(fs, &p);
+	if (n > 0)
+		touch_atime(fs, f);
+	return n;
+}
+
+/* ---- write ---------------------------------------------------------------------------------------------------------- */
+
+static int drop_suid(struct fs *fs, struct fs_inode *ip)
+{
+	unsigned mode = le16_get(fs_idisk(ip)->mode), now = mode & ~(unsigned)S_ISUID;
+	struct fs_tx tx;
+	int rc;
+
+	if (mode & S_IXGRP)
+		now &= ~(unsigned)S_ISGID;
+	if (now == mode)
+		return 0;
+	rc = fs_log_reserve(fs, 0);
+	if (rc)
+		return rc;
+	fs_tx_begin(fs, &tx);
+	fs_tx_buf(&tx, ip->buf);
+	fs_idisk(ip)->mode = le16_make((uint16_t)now);
+	fs_inode_update_tx(fs, &tx, ip);
+	(void)fs_tx_commit(&tx);
+	return 0;
+}
+
+struct writer {
+	const uint8_t *buf;
+	size_t len, done;
+	uint64_t off;	/* of buf[0] once known */
+	uint64_t start; /* DATA is pinned from here at least */
+	bool append, kill_suid, placed;
+};
+
+/* One round under pins: 0, -FS_NEED_*, -EAGAIN (pin from w->start), or an error. */
+static int write_round(struct fs *fs, struct fs_file *f, struct writer *w)
+{
+	struct fs_inode *ip = f->ip;
+	uint64_t at = w->off + w->done;
+	struct file_pins p;
+	ssize_t n;
+	int rc = pins_take(fs, ip, TOK_EX, w->append ? 0 : TS_MIN(w->start, at), w->append ? TOK_END : at + (w->len - w->done), &p);
+
+	if (rc)
+		return rc;
+	rc = may_write(fs, f, w->append);
+	if (!rc && w->append)
+		at = ip->size;
+	if (!rc && !w->append && at > ip->size && w->start > ip->size) { /* the gap's block is written to, too */
+		w->start = ip->size;
+		rc = -EAGAIN;
+	}
+	if (!rc && at > FS_MAX_SIZE - (w->len - w->done))
+		rc = -EFBIG;
+	if (!rc && w->kill_suid)
+		rc = drop_suid(fs, ip);
+	n = rc ? 0 : fs_data_write(fs, ip, w->buf + w->done, w->len - w->done, at);
+	pins_drop(fs, &p);
+	if (rc || n < 0)
+		return rc ? rc : (int)n;
+	if (!w->placed)
+		w->off = at - w->done;
+	w->placed = true;
+	w->done += (size_t)n;
+	return 0;
+}
+
+ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, uint64_t off, bool append, bool kill_suid, uint64_t *off_out)
+{
+	struct writer w = {.buf = buf, .len = len, .off = off, .start = off, .append = append, .kill_suid = kill_suid};
+	int rc = fs_enter(fs, FS_OP_WRITE);
+
+	if (!rc && !append && (off > FS_MAX_SIZE || len > FS_MAX_SIZE - off))
+		rc = -EFBIG;
+	while (!rc && w.done < len) {
+		rc = write_round(fs, f, &w);
+		if (needs_space(rc))
+			rc = fs_alloc_refill(fs, rc);
+		else if (rc == -EAGAIN)
+			rc = 0;
+	}
+	if (w.done && off_out)
+		*off_out = w.off;
+	if (w.done && (f->flags & (O_SYNC | O_DSYNC))) {
+		int src = data_sync(fs, f->ip, (f->flags & O_SYNC) != O_SYNC);
+
+		if (src)
+			return src;
+	}
+	return w.done ? (ssize_t)w.done : rc;
+}
+
+/* ---- stable --------------------------------------------------------------------------------------------------------- */
+
+int fs_flush(struct fs *fs, struct fs_file *f)
+{
+	int rc = fs_enter(fs, FS_OP_FLUSH);
+
+	return rc ? rc : take_wb_error(f);
+}
+
+int fs_fsync(struct fs *fs, struct fs_file *f, bool datasync)
+{
+	int rc = fs_enter(fs, FS_OP_FSYNC), wrc;
+
+	if (!rc)
+		rc = data_sync(fs, f->ip, datasync);
+	wrc = take_wb_error(f);
+	if (rc && rc == f->ip->wb_error) /* told as this handle's own, once */
+		return wrc;
+	return rc ? rc : wrc;
+}
+
+/* Directories: what was done in them is in the log. */
+int fs_fsync_ino(struct fs *fs, uint64_t ino)
+{
+	struct fs_inode *ip;
+	int rc = fs_enter(fs, FS_OP_FSYNC);
+
+	if (rc)
+		return rc;
+	ip = fs_inode_find(fs, ino);
+	if (ip) {
+		rc = fs_data_fsync(fs, ip);
+		fs_inode_put(fs, ip);
+	}
+	return rc ? rc : fs_log_force(fs, fs_log_head(fs));
+}
+
+int fs_sync(struct fs *fs)
+{
+	int rc = fs_enter(fs, FS_OP_SYNC), rc2;
+
+	if (rc)
+		return rc;
+	rc = fs_inode_writeback_all(fs);
+	rc2 = fs_log_force(fs, fs_log_head(fs));
+	if (!rc2)
+		rc2 = fs_io_flush_data(fs);
+	return rc2 ? rc2 : rc;
+}
+
+/* ---- fallocate, seek -------------------------------------------------------------------------------------------------- */
+
+int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint64_t len)
+{
+	int rc = fs_enter(fs, FS_OP_FALLOCATE);
+
+	if (!rc && (off > FS_MAX_SIZE || len > FS_MAX_SIZE - off))
+		rc = -EFBIG;
+	while (!rc) {
+		struct file_pins p;
+
+		rc = pins_take(fs, f->ip, TOK_EX, 0, TOK_END, &p);
+		if (rc)
+			break;
+		rc = may_write(fs, f, !(mode & (FS_FALLOC_PUNCH | FS_FALLOC_ZERO)));
+		if (!rc)
+			rc = fs_data_fallocate(fs, f->ip, mode, off, len);
+		pins_drop(fs, &p);
+		if (!needs_space(rc))
+			break;
+		rc = fs_alloc_refill(fs, rc);
+	}
+	return rc;
+}
+
+int64_t fs_seek(struct fs *fs, struct fs_file *f, uint64_t off, bool hole)
+{
+	struct file_pins p;
+	int64_t at = fs_enter(fs, FS_OP_SEEK);
+
+	if (!at)
+		at = pins_take(fs, f->ip, TOK_SH, 0, TOK_END, &p);
+	if (at)
+		return at;
+	at = fs_data_seek(fs, f->ip, off, hole);
+	pins_drop(fs, &p);
+	return at;
+}
+
+/* ---- copy ------------------------------------------------------------------------------------------------------------- */
+
+#define COPY_SLICE (256u << 10)
+
+struct copy {
+	struct fs_file *in, *out;
+	uint64_t in_off, out_off;
+	size_t len, done;
+	uint8_t *slice;
+	struct tok_pin data[2], inode[2]; /* [0]: the lower inode number */
+};
+
+static void copy_unpin(struct fs *fs, struct copy *c)
+{
+	for (int i = 1; i >= 0; i--)
+		tok_unpin(fs->tok, &c->inode[i]);
+	for (int i = 1; i >= 0; i--)
+		tok_unpin(fs->tok, &c->data[i]);
+}
+
+/* DATA of both by number, then INODE of both by number. */
+static int copy_pin(struct fs *fs, struct copy *c)
+{
+	struct fs_inode *ip[2] = {c->in->ip, c->out->ip};
+	enum tok_mode mode[2] = {TOK_SH, TOK_EX};
+	int n = ip[0] == ip[1] ? 1 : 2, rc = 0;
+
+	if (n == 1) {
+		mode[0] = TOK_EX;
+	} else if (ip[0]->ino > ip[1]->ino) {
+		ip[0] = c->out->ip;
+		ip[1] = c->in->ip;
+		mode[0] = TOK_EX;
+		mode[1] = TOK_SH;
+	}
+	for (int i = 0; !rc && i < n; i++)
+		rc = tok_pin(fs->tok, TOK_DATA, ip[i]->ino, mode[i], 0, TOK_END, 0, &c->data[i]);
+	for (int i = 0; !rc && i < n; i++)
+		rc = tok_pin(fs->tok, TOK_INODE, ip[i]->ino, mode[i], 0, TOK_END, 0, &c->inode[i]);
+	for (int i = 0; !rc && i < n; i++)
+		rc = inode_load(fs, ip[i]);
+	if (rc)
+		copy_unpin(fs, c);
+	return pin_error(rc);
+}
+
+static int copy_slices(struct fs *fs, struct copy *c)
+{
+	int rc = may_write(fs, c->out, false);
+
+	while (!rc && c->done < c->len) {
+		ssize_t n = fs_data_read(fs, c->in->ip, NULL, c->slice, TS_MIN(c->len - c->done, COPY_SLICE), c->in_off + c->done), w = 0;
+
+		if (n <= 0) /* 0: the end of the source */
+			return n < 0 ? (int)n : 1;
+		w = fs_data_write(fs, c->out->ip, c->slice, (size_t)n, c->out_off + c->done);
+		if (w < 0)
+			return (int)w;
+		c->done += (size_t)w;
+	}
+	return rc;
+}
+
+ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len)
+{
+	struct copy c = {.in = in, .out = out, .in_off = in_off, .out_off = out_off, .len = len};
+	int rc = fs_enter(fs, FS_OP_COPY);
+
+	if (rc)
+		return rc;
+	if ((in->flags & O_ACCMODE) == O_WRONLY)
+		return -EBADF;
+	if (in_off > FS_MAX_SIZE || out_off > FS_MAX_SIZE)
+		return -EFBIG;
+	c.len = TS_MIN(len, TS_MIN(FS_MAX_SIZE - in_off, FS_MAX_SIZE - out_off));
+	if (in->ip == out->ip && in_off < out_off + c.len && out_off < in_off + c.len)
+		return -EINVAL;
+	c.slice = ts_alloc_aligned(DATA_PAGE, COPY_SLICE);
+	if (!c.slice)
+		return -ENOMEM;
+	while (!rc && c.done < c.len) {
+		rc = copy_pin(fs, &c);
+		if (rc)
+			break;
+		rc = copy_slices(fs, &c);
+		copy_unpin(fs, &c);
+		if (needs_space(rc))
+			rc = fs_alloc_refill(fs, rc);
+	}
+	ts_free(c.slice);
+	return c.done ? (ssize_t)c.done : TS_MIN(rc, 0);
+}
