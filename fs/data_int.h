@@ -211,7 +211,7 @@ int data_zero_pages(struct fs *fs, struct data_blk *b, uint64_t from, uint64_t t
 /* ---- truncate.c --------------------------------------------------------------------------------------------------- */
 void data_cut_blocks(struct fs *fs, struct data_file *df, uint64_t from, uint64_t to); /* memory of [from, to) is gone; waits for its writes */
 
-/* ---- writeback.c, commit.c --------------------------------------------------------------------------------------------------- */
+/* ---- writeback.c, data_commit.c --------------------------------------------------------------------------------------------------- */
 void data_wave_start(struct fs *fs, struct data_blk *b); /* writes what is dirty; may wait for request slots */
 int data_blk_settled(struct fs *fs, struct data_blk *b) TS_MUST_CHECK; /* waits until nothing is in flight or to be committed */
 int data_blk_flush(struct fs *fs, struct data_blk *b) TS_MUST_CHECK;   /* this block written and mapped */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: dirty pages go to disk in waves, one wave of a block at a time; after the first wave of a block with new space its
- * pointer is inserted (commit.c). One fiber looks after what nobody waits for: blocks that are old, or all under pressure.
+ * pointer is inserted (data_commit.c). One fiber looks after what nobody waits for: blocks that are old, or all under pressure.
  *
  * What must never happen: a pointer committed before its data write completed (law 3: the log's force flushes the disks); part
  * of a fresh block left as the disk had it (D4); an error of write-behind that nobody hears of (H33); a wait for tokens,
