@@ -10,7 +10,6 @@
 #define TURN_STEPS  256
 #define BATCH	    64
 #define SLEEP_MAX   TS_NS_PER_S /* epoll's clock stands still during suspend, the executor's does not */
-#define HOOKS_MAX   64
 
 struct watch {
 	struct ts_list link; /* dead ones only */
@@ -29,8 +28,8 @@ struct ts_loop {
 	struct watch **watch; /* by descriptor */
 	size_t nwatch;
 	struct ts_list dead;
-	struct hook hook[HOOKS_MAX];
-	unsigned nhooks;
+	struct hook *hook;
+	size_t nhooks, hook_room;
 	atomic_bool stop;
 };
 
@@ -92,6 +91,7 @@ void ts_loop_free(struct ts_loop *l)
 	for (size_t i = 0; i < l->nwatch; i++)
 		ts_free(l->watch[i]);
 	ts_free(l->watch);
+	ts_free(l->hook);
 	if (l->evfd >= 0)
 		close(l->evfd);
 	if (l->epfd >= 0)
@@ -168,13 +168,21 @@ void ts_loop_fd_del(struct ts_loop *l, int fd)
 
 void ts_loop_before_wait(struct ts_loop *l, ts_fn fn, void *arg)
 {
-	TS_ASSERT(l->nhooks < HOOKS_MAX);
+	if (l->nhooks == l->hook_room) {
+		size_t room = l->hook_room ? l->hook_room * 2 : 8;
+		void *v = realloc(l->hook, room * sizeof(*l->hook)); /* not ts_alloc: this cannot fail */
+
+		if (!v)
+			TS_PANIC("out of memory for %zu loop hooks", room);
+		l->hook = v;
+		l->hook_room = room;
+	}
 	l->hook[l->nhooks++] = (struct hook){fn, arg};
 }
 
 void ts_loop_before_wait_del(struct ts_loop *l, ts_fn fn, void *arg)
 {
-	for (unsigned i = 0; i < l->nhooks; i++) {
+	for (size_t i = 0; i < l->nhooks; i++) {
 		if (l->hook[i].fn == fn && l->hook[i].arg == arg) {
 			l->hook[i] = l->hook[--l->nhooks];
 			return;
@@ -210,7 +218,7 @@ void ts_loop_run(struct ts_loop *l)
 
 		ts_exec_run(l->exec, TURN_STEPS);
 		before = ts_exec_enter(l->exec);
-		for (unsigned i = 0; i < l->nhooks; i++)
+		for (size_t i = 0; i < l->nhooks; i++)
 			l->hook[i].fn(l->hook[i].arg);
 		n = wait_events(l, ev, ts_exec_ready(l->exec));
 		for (int i = 0; i < n; i++) {

@@ -208,7 +208,8 @@ static int run(struct nsd_dev *d, enum nsd_op op, void *buf, size_t len, uint64_
 {
 	struct iovec iov = {.iov_base = buf, .iov_len = len};
 	struct ts_done done;
-	struct nsd_req r = {.op = op, .off = off, .len = len, .iov = &iov, .iovcnt = 1, .done = wake, .arg = &done};
+	struct nsd_req r = {.op = op, .off = off, .len = len, .iov = &iov, .iovcnt = len ? 1 : 0,
+			    .done = wake, .arg = &done};
 
 	ts_done_init(&done);
 	nsd_submit(d, &r);

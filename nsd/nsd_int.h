@@ -32,6 +32,24 @@ static inline bool nsd_may_write(const struct nsd_dev *d)
 	return !d->gate.may_write || d->gate.may_write(d->gate.arg);
 }
 
+/* Between the segments of a request and one buffer of r->len bytes. Empty segments may have no address. */
+static inline void nsd_gather(void *to, const struct nsd_req *r)
+{
+	uint8_t *p = to;
+
+	for (int i = 0; i < r->iovcnt; p += r->iov[i++].iov_len)
+		if (r->iov[i].iov_len)
+			memcpy(p, r->iov[i].iov_base, r->iov[i].iov_len);
+}
+static inline void nsd_scatter(const struct nsd_req *r, const void *from)
+{
+	const uint8_t *p = from;
+
+	for (int i = 0; i < r->iovcnt; p += r->iov[i++].iov_len)
+		if (r->iov[i].iov_len)
+			memcpy(r->iov[i].iov_base, p, r->iov[i].iov_len);
+}
+
 /* split.c: does the request need it; does it, and completes r when all parts are done. */
 bool nsd_split_needed(const struct nsd_dev *d, const struct nsd_req *r);
 void nsd_split_submit(struct nsd_dev *d, struct nsd_req *r);

@@ -50,13 +50,10 @@ static void tell_write(struct shadow *s)
 {
 	const struct nsd_req *r = &s->req;
 	struct event *e = s->event;
-	uint8_t *p = e->data;
 
 	*e = (struct event){.op = r->op, .off = r->off, .len = r->len, .after = s->rec->flush_seq};
-	for (int i = 0; r->op == NSD_WRITE && i < r->iovcnt; i++) {
-		memcpy(p, r->iov[i].iov_base, r->iov[i].iov_len);
-		p += r->iov[i].iov_len;
-	}
+	if (r->op == NSD_WRITE)
+		nsd_gather(e->data, r);
 	ts_list_push_back(&s->rec->held, &e->link);
 	s->event = NULL;
 	tell_held(s->rec);

@@ -71,14 +71,8 @@ static void io_end(struct uring *u, struct io *io, int rc)
 {
 	struct nsd_req *r = io->req;
 
-	if (io->bounce && r->op == NSD_READ && !rc) {
-		const uint8_t *p = io->bounce;
-
-		for (int i = 0; i < r->iovcnt; i++) {
-			memcpy(r->iov[i].iov_base, p, r->iov[i].iov_len);
-			p += r->iov[i].iov_len;
-		}
-	}
+	if (io->bounce && r->op == NSD_READ && !rc)
+		nsd_scatter(r, io->bounce);
 	if (rc == -ECANCELED || (rc == -EINTR && io->cancelled))
 		rc = -ETIMEDOUT;
 	ts_list_del(&r->link);
@@ -132,16 +126,13 @@ static bool aligned(const struct uring *u, const struct nsd_req *r)
 static int bounce(struct io *io)
 {
 	struct nsd_req *r = io->req;
-	uint8_t *p;
 
 	io->iov = ts_alloc(sizeof(*io->iov));
-	io->bounce = p = ts_alloc_aligned(4096, r->len);
-	if (!io->iov || !p)
+	io->bounce = ts_alloc_aligned(4096, r->len);
+	if (!io->iov || !io->bounce)
 		return -ENOMEM;
-	for (int i = 0; r->op == NSD_WRITE && i < r->iovcnt; i++) {
-		memcpy(p, r->iov[i].iov_base, r->iov[i].iov_len);
-		p += r->iov[i].iov_len;
-	}
+	if (r->op == NSD_WRITE)
+		nsd_gather(io->bounce, r);
 	io->iov[0] = (struct iovec){io->bounce, r->len};
 	io->iovcnt = 1;
 	return 0;
