@@ -50,7 +50,7 @@ int fs_child_open(struct fs *fs, uint64_t dir, const struct fs_dirent *e, struct
 
 	if (rc && rc != -ESTALE)
 		return rc;
-	if (!rc && (*out)->gen == e->gen && IFTODT(le16_get(fs_idisk(*out)->mode)) == e->type)
+	if (!rc && (*out)->gen == e->gen && (unsigned)IFTODT(le16_get(fs_idisk(*out)->mode)) == e->type)
 		return 0;
 	if (!rc)
 		fs_inode_put(fs, *out);
