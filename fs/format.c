@@ -401,7 +401,7 @@ static int write_labels(struct layout *l)
 		memcpy(b->fs_id, l->fs_id, 16);
 		memcpy(b->disk_uuid, l->disk[i].uuid, 16);
 		memcpy(b->fs_name, l->a->name, strlen(l->a->name));
-		snprintf(b->nsd_name, sizeof(b->nsd_name), "%.55s-%u", l->a->name, i);
+		snprintf(b->nsd_name, sizeof(b->nsd_name), "%.52s-%u", l->a->name, i);
 		rc = nsd_label_write(l->a->disks[i], b);
 	}
 	return rc;

@@ -158,6 +158,12 @@ void fs_bare_free(struct fs *fs); /* does not wait; nothing may be in flight (or
 /* ======== recover.c, super.c ======================================================================================= */
 /* Seals and replays one slot's log, adopts its intents into our own log, marks it. Used at mount and on a node's death. */
 int fs_recover_slot(struct fs *fs, uint32_t slot, unsigned node, uint64_t incarnation) TS_MUST_CHECK;
+/* For check and repair, on a bare file system, when no node has it mounted: replays every log that was not closed, in the
+ * right order; live intents stay in their logs (state CLEAN). *count: logs replayed. */
+int fs_recover_offline(struct fs *fs, unsigned *count) TS_MUST_CHECK;
+int fs_slot_state(struct fs *fs, uint32_t slot, enum fs_log_state *state, unsigned *node, uint64_t *incarnation) TS_MUST_CHECK;
+/* Live intents in any slot's log (blocks and inodes that are as good as free), without changing anything. */
+int fs_slot_intents(struct fs *fs, uint32_t slot, void (*fn)(void *arg, const struct fs_intent *it), void *arg) TS_MUST_CHECK;
 
 /* ======== alloc.c (space), ialloc.c (inodes), reaper.c ============================================================= */
 struct fs_ext { /* taken, not yet in a transaction */

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to replay.c (what a log says: a pure function of its bytes), recover.c and the tests. */
+#ifndef TESSERA_FS_REPLAY_H
+#define TESSERA_FS_REPLAY_H
+
+#include "fs/log_int.h"
+
+struct fs_logimage {
+	struct fs_frame_id id;
+	const uint8_t *ring;
+	uint64_t ring_bytes;
+	uint64_t tail;
+	uint64_t seal;	 /* 0: until the first bad frame; else the frames must reach exactly this */
+	/* Makes ring[off, off + len) present; NULL: all of it is. */
+	int (*load)(void *arg, uint64_t off, uint64_t len);
+	void *arg;
+};
+struct fs_replay_rec {
+	struct fs_rec rec;
+	uint32_t next; /* of the same block, index + 1; 0 = last */
+};
+struct fs_replay_block {
+	struct ts_map_node node;
+	fs_addr addr;
+	uint32_t first, last;	/* record index + 1; 0 = none: freed behind them */
+	uint64_t done_version;	/* of the block after replay; 0 = nothing was to do */
+};
+struct fs_replay_intent {
+	struct ts_map_node node;
+	uint64_t number, a, b;
+	enum fs_intent_type type;
+	uint32_t subs;
+};
+struct fs_replay_adopted {
+	uint32_t slot;
+	uint64_t incarnation;
+};
+struct fs_replay {
+	uint64_t end; /* LSN behind the last good frame */
+	uint64_t max_version;
+	struct fs_replay_rec *recs;
+	size_t nrecs, room;
+	struct ts_map blocks;	/* fs_replay_block */
+	struct ts_map intents;	/* fs_replay_intent, live ones */
+	struct fs_replay_adopted *adopted;
+	unsigned nadopted;
+};
+/* Reads the log: -EUCLEAN when a good frame holds nonsense or a sealed log ends early; the records point into ring. */
+int fs_replay_scan(const struct fs_logimage *img, struct fs_replay **out) TS_MUST_CHECK;
+void fs_replay_free(struct fs_replay *r);
+/* One block: data is what the disk holds; *changed: data is now what must be written. -EUCLEAN: it cannot be rebuilt. */
+int fs_replay_apply(const struct fs_replay *r, const struct fs_replay_block *b, const uint8_t fs_id8[8], uint64_t incarnation,
+		    uint8_t *data, bool *changed) TS_MUST_CHECK;
+bool fs_replay_has_adopted(const struct fs_replay *r, uint32_t slot, uint64_t incarnation);
+
+#endif
