@@ -353,7 +353,9 @@ struct quorum *quorum_core_new(const struct quorum_core_args *a)
 		return NULL;
 	q->exec = a->exec;
 	q->a = *a;
-	q->promised = a->initial_view_number;
+	q->promised = TS_MAX(a->durable.promised, a->durable.accepted);
+	q->accepted = a->durable.accepted;
+	q->accepted_idx = a->durable.accepted_idx;
 	q->needed = 1;
 	q->suspended = true;
 	q->tick_ns = q_now(q);

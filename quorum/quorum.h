@@ -61,6 +61,13 @@ struct quorum_times {
 };
 extern const struct quorum_times quorum_times_default;
 
+/* What a node must remember over restarts of its daemon, in a small file that is replaced atomically. */
+struct quorum_durable {
+	uint64_t promised; /* highest view number ever promised */
+	uint64_t accepted; /* highest view number ever accepted */
+	uint64_t accepted_idx; /* and how many changes of groups in it */
+};
+
 /* The daemon's: connects to corosync, joins the closed process group, starts the lease. errmsg names what is missing. */
 struct quorum_cs_args {
 	struct ts_exec *exec;
@@ -72,11 +79,11 @@ struct quorum_cs_args {
 	/* Progress proof of the parts a lease depends on (executor beat is checked by quorum itself). May be NULL.
 	 * Called with events.arg, as is persist. */
 	bool (*healthy)(void *arg);
-	/* The highest view number this node ever promised, read from where persist put it; 0 at the first start. */
-	uint64_t initial_view_number;
-	/* Must be on stable storage when it returns: it is what makes view numbers never go back after a restart. May be NULL
-	 * (tests); called on the executor, once per attempt at a view, never while a view is in place. */
-	void (*persist)(void *arg, uint64_t view_number);
+	struct quorum_durable durable; /* as persist was last given it; zeros at this node's first start */
+	/* Must be on stable storage when it returns: it is what a restarted node still knows of the past, and what keeps view
+	 * numbers from going back and a forgotten view from being undone. Called on the executor, twice per view
+	 * and once per change of a group: never while only leases are renewed. NULL only in tests. */
+	void (*persist)(void *arg, const struct quorum_durable *d);
 };
 int quorum_cs_open(const struct quorum_cs_args *a, struct quorum **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void quorum_close(struct quorum *q); /* leaves politely */
@@ -118,8 +125,8 @@ struct quorum_core_args {
 	struct quorum_events events;
 	struct quorum_carrier_ops carrier;
 	bool (*healthy)(void *arg);
-	uint64_t initial_view_number;			     /* as in quorum_cs_args */
-	void (*persist)(void *arg, uint64_t view_number);
+	struct quorum_durable durable; /* as in quorum_cs_args */
+	void (*persist)(void *arg, const struct quorum_durable *d);
 };
 struct quorum *quorum_core_new(const struct quorum_core_args *a) TS_MUST_CHECK;
 /* Carrier to core, on the executor, in carrier order. */

@@ -58,7 +58,7 @@ void q_state_exclude(struct q_state *s, unsigned node, uint64_t inc);
 /* ---- the configuration the carrier reports ------------------------------------------------------------------------ */
 struct q_sync { /* what a process says about itself in a round */
 	bool has_state, quorate;
-	uint64_t view, idx, promised;
+	uint64_t view, idx, promised; /* without state: what was accepted last in an earlier life */
 	uint32_t needed, lease_ms;
 	char addr[48];
 	uint16_t port;
@@ -108,7 +108,7 @@ struct quorum {
 	uint64_t vq_ring;
 	uint32_t needed;
 	/* round */
-	uint64_t promised, round;
+	uint64_t promised, accepted, accepted_idx, round; /* accepted: also in an earlier life */
 	unsigned source; /* index into procs */
 	bool proposed;
 	uint32_t view_needed;
@@ -206,6 +206,7 @@ static inline uint64_t q_now(const struct quorum *q)
 void q_round_restart(struct quorum *q);
 void q_round_tick(struct quorum *q);
 void q_send_sync(struct quorum *q);
+void q_accepted(struct quorum *q); /* cur is a new state: remember it, then acknowledge */
 void q_send_ack(struct quorum *q);
 void q_on_sync(struct quorum *q, struct q_proc *p, struct q_msg *m);
 void q_on_promise(struct quorum *q, struct q_proc *p, struct q_msg *m);

@@ -167,7 +167,7 @@ void q_on_op(struct quorum *q, struct q_proc *p, struct q_msg *m)
 			r->applied_idx = idx;
 	}
 	q->phase_ns = q_now(q);
-	q_send_ack(q);
+	q_accepted(q);
 	if (leading(q)) {
 		TS_ASSERT(q->op_out && q->nops);
 		q->op_out = false;

@@ -41,8 +41,8 @@ void q_send_sync(struct quorum *q)
 	struct ts_wr w = {.p = buf, .left = sizeof(buf)};
 	unsigned nbanned = 0;
 	struct quorum_sync_msg s = {
-		.view = le64_make(q->cur.view),
-		.idx = le64_make(q->cur.idx),
+		.view = le64_make(q->accepted),
+		.idx = le64_make(q->accepted_idx),
 		.promised = le64_make(q->promised),
 		.flags = le32_make((q->cur.exists ? Q_F_STATE : 0) | (q->vq_quorate ? Q_F_QUORATE : 0)),
 		.needed = le32_make(q->needed),
@@ -98,9 +98,28 @@ void q_round_restart(struct quorum *q)
 
 static bool newer(const struct q_sync *a, const struct q_sync *b)
 {
-	if (a->has_state != b->has_state)
-		return a->has_state;
+	if (a->has_state != b->has_state || !a->has_state)
+		return a->has_state && !b->has_state;
 	return a->view != b->view ? a->view > b->view : a->idx > b->idx;
+}
+
+/* A restarted node may have helped to make a view that nobody here remembers. Then what the others have is the past,
+ * perhaps undone already by those who died since: none of it goes on, and who lived in it is refused. */
+static unsigned forget_past(const struct quorum *q, unsigned source)
+{
+	const struct q_sync *best = &q->procs[source].sync;
+	unsigned fresh = source;
+	bool forgotten = false;
+
+	for (unsigned i = q->nprocs; i-- > 0;) {
+		const struct q_proc *p = &q->procs[i];
+
+		if (p->banned || p->sync.has_state)
+			continue;
+		forgotten |= p->sync.view > best->view || (p->sync.view == best->view && p->sync.idx > best->idx);
+		fresh = i;
+	}
+	return forgotten ? fresh : source;
 }
 
 /* Everyone that is waited for has spoken and is quorate: the next number and whose state goes on. */
@@ -123,7 +142,17 @@ static bool complete(const struct quorum *q, uint64_t *number, unsigned *source,
 			*source = i;
 		any = true;
 	}
+	if (any)
+		*source = forget_past(q, *source);
 	return any;
+}
+
+static void remember(struct quorum *q)
+{
+	struct quorum_durable d = {.promised = q->promised, .accepted = q->accepted, .accepted_idx = q->accepted_idx};
+
+	if (q->a.persist)
+		q->a.persist(q->a.events.arg, &d);
 }
 
 static void evaluate(struct quorum *q)
@@ -149,8 +178,7 @@ static void evaluate(struct quorum *q)
 	q->proposed = false;
 	for (unsigned i = 0; i < q->nprocs; i++)
 		q->procs[i].promise = 0;
-	if (q->a.persist)
-		q->a.persist(q->a.events.arg, number);
+	remember(q);
 	send_number(q, Q_M_PROMISE, number, q->procs[source].node);
 }
 
@@ -358,8 +386,16 @@ void q_on_state(struct quorum *q, struct q_proc *p, struct q_msg *m)
 		o->ack_idx = UINT64_MAX;
 		o->rx_renew = o->my_acked = 0;
 	}
-	q_send_ack(q);
+	q_accepted(q);
 	q_reqs_new_view(q);
+}
+
+void q_accepted(struct quorum *q)
+{
+	q->accepted = q->cur.view;
+	q->accepted_idx = q->cur.idx;
+	remember(q);
+	q_send_ack(q);
 }
 
 unsigned q_needed_acks(const struct quorum *q)

@@ -60,7 +60,7 @@ static void on_view(void *arg, const struct quorum_view *v)
 		CHECK(v->number == nd->last_view);
 		return;
 	}
-	CHECK(v->number > nd->last_view && v->number >= nd->persisted - 0 && !nd->dead);
+	CHECK(v->number > nd->last_view && v->number <= nd->durable.accepted && !nd->dead);
 	nd->last_view = v->number;
 	total.views++;
 	for (unsigned i = 0; i < v->nmembers; i++) {
@@ -145,12 +145,12 @@ static bool healthy(void *arg)
 	return !((struct simnode *)arg)->unhealthy;
 }
 
-static void persist(void *arg, uint64_t number)
+static void persist(void *arg, const struct quorum_durable *d)
 {
 	struct simnode *nd = arg;
 
-	CHECK(number > nd->persisted);
-	nd->persisted = number;
+	CHECK(d->promised >= nd->durable.promised && d->accepted >= nd->durable.accepted && d->accepted <= d->promised);
+	nd->durable = *d;
 }
 
 /* ---- actions --------------------------------------------------------------------------------------------------------- */
@@ -165,7 +165,7 @@ static void start_daemon(struct simnode *nd)
 				     .carrier = {sim_mcast, sim_leave, nd},
 				     .healthy = healthy,
 				     .persist = persist,
-				     .initial_view_number = nd->persisted};
+				     .durable = nd->durable};
 	struct ts_env env = {&sim_env, nd};
 
 	if (!nd->up || nd->q)

@@ -56,7 +56,8 @@ struct simnode {
 	struct quorum *q;
 	struct ts_exec *x;
 	uint32_t pid;
-	uint64_t inc, persisted, offset, stalled_until;
+	struct quorum_durable durable;
+	uint64_t inc, offset, stalled_until;
 	unsigned ring; /* index */
 	size_t pos;
 	struct queue in;
