@@ -204,7 +204,7 @@ static int scan(const struct fs_logimage *img, struct fs_replay *r)
 
 	r->end = img->tail;
 	while (r->end < limit) {
-		const uint8_t *frame;
+		const uint8_t *frame = NULL;
 		int64_t len = frame_at(img, r->end, &frame);
 		int rc;
 
