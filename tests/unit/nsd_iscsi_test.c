@@ -305,7 +305,9 @@ static void gate_is_asked_again_on_resend(void *arg)
 {
 	struct nsd_dev *d;
 	uint8_t *b = ts_alloc_aligned(4096, 4096);
-	struct iovec iov = {b, 4096};
+	struct iovec iov = {b, 4096}, other = {ts_alloc_aligned(4096, 4096), 4096};
+	struct nsd_stats st;
+	int rc;
 	struct ts_done done;
 	struct nsd_req r = {.op = NSD_WRITE, .off = 1u << 20, .len = 4096, .iov = &iov, .iovcnt = 1, .done = wait_done,
 			    .arg = &done};
@@ -320,13 +322,17 @@ static void gate_is_asked_again_on_resend(void *arg)
 	ts_done_init(&done);
 	kill(tgtd, SIGSTOP);
 	nsd_submit(d, &r);
-	pause_ms(50);
+	pause_ms(50); /* it is sent, under session 1 */
 	gate_open = false;
-	kill(tgtd, SIGCONT); /* the write may land or not: it was sent with the gate open */
-	kill_sessions();
-	ts_done_wait(&done, "resend", 0, 0);
+	rc = submit_wait(d, NSD_READ, 0, 4096, &other, 1, ts_exec_now(ts_exec_self()) + 100 * TS_NS_PER_MS);
+	assert_int_equal(rc, -ETIMEDOUT); /* this drops the session under the write */
+	kill(tgtd, SIGCONT);
+	assert_int_equal(ts_done_wait(&done, "resend", 0, 0), -TS_ERR_FENCED);
+	nsd_stats_get(d, &st);
+	assert_int_equal(st.resends, 0);
 	assert_int_equal(nsd_write(d, b, 4096, 2u << 20), -TS_ERR_FENCED);
 	assert_int_equal(nsd_read(d, b, 4096, 1u << 20), 0);
+	ts_free(other.iov_base);
 	ts_free(b);
 	nsd_close(d);
 }
