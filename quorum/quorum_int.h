@@ -24,7 +24,8 @@
 /* ---- replicated state: identical wherever (view, idx) is identical ------------------------------------------------ */
 struct q_member {
 	struct quorum_member pub;
-	uint32_t lease_ms; /* what that node really armed */
+	uint32_t lease_ms;   /* what that node really armed */
+	uint64_t last_reqid; /* its last request that was applied: none is applied twice or late */
 };
 struct q_state {
 	bool exists;
@@ -81,7 +82,8 @@ struct q_past { /* a departed incarnation: when its lease is over */
 struct q_req {
 	struct ts_list link;
 	struct q_op op;
-	uint64_t sent_ns, applied_idx; /* applied in the present view at that index, UINT64_MAX = not */
+	uint64_t sent_ns, retry_ns;
+	uint64_t applied_idx; /* applied in the present view at that index, UINT64_MAX = not */
 	char why[64];
 };
 struct q_out {

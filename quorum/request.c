@@ -46,6 +46,27 @@ static void req_send(struct quorum *q, struct q_req *r)
 	q_send(q, buf, w.used);
 }
 
+/* Requests of a node are applied in the order they were made: the next goes out when the one before is applied. */
+static struct q_req *first_open(struct quorum *q)
+{
+	ts_list_for(n, &q->reqs)
+	{
+		struct q_req *r = ts_list_entry(n, struct q_req, link);
+
+		if (r->op.kind != Q_EVICT && r->applied_idx == UINT64_MAX)
+			return r;
+	}
+	return NULL;
+}
+
+static void send_first(struct quorum *q)
+{
+	struct q_req *r = first_open(q);
+
+	if (r)
+		req_send(q, r);
+}
+
 static int add(struct quorum *q, const struct q_op *op, const char *why)
 {
 	struct q_req *r;
@@ -64,10 +85,12 @@ static int add(struct quorum *q, const struct q_op *op, const char *why)
 	r->op.req_node = q->a.self;
 	r->op.req_inc = q->a.incarnation;
 	r->applied_idx = UINT64_MAX;
+	r->retry_ns = Q_RETRY_NS;
 	snprintf(r->why, sizeof(r->why), "%s", why);
 	ts_list_push_back(&q->reqs, &r->link);
 	q->nreqs++;
-	req_send(q, r);
+	if (r->op.kind == Q_EVICT || first_open(q) == r)
+		req_send(q, r);
 	return 0;
 }
 
@@ -89,6 +112,7 @@ int quorum_group_leave(struct quorum *q, uint64_t group)
 		if (r->op.kind == Q_JOIN && r->op.group == group)
 			req_free(q, r);
 	}
+	send_first(q);
 	return 0;
 }
 
@@ -149,6 +173,20 @@ void q_on_req(struct quorum *q, struct q_proc *p, struct q_msg *m)
 	pump(q);
 }
 
+/* What the state says was applied of our requests. */
+static void note_applied(struct quorum *q)
+{
+	const struct q_member *m = q_member_find(&q->cur, q->a.self, q->a.incarnation);
+
+	ts_list_for(n, &q->reqs)
+	{
+		struct q_req *r = ts_list_entry(n, struct q_req, link);
+
+		if (r->op.kind != Q_EVICT && r->applied_idx == UINT64_MAX && m && r->op.reqid <= m->last_reqid)
+			r->applied_idx = q->cur.idx;
+	}
+}
+
 void q_on_op(struct quorum *q, struct q_proc *p, struct q_msg *m)
 {
 	struct q_op op;
@@ -159,15 +197,11 @@ void q_on_op(struct quorum *q, struct q_proc *p, struct q_msg *m)
 		return;
 	(void)q_state_apply(&q->cur, &op);
 	q->cur.idx = idx;
-	ts_list_for(n, &q->reqs)
-	{
-		struct q_req *r = ts_list_entry(n, struct q_req, link);
-
-		if (op.req_node == q->a.self && op.req_inc == q->a.incarnation && op.reqid == r->op.reqid)
-			r->applied_idx = idx;
-	}
+	note_applied(q);
 	q->phase_ns = q_now(q);
 	q_accepted(q);
+	if (op.req_node == q->a.self)
+		send_first(q);
 	if (leading(q)) {
 		TS_ASSERT(q->op_out && q->nops);
 		q->op_out = false;
@@ -193,7 +227,12 @@ static bool done(struct quorum *q, struct q_req *r)
 	g = q_group_find(&q->vis, r->op.group);
 	if (g && q_in_group(g, q->a.self, q->a.incarnation))
 		return true;
-	r->applied_idx = UINT64_MAX;
+	r->applied_idx = UINT64_MAX; /* as a new request, behind the others, at the next tick */
+	r->op.reqid = ++q->next_reqid;
+	r->sent_ns = q_now(q);
+	r->retry_ns = Q_STUCK_NS;
+	ts_list_del(&r->link);
+	ts_list_push_back(&q->reqs, &r->link);
 	return false;
 }
 
@@ -212,24 +251,22 @@ void q_reqs_new_view(struct quorum *q)
 {
 	q->nops = 0;
 	q->op_out = false;
-	ts_list_for(n, &q->reqs)
-	{
-		struct q_req *r = ts_list_entry(n, struct q_req, link);
-
-		r->applied_idx = UINT64_MAX;
-		req_send(q, r);
-	}
+	ts_list_for(n, &q->reqs) ts_list_entry(n, struct q_req, link)->applied_idx = UINT64_MAX;
+	note_applied(q);
+	send_first(q);
 }
 
 void q_reqs_tick(struct quorum *q)
 {
 	uint64_t now = q_now(q);
 
+	struct q_req *first = first_open(q);
+
 	ts_list_for(n, &q->reqs)
 	{
 		struct q_req *r = ts_list_entry(n, struct q_req, link);
 
-		if (r->applied_idx == UINT64_MAX && now - r->sent_ns > Q_RETRY_NS)
+		if ((r == first || r->op.kind == Q_EVICT) && now - r->sent_ns > r->retry_ns)
 			req_send(q, r);
 	}
 	if (leading(q) && q->op_out && now - q->op_out_ns > Q_STUCK_NS) {

@@ -274,7 +274,8 @@ static void add_member(struct q_state *s, const struct q_proc *p)
 	memcpy(m.pub.addr, p->sync.addr, sizeof(m.pub.addr));
 	while (at < s->nmembers && s->members[at].pub.node < p->node)
 		at++;
-	if (at < s->nmembers && s->members[at].pub.node == p->node) {
+	if (at < s->nmembers && s->members[at].pub.node == p->node) { /* a member stays one */
+		m.last_reqid = s->members[at].last_reqid;
 		s->members[at] = m;
 		return;
 	}

@@ -160,10 +160,12 @@ static void forget_empty(struct q_state *s)
 
 bool q_state_apply(struct q_state *s, const struct q_op *op)
 {
+	struct q_member *m = q_member_find(s, op->req_node, op->req_inc);
 	bool changed = false;
 
-	if (!q_member_find(s, op->req_node, op->req_inc))
-		return false; /* asked by an incarnation that is not in the view */
+	if (!m || op->reqid <= m->last_reqid)
+		return false; /* asked by an incarnation that is not in the view, or asked again after it was done */
+	m->last_reqid = op->reqid;
 	switch (op->kind) {
 	case Q_JOIN:
 		changed = group_join(s, op);

@@ -109,6 +109,7 @@ void q_state_write(struct ts_wr *w, const struct q_state *s, uint32_t needed)
 		ts_wr_bytes(w, s->members[i].pub.addr, sizeof(s->members[i].pub.addr));
 		ts_wr_u16(w, s->members[i].pub.port);
 		ts_wr_u32(w, s->members[i].lease_ms);
+		ts_wr_u64(w, s->members[i].last_reqid);
 	}
 	put_excluded(w, s);
 	for (unsigned i = 0; i < s->ngroups; i++) {
@@ -155,6 +156,7 @@ static bool get_members(struct ts_rd *r, struct q_state *s)
 		m->pub.addr[sizeof(m->pub.addr) - 1] = 0;
 		m->pub.port = ts_rd_u16(r);
 		m->lease_ms = ts_rd_u32(r);
+		m->last_reqid = ts_rd_u64(r);
 	}
 	return !r->bad;
 }

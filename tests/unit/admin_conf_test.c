@@ -86,8 +86,12 @@ static void incarnation_grows(void **state)
 	assert_int_equal(conf_incarnation_next(&c, 4000 * TS_NS_PER_MS, &b, err, sizeof(err)), 0); /* the clock went back */
 	assert_int_equal(conf_incarnation_next(&c, 9000 * TS_NS_PER_MS, &d, err, sizeof(err)), 0);
 	assert_true(a == 5000 && b == 5001 && d == 9000);
-	assert_int_equal(conf_view_store(&c, 77), 0);
-	assert_int_equal(conf_view_load(&c), 77);
+	uint64_t v[CONF_DURABLE] = {77, 76, 5}, w[CONF_DURABLE];
+	conf_durable_load(&c, w);
+	assert_true(w[0] == 0 && w[1] == 0 && w[2] == 0);
+	assert_int_equal(conf_durable_store(&c, v), 0);
+	conf_durable_load(&c, w);
+	assert_memory_equal(v, w, sizeof(v));
 	snprintf(c.state_dir, sizeof(c.state_dir), "%s/none", dir);
 	assert_int_not_equal(conf_incarnation_next(&c, 1, &a, err, sizeof(err)), 0);
 	assert_non_null(strstr(err, "durable"));

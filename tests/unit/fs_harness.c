@@ -353,8 +353,10 @@ void fsh_core_close(struct fsh *h)
 
 static void lose_power(struct fsh_disk *d, uint64_t seed)
 {
+	struct ts_list lost;
 	uint64_t n = 0;
 
+	ts_list_init(&lost);
 	while (!ts_list_empty(&d->unstable)) {
 		struct unstable *u = ts_list_entry(ts_list_pop_front(&d->unstable), struct unstable, link);
 		uint64_t coin = seed ? ts_hash_2(seed, d->no * 1000003ULL + n++) : 0;
@@ -365,9 +367,14 @@ static void lose_power(struct fsh_disk *d, uint64_t seed)
 			for (uint64_t s = 0; s < u->len; s += SECTOR)
 				if (ts_hash_2(coin, s) & 1)
 					memcpy(d->stable + u->off + s, u->data + s, SECTOR);
+		ts_list_push_back(&lost, &u->link);
+	}
+	while (!ts_list_empty(&lost)) {
+		struct unstable *u = ts_list_entry(ts_list_pop_front(&lost), struct unstable, link);
+
+		memcpy(d->now + u->off, d->stable + u->off, u->len);
 		ts_free(u);
 	}
-	memcpy(d->now, d->stable, d->bytes);
 }
 
 /* What the killed fibers had on their stacks is lost: no leak of the code under test. */
