@@ -176,30 +176,37 @@ void conf_free(struct conf *c)
 	c->ndisks = 0;
 }
 
-static uint64_t number_load(const struct conf *c, const char *name)
+/* Up to n numbers of a file of numbers; what is missing is 0. */
+static void numbers_load(const struct conf *c, const char *name, uint64_t *v, unsigned n)
 {
 	char path[320];
-	unsigned long long n = 0;
 	snprintf(path, sizeof(path), "%s/%s", c->state_dir, name);
+	memset(v, 0, n * sizeof(*v));
 	FILE *f = fopen(path, "re");
 	if (!f)
-		return 0;
-	if (fscanf(f, "%llu", &n) != 1)
-		n = 0;
+		return;
+	for (unsigned i = 0; i < n; i++) {
+		unsigned long long x;
+		if (fscanf(f, "%llu", &x) != 1)
+			break;
+		v[i] = x;
+	}
 	fclose(f);
-	return n;
 }
 
-/* New file, fsync, rename, fsync of the directory: the number is the old or the new one after any crash. */
-static int number_store(const struct conf *c, const char *name, uint64_t n)
+/* New file, fsync, rename, fsync of the directory: the numbers are the old or the new ones after any crash. */
+static int numbers_store(const struct conf *c, const char *name, const uint64_t *v, unsigned n)
 {
 	char path[320], tmp[328];
+	bool bad = false;
 	snprintf(path, sizeof(path), "%s/%s", c->state_dir, name);
 	snprintf(tmp, sizeof(tmp), "%s.new", path);
 	FILE *f = fopen(tmp, "we");
 	if (!f)
 		return -errno;
-	bool bad = fprintf(f, "%llu\n", (unsigned long long)n) < 0 || fflush(f) || fsync(fileno(f));
+	for (unsigned i = 0; i < n; i++)
+		bad |= fprintf(f, "%llu\n", (unsigned long long)v[i]) < 0;
+	bad |= fflush(f) || fsync(fileno(f));
 	if (fclose(f) || bad)
 		return -EIO;
 	if (rename(tmp, path))
@@ -214,20 +221,21 @@ static int number_store(const struct conf *c, const char *name, uint64_t n)
 
 int conf_incarnation_next(const struct conf *c, uint64_t wall_ns, uint64_t *out, char *errmsg, size_t errlen)
 {
-	uint64_t last = number_load(c, "incarnation"), now = wall_ns / TS_NS_PER_MS;
+	uint64_t last, now = wall_ns / TS_NS_PER_MS;
+	numbers_load(c, "incarnation", &last, 1);
 	*out = TS_MAX(last + 1, now);
-	int rc = number_store(c, "incarnation", *out);
+	int rc = numbers_store(c, "incarnation", out, 1);
 	if (rc)
 		snprintf(errmsg, errlen, "%s/incarnation: %s; the daemon cannot join without a durable incarnation", c->state_dir, strerror(-rc));
 	return rc;
 }
 
-uint64_t conf_view_load(const struct conf *c)
+void conf_durable_load(const struct conf *c, uint64_t v[CONF_DURABLE])
 {
-	return number_load(c, "view");
+	numbers_load(c, "view", v, CONF_DURABLE);
 }
 
-int conf_view_store(const struct conf *c, uint64_t n)
+int conf_durable_store(const struct conf *c, const uint64_t v[CONF_DURABLE])
 {
-	return number_store(c, "view", n);
+	return numbers_store(c, "view", v, CONF_DURABLE);
 }

@@ -22,8 +22,9 @@ int conf_load(const char *path, struct conf *c, char *errmsg, size_t errlen) TS_
 void conf_free(struct conf *c);
 /* A number for this life of the daemon, greater than all before on this node; durable in state_dir before it is used. */
 int conf_incarnation_next(const struct conf *c, uint64_t wall_ns, uint64_t *out, char *errmsg, size_t errlen) TS_MUST_CHECK;
-/* The highest view number this node has seen; kept in state_dir. */
-uint64_t conf_view_load(const struct conf *c);
-int conf_view_store(const struct conf *c, uint64_t number) TS_MUST_CHECK;
+/* What quorum must remember over restarts (struct quorum_durable as three numbers); kept in state_dir/view. */
+#define CONF_DURABLE 3
+void conf_durable_load(const struct conf *c, uint64_t v[CONF_DURABLE]); /* zeros when there is none */
+int conf_durable_store(const struct conf *c, const uint64_t v[CONF_DURABLE]) TS_MUST_CHECK;
 
 #endif

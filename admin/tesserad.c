@@ -46,10 +46,17 @@ static void on_view(void *arg, const struct quorum_view *v)
 			d->view_seen[n] = 0;
 		}
 	ts_notice("view %llu: %u members, %s", (unsigned long long)v->number, v->nmembers, v->quorate ? "quorate" : "not quorate");
-	int rc = conf_view_store(&d->conf, v->number);
-	if (rc)
-		ts_warn("%s/view: %s", d->conf.state_dir, strerror(-rc));
 	ts_cond_broadcast(&d->changed);
+}
+
+/* Without this on stable storage the node must not go on: a restarted daemon would deny what it had promised. */
+static void on_persist(void *arg, const struct quorum_durable *q)
+{
+	struct daemon *d = arg;
+	const uint64_t v[CONF_DURABLE] = {q->promised, q->accepted, q->accepted_idx};
+	int rc = conf_durable_store(&d->conf, v);
+	if (rc)
+		TS_PANIC("%s/view: %s; membership cannot be remembered, free or repair that file system", d->conf.state_dir, strerror(-rc));
 }
 
 static void on_group(void *arg, const struct quorum_group_view *g)
@@ -139,8 +146,9 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 {
 	const struct ts_env *env = ts_exec_env(d->exec);
 	if ((mkdir(d->conf.state_dir, 0700) && errno != EEXIST) || (mkdir(d->conf.run_dir, 0755) && errno != EEXIST)) {
-		snprintf(errmsg, errlen, "%s or %s: %s", d->conf.state_dir, d->conf.run_dir, strerror(errno));
-		return -errno;
+		int err = errno;
+		snprintf(errmsg, errlen, "state_dir or run_dir cannot be made: %s", strerror(err));
+		return -err;
 	}
 	int rc = conf_incarnation_next(&d->conf, ts_wall_ns(env), &d->incarnation, errmsg, errlen);
 	if (rc)
@@ -150,9 +158,12 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 	rc = net_tcp_open(&n, &d->net, errmsg, errlen);
 	if (rc)
 		return rc;
+	uint64_t v[CONF_DURABLE];
+	conf_durable_load(&d->conf, v);
 	struct quorum_cs_args q = {
 		.exec = d->exec, .cluster_name = d->conf.cluster_name, .incarnation = d->incarnation,
 		.peer_port = (uint16_t)d->conf.port, .times = quorum_times_default,
+		.durable = {v[0], v[1], v[2]}, .persist = on_persist,
 		.events = {on_view, on_group, on_excluded, on_suspended, d},
 	};
 	rc = quorum_cs_open(&q, &d->quorum, errmsg, errlen);

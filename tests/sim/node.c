@@ -80,9 +80,9 @@ static void on_suspended(void *arg, bool suspended)
 	ts_cond_broadcast(&l->changed);
 }
 
-static void persist(void *arg, uint64_t number)
+static void persist(void *arg, const struct quorum_durable *d)
 {
-	((struct sim_life *)arg)->node->view_seen = number;
+	((struct sim_life *)arg)->node->durable = *d;
 }
 
 static int register_keys(struct sim_life *l)
@@ -165,7 +165,7 @@ void sim_node_start(struct sim *s, unsigned id)
 	struct quorum_core_args q = {
 		.exec = l->x, .self = id, .incarnation = l->incarnation, .addr = "sim", .port = 1, .times = quorum_times_default,
 		.events = {on_view, on_group, on_excluded, on_suspended, l}, .carrier = sim_ring_carrier(l),
-		.initial_view_number = n->view_seen, .persist = persist,
+		.durable = n->durable, .persist = persist,
 	};
 	l->quorum = quorum_core_new(&q);
 	TS_ASSERT(l->net && l->quorum);

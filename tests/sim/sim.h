@@ -46,7 +46,8 @@ struct sim_node {
 	struct sim *sim;
 	unsigned id;
 	struct sim_life *life; /* NULL = down */
-	uint64_t clock_offset, last_incarnation, view_seen;
+	uint64_t clock_offset, last_incarnation;
+	struct quorum_durable durable;
 	bool machine_up;
 	unsigned next_pid;
 };
