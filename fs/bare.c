@@ -200,6 +200,8 @@ int fs_bare_new(const struct fs_bare_args *a, struct fs **out, char *errmsg, siz
 		goto failed;
 	fs->block_size = le32_get(fs->super.block_size);
 	fs->block_subs = fs->block_size / FS_SUB;
+	fs->claim_slot = UINT32_MAX;
+	fs->record_void = a->record_void;
 	memcpy(&fs->group, fs->super.fs_id, sizeof(fs->group));
 	*out = fs;
 	return 0;

@@ -53,7 +53,7 @@ int fs_log_checkpoint(struct fs *fs, uint64_t below, bool relog)
 
 	ts_mutex_lock(&g->ckpt_mutex, "checkpoint of another fiber");
 	if (relog)
-		rc = fs_intents_relog(fs, TS_MIN(below, fs_log_begin_of_next(g)));
+		rc = fs_intents_relog(fs, below);
 	if (rc == -ENOSPC)
 		fs_stop(fs, "log slot %u has no room for its %u intents", fs->slot, g->nintents);
 	if (!rc)

@@ -150,6 +150,8 @@ struct fs_bare_args {
 	struct nsd_dev **disks; /* in disk_no order */
 	unsigned ndisks;
 	size_t meta_pool_bytes;
+	/* Asked by replay for every block: fs_alloc_record_void. */
+	int (*record_void)(struct fs *fs, fs_addr a, uint64_t record_version, bool *skip);
 };
 /* Labels, superblock, disk and slot tables are read and must agree; io and buffer cache are up. From a fiber. */
 int fs_bare_new(const struct fs_bare_args *a, struct fs **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
@@ -353,6 +355,11 @@ struct fs {
 	struct quorum_group_view gview;
 	struct ts_cond gview_cond;
 	bool recovering;
+	uint32_t claim_slot;	/* what we told the group; UINT32_MAX = none yet */
+	uint32_t adopted_slot;	/* last log whose intents went into ours */
+	uint64_t adopted_incarnation;
+	unsigned recovered;	/* logs, since the mount */
+	int (*record_void)(struct fs *fs, fs_addr a, uint64_t record_version, bool *skip); /* fs_alloc_record_void; see recover.c */
 	unsigned nfiles;
 	struct ts_list files;
 	struct fs_stats stats;

@@ -95,8 +95,10 @@ int fs_intent_inherit(struct fs *fs, enum fs_intent_type type, uint32_t subs, ui
 int fs_intents_relog(struct fs *fs, uint64_t below)
 {
 	struct fs_logstate *g = fs->log;
+	const uint64_t begin = fs_log_begin_of_next(g);
 	const size_t batch = TS_MIN((size_t)RELOG_BATCH, (g->frame_max - sizeof(struct fs_frame_disk)) / FS_REC_INTENT_BYTES);
 
+	below = TS_MIN(below, begin); /* what is logged from here on is new enough */
 	for (;;) {
 		struct fs_frame *f;
 		int rc = fs_log_wait_frames(fs);
@@ -111,7 +113,7 @@ int fs_intents_relog(struct fs *fs, uint64_t below)
 		for (size_t i = 0; i < batch; i++) {
 			struct fs_intent *it = ts_list_entry(g->intents.next, struct fs_intent, link);
 
-			if (it->hold_lsn >= below || it->hold_lsn >= f->lsn)
+			if (it->hold_lsn >= below)
 				break;
 			ts_list_del(&it->link);
 			ts_list_push_back(&g->intents, &it->link);

@@ -288,16 +288,27 @@ void fsh_format(struct fsh *h, uint32_t block_size)
 	fsh_format_args(h, &a);
 }
 
+static int never_void(struct fs *fs, fs_addr a, uint64_t version, bool *skip)
+{
+	*skip = false;
+	return 0;
+}
+
 static void core_fiber(void *arg)
 {
 	struct fsh *h = arg;
-	struct fs_bare_args a = {.exec = h->x, .disks = h->devs, .ndisks = h->ndisks, .meta_pool_bytes = 8 << 20};
+	struct fs_bare_args a = {.exec = h->x, .disks = h->devs, .ndisks = h->ndisks, .meta_pool_bytes = 8 << 20,
+				 .record_void = never_void};
 	char err[256] = "";
 	int rc = fs_bare_new(&a, &h->fs, err, sizeof(err));
 
 	if (rc)
 		TS_PANIC("opening the file system: %d %s", rc, err);
+	rc = fs_recover_offline(h->fs, &h->replayed);
+	if (rc)
+		TS_PANIC("replay: %d", rc);
 	h->fs->args.net = h->net;
+	net_lamport_raise(h->net, h->fs->lamport);
 	h->fs->self = 1;
 	h->fs->incarnation = h->incarnation;
 	h->fs->slot = 0;

@@ -52,6 +52,7 @@ struct fsh {
 	struct quorum *quorum;
 	struct fs *fs;
 	uint64_t incarnation; /* the next fsh_core or fsh_mount lives under this + 1 */
+	unsigned replayed;    /* logs, by the last fsh_core */
 	bool may_write;	      /* the write gate of the disks */
 	void (*kill)(struct fs *fs); /* frees a node's memory */
 	/* Every completed write and flush, in order. */

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to recover.c (one slot) and recover_all.c (who, in which order, after which fences). */
+#ifndef TESSERA_FS_RECOVER_INT_H
+#define TESSERA_FS_RECOVER_INT_H
+
+#include "fs/log_int.h"
+
+bool fs_recover_settles(const struct fs *fs); /* may a fenced node's writes still land? not offline */
+void fs_recover_settle(struct fs *fs);
+/* Recovers what is dead: pending incarnations of the group, and (on_disk) owners that the disks name and that are no
+ * members. Then the pending ones are reported as recovered. */
+int fs_recover_all(struct fs *fs, bool on_disk) TS_MUST_CHECK;
+/* Is there a slot on disk whose owner is neither member nor pending? */
+int fs_recover_wanted(struct fs *fs, bool *wanted) TS_MUST_CHECK;
+
+#endif
