@@ -132,6 +132,7 @@ void fs_alloc_commit(struct fs *fs, struct fs_tx *tx, const struct fs_ext *e)
 void fs_alloc_free(struct fs *fs, struct fs_tx *tx, fs_addr a, uint32_t subs, uint64_t birth)
 {
 	(void)fs_tx_intent(tx, FS_INTENT_FREE, subs, a, birth);
+	fs->alloc->promised++;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------------ */

@@ -22,8 +22,8 @@ static int look_chunk(struct look *l, unsigned disk)
 	if (!d)
 		return -ENOMEM;
 	rc = fs_io_read(l->fs, at, d, FS_SUB);
-	if (!rc && le32_get(d->h.magic) == FS_MAGIC && d->h.type == FS_BT_BITMAP && le64_get(d->h.addr) == at &&
-	    d->type <= FS_REGION_DATA && le32_get(d->free) <= FS_BITMAP_BITS) {
+	if (!rc && !fs_mdhdr_wrong(d, l->fs->super.fs_id, FS_BT_BITMAP, at) && d->type <= FS_REGION_DATA &&
+	    le32_get(d->free) <= FS_BITMAP_BITS) {
 		l->free += le32_get(d->free);
 		l->type = d->type;
 		l->seen++;

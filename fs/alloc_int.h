@@ -51,6 +51,8 @@ struct fs_alloc {
 	uint64_t free[3];	      /* of listed regions */
 	uint32_t want[3];	      /* subs of the last take that failed */
 	uint64_t gen[3];	      /* grows when space became available */
+	uint64_t promised;	      /* frees and orphans logged by this node: space that will come */
+	uint64_t full_promised;
 	uint64_t full_gen[3], full_until[3]; /* a refill failed at that gen: do not search again before */
 	uint32_t full_subs[3];
 	uint64_t total_subs;

@@ -218,13 +218,14 @@ static int refill(struct fs *fs, enum fs_region_type type, uint32_t subs)
 	ts_mutex_lock(&a->lock, "allocation refill");
 	if (fs_alloc_can_take(fs, type, subs)) {
 		rc = 0; /* another fiber's refill, or frees */
-	} else if (a->full_gen[type] == a->gen[type] && subs >= a->full_subs[type] &&
+	} else if (a->full_gen[type] == a->gen[type] && a->full_promised == a->promised && subs >= a->full_subs[type] &&
 		   ts_exec_now(fs->exec) < a->full_until[type]) {
 		rc = -ENOSPC;
 	} else {
 		rc = search(fs, type, subs);
 		if (rc == -ENOSPC) {
 			a->full_gen[type] = a->gen[type];
+			a->full_promised = a->promised;
 			a->full_until[type] = ts_exec_now(fs->exec) + FULL_NS;
 			a->full_subs[type] = subs;
 			ts_notice("fs %s: no %s space for %u sub-blocks in any region; writers get ENOSPC until files are deleted",

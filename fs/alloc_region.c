@@ -251,13 +251,6 @@ int fs_region_set_type(struct fs *fs, struct fs_region *r, enum fs_region_type t
 	return was_used ? fs_buf_clean_resource(fs, TOK_REGION, r->id, false) : 0;
 }
 
-static bool header_csum_ok(const void *block)
-{
-	const struct fs_mhdr_disk *h = block;
-
-	return ts_csum64_skip(block, FS_SUB, FS_MHDR_CSUM_OFF, 0) == le64_get(h->csum);
-}
-
 int fs_alloc_record_void(struct fs *fs, fs_addr a, uint64_t record_version, bool *skip)
 {
 	struct fs_place p;
@@ -273,8 +266,7 @@ int fs_alloc_record_void(struct fs *fs, fs_addr a, uint64_t record_version, bool
 		return -ENOMEM;
 	at = fs_chunk_addr(fs, p.disk, p.region);
 	rc = fs_io_read(fs, at, d, FS_SUB);
-	if (!rc && le32_get(d->h.magic) == FS_MAGIC && d->h.type == FS_BT_BITMAP && le64_get(d->h.addr) == at &&
-	    header_csum_ok(d))
+	if (!rc && !fs_mdhdr_wrong(d, fs->super.fs_id, FS_BT_BITMAP, at))
 		*skip = le64_get(d->retyped_version) > record_version || d->type == FS_REGION_DATA;
 	ts_free(d); /* a torn bitmap: its own log has the image, and the type of a region in use never changes */
 	return rc;

@@ -62,6 +62,7 @@ void fs_reaper_orphan(struct fs *fs, uint64_t number, uint64_t ino, uint32_t gen
 		return;
 	}
 	ts_list_push_back(&r->queue, &o->link);
+	fs->alloc->promised++;
 	fs_reaper_kick(fs);
 }
 
