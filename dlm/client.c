@@ -349,13 +349,18 @@ void dlm_shrink(struct dlm *d, struct dlm_res *r, uint64_t start, uint64_t end, 
 	dlm_leave(d);
 }
 
+/* Not those that are given up already and whose answer waits for a unit to close. */
 bool dlm_revoke_first(const struct dlm_res *r, struct dlm_want *out)
 {
-	if (ts_list_empty(&r->revokes))
-		return false;
-	const struct dlm_rin *v = ts_list_entry(r->revokes.next, const struct dlm_rin, link);
-	*out = (struct dlm_want){.start = v->start, .end = v->end, .dstart = v->dstart, .dend = v->dend, .to = v->to};
-	return true;
+	ts_list_for(n, &r->revokes)
+	{
+		const struct dlm_rin *v = ts_list_entry(n, const struct dlm_rin, link);
+		if (satisfied(r, v->start, v->end, v->to))
+			continue;
+		*out = (struct dlm_want){.start = v->start, .end = v->end, .dstart = v->dstart, .dend = v->dend, .to = v->to};
+		return true;
+	}
+	return false;
 }
 
 void dlm_on_revoke(struct dlm *d, const struct dlm_msg *m)

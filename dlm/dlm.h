@@ -105,7 +105,7 @@ bool dlm_holds(const struct dlm_res *r, enum dlm_mode mode, uint64_t start, uint
 int dlm_request(struct dlm *d, struct dlm_res *r, struct dlm_req *req) TS_MUST_CHECK;
 /* The caller made it safe that mode on [start, end] is at most `to` from now on: tells the master, answers revokes. */
 void dlm_shrink(struct dlm *d, struct dlm_res *r, uint64_t start, uint64_t end, enum dlm_mode to);
-/* The oldest unanswered revoke: at least [start, end] to mode `to`; up to [dstart, dend] would be welcome. */
+/* The oldest revoke for which something must still be given up: at least [start, end] to mode `to`; up to [dstart, dend] would be welcome. */
 struct dlm_want {
 	uint64_t start, end, dstart, dend;
 	enum dlm_mode to;

@@ -24,9 +24,8 @@ struct sim_msg {
 struct sim_key {
 	struct dlm_res res;
 	struct dlm_req req;
-	bool known, waiting, want_revoke;
+	bool known, waiting;
 	struct sim_node *owner;
-	enum dlm_mode used; /* in use by a local user: a revoke waits */
 };
 struct sim_node {
 	struct sim *s;
@@ -93,7 +92,6 @@ static inline void sim_denied(void *arg, struct dlm_req *q, int err)
 }
 static inline void sim_revoke(void *arg, struct dlm_res *r)
 {
-	TS_CONTAINER(r, struct sim_key, res)->want_revoke = true;
 }
 static inline void sim_changed(void *arg)
 {
@@ -211,7 +209,7 @@ static inline int sim_request(struct sim_node *n, unsigned k, enum dlm_mode mode
 static inline bool sim_can_revoke(const struct sim_node *n, unsigned k)
 {
 	struct dlm_want w;
-	return n->alive && n->keys[k].known && dlm_revoke_first(&n->keys[k].res, &w) && n->keys[k].used == DLM_NL;
+	return n->alive && n->keys[k].known && dlm_revoke_first(&n->keys[k].res, &w);
 }
 static inline void sim_do_revoke(struct sim_node *n, unsigned k)
 {

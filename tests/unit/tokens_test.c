@@ -341,6 +341,31 @@ static void own_segment_is_private(void **state)
 	assert_false(tok_cached(W.n[2].m, TOK_INODE, 10 << 9 | 2, TOK_SH));
 }
 
+/* The segment is wanted by one node while its owner waits for another's answer: the table goes home only after it. */
+static void segment_leaves_during_a_revoke(void **state)
+{
+	uint64_t ino = 12 << 9 | 3;
+	struct job hold = {.n = &W.n[3], .kind = TOK_INODE, .id = ino, .mode = TOK_EX, .keeping = true};
+	struct job want = {.n = &W.n[2], .kind = TOK_INODE, .id = ino, .mode = TOK_EX};
+	struct job seg = {.n = &W.n[1], .kind = TOK_SEGMENT, .id = 12, .mode = TOK_EX};
+	assert_int_equal(pin_now(2, TOK_SEGMENT, 12, TOK_EX, 0), 0);
+	start(&hold);
+	run();
+	start(&want);
+	settle();
+	unsigned before = W.n[2].revokes;
+	start(&seg);
+	settle();
+	assert_int_equal(W.running, 2);
+	assert_int_equal(W.n[2].revokes, before + 1); /* once, however long it takes */
+	tok_unpin(W.n[3].m, &hold.keep);
+	run();
+	assert_int_equal(want.rc, 0);
+	assert_int_equal(seg.rc, 0);
+	assert_int_equal(pin_now(1, TOK_INODE, ino, TOK_EX, 0), 0);
+	assert_false(tok_cached(W.n[2].m, TOK_INODE, ino, TOK_SH));
+}
+
 static void nowait_try_quick(void **state)
 {
 	struct job hold = {.n = &W.n[1], .kind = TOK_DATA, .id = 3, .mode = TOK_EX, .keeping = true};
@@ -534,6 +559,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(pins_share_and_exclude),  T(upgrade_storm_makes_progress),
 		T(cached_pin_sends_nothing), T(own_segment_is_private),
+		T(segment_leaves_during_a_revoke),
 		T(nowait_try_quick),	    T(drain_gives_all_back),
 		T(death_gates_grants),	    T(views_in_the_middle),
 		cmocka_unit_test_setup_teardown(bound_is_kept, setup_bounded, teardown),
