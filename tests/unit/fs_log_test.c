@@ -159,7 +159,8 @@ static void random_tx(struct model *m)
 	struct fs *fs = m->h->fs;
 	struct fs_buf *b[4];
 	unsigned n = 1 + fsh_random(m->h) % 4;
-	uint64_t ino[4], first = m->n;
+	uint64_t ino[4];
+	size_t first;
 	struct fs_tx tx;
 
 	for (unsigned i = 0; i < n; i++) {
@@ -172,6 +173,7 @@ static void random_tx(struct model *m)
 	}
 	assert_int_equal(fs_log_reserve(fs, 0), 0);
 	fs_tx_begin(fs, &tx);
+	first = m->n;
 	for (unsigned i = 0; i < n; i++) {
 		assert_true(m->n < HISTORY);
 		m->history[m->n++] = (struct entry){.ino = ino[i], .before = m->now[ino[i]]};
@@ -429,7 +431,7 @@ static void force_later(void *arg)
 {
 	struct fsh *h = arg;
 
-	assert_int_equal(fs_log_force(h->fs, change(h->fs, 3, 9)), 0);
+	assert_int_equal(fs_log_force(h->fs, change(h->fs, 3, h->now_ns)), 0);
 }
 struct opener {
 	struct fsh *h;
