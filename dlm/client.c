@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The client's side: what this node holds, asks for, and was asked to give back.
  *
- *   request: new --own master, free--> held          revoke: parked (its grant is still on the way) -> pending -> answered
- *            new -> sent -> granted | denied | moved (sent elsewhere) | unsent again at a new epoch
+ *   request: new --own master, free--> held          revoke: parked (its grant is still on the way) ->
+ * pending -> answered new -> sent -> granted | denied | moved (sent elsewhere) | unsent again at a new epoch
  *
- * Must never happen: a revoke without its one answer; a release that takes away a grant which it does not know of (every
- * RELEASE names the newest grant seen of one granter, and touches nothing newer). */
+ * Must never happen: a revoke without its one answer; a release that takes away a grant which it does not
+ * know of (every RELEASE names the newest grant seen of one granter, and touches nothing newer). */
 #include "dlm/dlm_int.h"
 
 int dlm_res_init(struct dlm *d, struct dlm_res *r, struct dlm_key key)
@@ -49,13 +49,15 @@ bool dlm_holds(const struct dlm_res *r, enum dlm_mode mode, uint64_t start, uint
 	return dlm_rset_covers(&r->held, 0, mode, start, end);
 }
 
-/* ---- requests -------------------------------------------------------------------------------------------------------*/
+/* ---- requests
+ * -------------------------------------------------------------------------------------------------------*/
 
 static void hold(struct dlm *d, struct dlm_res *r, struct dlm_piece p, bool mastery)
 {
 	p.node = 0;
 	if (dlm_rset_raise(&r->held, &p))
-		TS_PANIC("dlm: no memory for a granted token (%u,%llu)", r->key.kind, (unsigned long long)r->key.id);
+		TS_PANIC("dlm: no memory for a granted token (%u,%llu)", r->key.kind,
+			 (unsigned long long)r->key.id);
 	if (!mastery)
 		return;
 	struct dlm_unit *u = dlm_unit_get(d, r->key.id);
@@ -95,7 +97,8 @@ static void send_request(struct dlm *d, struct dlm_req *q, unsigned to)
 
 static void route(struct dlm *d, struct dlm_req *q)
 {
-	const struct dlm_unit *u = dlm_in_unit(d, q->res->key.kind) ? dlm_unit_find(d, dlm_unit_of(d, q->res->key)) : NULL;
+	const struct dlm_unit *u =
+		dlm_in_unit(d, q->res->key.kind) ? dlm_unit_find(d, dlm_unit_of(d, q->res->key)) : NULL;
 	q->moved_by = 0;
 	q->moved_seen = 0;
 	q->moved_stamp = u && u->hint ? u->own_stamp : 0;
@@ -176,10 +179,15 @@ void dlm_on_grant(struct dlm *d, const struct dlm_msg *m)
 	struct dlm_req *q = r ? req_find(r, m->req) : NULL;
 	d->seen[m->src] = TS_MAX(d->seen[m->src], m->stamp);
 	if (!q) { /* nobody asked: not held; the master hears so when it revokes */
-		ts_warn("dlm: grant of (%u,%llu) from node %u that nobody waits for", m->key.kind, (unsigned long long)m->key.id, m->src);
+		ts_warn("dlm: grant of (%u,%llu) from node %u that nobody waits for", m->key.kind,
+			(unsigned long long)m->key.id, m->src);
 		return;
 	}
-	struct dlm_piece p = {.start = m->start, .end = m->end, .mode = m->mode, .granter = (uint16_t)m->src, .stamp = m->stamp};
+	struct dlm_piece p = {.start = m->start,
+			      .end = m->end,
+			      .mode = m->mode,
+			      .granter = (uint16_t)m->src,
+			      .stamp = m->stamp};
 	hold(d, r, p, m->flags & DLM_MF_MASTER);
 	req_end(q);
 	d->a.ops.granted(d->a.ops.arg, q);
@@ -209,7 +217,8 @@ void dlm_on_moved(struct dlm *d, const struct dlm_msg *m)
 	send_request(d, q, m->node);
 }
 
-/* ---- giving back ----------------------------------------------------------------------------------------------------*/
+/* ---- giving back
+ * ----------------------------------------------------------------------------------------------------*/
 
 static bool satisfied(const struct dlm_res *r, uint64_t start, uint64_t end, enum dlm_mode to)
 {
@@ -274,7 +283,8 @@ static void shrink(struct dlm *d, struct dlm_res *r, uint64_t start, uint64_t en
 {
 	struct dlm_msg said[4];
 	unsigned nsaid = 0;
-	for (uint32_t i = 0; i < r->held.n; i++) { /* one message per granter, over all its pieces in the range */
+	for (uint32_t i = 0; i < r->held.n;
+	     i++) { /* one message per granter, over all its pieces in the range */
 		const struct dlm_piece *p = &r->held.v[i];
 		if (!dlm_overlap(p->start, p->end, start, end) || dlm_covers(to, p->mode))
 			continue;
@@ -295,7 +305,8 @@ static void shrink(struct dlm *d, struct dlm_res *r, uint64_t start, uint64_t en
 	}
 	struct dlm_piece down = {.start = start, .end = end, .mode = to};
 	if (dlm_rset_lower(&r->held, &down, true) < 0)
-		TS_PANIC("dlm: no memory to give back a part of (%u,%llu)", r->key.kind, (unsigned long long)r->key.id);
+		TS_PANIC("dlm: no memory to give back a part of (%u,%llu)", r->key.kind,
+			 (unsigned long long)r->key.id);
 	struct dlm_unit *u = dlm_owned_unit(d, r->key);
 	if (u && !u->closing && !dlm_holds(r, DLM_EX, 0, DLM_END)) {
 		u->closing = true;
@@ -357,7 +368,8 @@ bool dlm_revoke_first(const struct dlm_res *r, struct dlm_want *out)
 		const struct dlm_rin *v = ts_list_entry(n, const struct dlm_rin, link);
 		if (satisfied(r, v->start, v->end, v->to))
 			continue;
-		*out = (struct dlm_want){.start = v->start, .end = v->end, .dstart = v->dstart, .dend = v->dend, .to = v->to};
+		*out = (struct dlm_want){
+			.start = v->start, .end = v->end, .dstart = v->dstart, .dend = v->dend, .to = v->to};
 		return true;
 	}
 	return false;

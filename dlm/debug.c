@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Looking inside: every held token and mastered resource for diagnostics, and the whole state as typed numbers for the
- * model test, which must recognise a state it has been in. Must never happen: looking changes anything. */
+/* Looking inside: every held token and mastered resource for diagnostics, and the whole state as typed
+ * numbers for the model test, which must recognise a state it has been in. Must never happen: looking changes
+ * anything. */
 #include "dlm/dlm_int.h"
 
 struct walk {
@@ -14,7 +15,8 @@ static int each_res(struct ts_map_node *n, void *arg)
 	const struct walk *w = arg;
 	const struct dlm_res *r = TS_CONTAINER(n, struct dlm_res, node);
 	for (uint32_t i = 0; i < r->held.n; i++) {
-		struct dlm_info inf = {.key = r->key, .piece = r->held.v[i], .revoking = !ts_list_empty(&r->revokes)};
+		struct dlm_info inf = {
+			.key = r->key, .piece = r->held.v[i], .revoking = !ts_list_empty(&r->revokes)};
 		inf.piece.node = w->d->self;
 		w->fn(w->arg, &inf);
 	}
@@ -45,11 +47,12 @@ static int each_mres(struct ts_map_node *n, void *arg)
 	ts_list_for(l, &r->waiters)
 	{
 		const struct dlm_waiter *q = ts_list_entry(l, const struct dlm_waiter, link);
-		struct dlm_info inf = {.key = r->key,
-				       .piece = {.start = q->start, .end = q->end, .node = q->node, .mode = q->mode},
-				       .mastered = true,
-				       .waiting = true,
-				       .since_ns = q->since_ns};
+		struct dlm_info inf = {
+			.key = r->key,
+			.piece = {.start = q->start, .end = q->end, .node = q->node, .mode = q->mode},
+			.mastered = true,
+			.waiting = true,
+			.since_ns = q->since_ns};
 		w->fn(w->arg, &inf);
 	}
 	return 0;
@@ -62,7 +65,8 @@ void dlm_each(struct dlm *d, void (*fn)(void *arg, const struct dlm_info *i), vo
 	ts_map_each(&d->mres, each_mres, &w);
 }
 
-/* ---- state as numbers -----------------------------------------------------------------------------------------------*/
+/* ---- state as numbers
+ * -----------------------------------------------------------------------------------------------*/
 
 struct dump {
 	struct dlm *d;
@@ -141,8 +145,15 @@ static int dump_unit(struct ts_map_node *n, void *arg)
 
 void dlm_dump_msg(const struct dlm_msg *m, dlm_dump_fn fn, void *arg)
 {
-	const uint64_t v[] = {(uint64_t)m->src << 32 | m->type, m->epoch, m->key.id << 8 | m->key.kind, m->start, m->end, m->dstart,
-			      m->dend, (uint64_t)m->node << 32 | m->granter, (uint64_t)m->mode << 32 | (uint64_t)m->flags << 16 | m->hops};
+	const uint64_t v[] = {(uint64_t)m->src << 32 | m->type,
+			      m->epoch,
+			      m->key.id << 8 | m->key.kind,
+			      m->start,
+			      m->end,
+			      m->dstart,
+			      m->dend,
+			      (uint64_t)m->node << 32 | m->granter,
+			      (uint64_t)m->mode << 32 | (uint64_t)m->flags << 16 | m->hops};
 	for (size_t i = 0; i < TS_ARRAY_LEN(v); i++)
 		fn(arg, DLM_V_PLAIN, v[i]);
 	fn(arg, DLM_V_STAMP, m->stamp);

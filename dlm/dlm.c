@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The engine's frame: entry and exit, messages in and out, what is kept for later. Job: a message reaches its handler
- * only in its own epoch and when its time has come. Must never happen: a handler runs inside another one's loop over the
- * lock table (messages to oneself therefore wait until the outermost entry leaves); order within a lane is lost. */
+/* The engine's frame: entry and exit, messages in and out, what is kept for later. Job: a message reaches its
+ * handler only in its own epoch and when its time has come. Must never happen: a handler runs inside another
+ * one's loop over the lock table (messages to oneself therefore wait until the outermost entry leaves); order
+ * within a lane is lost. */
 #include "dlm/dlm_int.h"
 
 void *dlm_xalloc(size_t n, const char *what)
 {
 	void *p = ts_alloc(n);
 	if (!p)
-		TS_PANIC("dlm: no memory for %s: it cannot be dropped without breaking the lock protocol", what);
+		TS_PANIC("dlm: no memory for %s: it cannot be dropped without breaking the lock protocol",
+			 what);
 	return p;
 }
 
@@ -92,13 +94,15 @@ bool dlm_in_unit(const struct dlm *d, uint32_t kind)
 	return d->a.unit_kinds >> kind & 1;
 }
 
-/* ---- messages kept --------------------------------------------------------------------------------------------------*/
+/* ---- messages kept
+ * --------------------------------------------------------------------------------------------------*/
 
 static struct dlm_qmsg *qnew(struct dlm *d, const struct dlm_msg *m)
 {
 	size_t ents = m->ents ? m->count * sizeof *m->ents : 0;
 	struct ts_list *n = ents ? NULL : ts_list_pop_front(&d->spare);
-	struct dlm_qmsg *q = n ? ts_list_entry(n, struct dlm_qmsg, link) : dlm_xalloc(sizeof *q + ents, dlm_type_name(m->type));
+	struct dlm_qmsg *q = n ? ts_list_entry(n, struct dlm_qmsg, link)
+			       : dlm_xalloc(sizeof *q + ents, dlm_type_name(m->type));
 	q->m = *m;
 	if (ents) {
 		memcpy(q + 1, m->ents, ents);
@@ -119,7 +123,8 @@ void dlm_park(struct dlm *d, const struct dlm_msg *m)
 	ts_list_push_back(&d->parked, &qnew(d, m)->link);
 }
 
-/* Something changed that parked messages may wait for: each is tried once, in order; it may be parked again. */
+/* Something changed that parked messages may wait for: each is tried once, in order; it may be parked again.
+ */
 void dlm_unpark(struct dlm *d)
 {
 	if (d->unparking || ts_list_empty(&d->parked)) {
@@ -143,7 +148,8 @@ void dlm_unpark(struct dlm *d)
 	d->unparking = false;
 }
 
-/* ---- sending --------------------------------------------------------------------------------------------------------*/
+/* ---- sending
+ * --------------------------------------------------------------------------------------------------------*/
 
 static bool lane_waits(const struct dlm *d, unsigned node, enum net_lane lane)
 {
@@ -207,7 +213,8 @@ void dlm_now(struct dlm *d, uint64_t now_ns)
 	d->now_ns = now_ns;
 }
 
-/* ---- entry and exit -------------------------------------------------------------------------------------------------*/
+/* ---- entry and exit
+ * -------------------------------------------------------------------------------------------------*/
 
 void dlm_enter(struct dlm *d)
 {
@@ -229,15 +236,15 @@ void dlm_leave(struct dlm *d)
 }
 
 static void (*const handlers[])(struct dlm *, const struct dlm_msg *) = {
-	[DLM_REQUEST - DLM_REQUEST] = dlm_on_request, [DLM_GRANT - DLM_REQUEST] = dlm_on_grant,
-	[DLM_DENIED - DLM_REQUEST] = dlm_on_denied,   [DLM_MOVED - DLM_REQUEST] = dlm_on_moved,
-	[DLM_REVOKE - DLM_REQUEST] = dlm_on_revoke,   [DLM_RELEASE - DLM_REQUEST] = dlm_on_release,
+	[DLM_REQUEST - DLM_REQUEST] = dlm_on_request,	[DLM_GRANT - DLM_REQUEST] = dlm_on_grant,
+	[DLM_DENIED - DLM_REQUEST] = dlm_on_denied,	[DLM_MOVED - DLM_REQUEST] = dlm_on_moved,
+	[DLM_REVOKE - DLM_REQUEST] = dlm_on_revoke,	[DLM_RELEASE - DLM_REQUEST] = dlm_on_release,
 	[DLM_HANDOVER - DLM_REQUEST] = dlm_on_handover, [DLM_OWN - DLM_REQUEST] = dlm_on_own,
-	[DLM_REPORT - DLM_REQUEST] = dlm_on_report,   [DLM_DONE - DLM_REQUEST] = dlm_on_done,
+	[DLM_REPORT - DLM_REQUEST] = dlm_on_report,	[DLM_DONE - DLM_REQUEST] = dlm_on_done,
 };
 
-/* The epoch law: older is dropped, newer waits for the view. A node sends only phase-1 messages before all others have
- * entered its epoch, so what waits here is bounded. */
+/* The epoch law: older is dropped, newer waits for the view. A node sends only phase-1 messages before all
+ * others have entered its epoch, so what waits here is bounded. */
 void dlm_dispatch(struct dlm *d, const struct dlm_msg *m)
 {
 	if (m->epoch > d->epoch) {
@@ -263,7 +270,8 @@ void dlm_message(struct dlm *d, unsigned src, uint16_t type, uint64_t epoch, con
 	dlm_leave(d);
 }
 
-/* ---- looking at it --------------------------------------------------------------------------------------------------*/
+/* ---- looking at it
+ * --------------------------------------------------------------------------------------------------*/
 
 bool dlm_ready(const struct dlm *d)
 {

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* dlm: the lock engine of one node for one group (file system). A deterministic state machine: events go in (a local
- * request, a local shrink, a message of a peer, a group view), actions come out through struct dlm_ops. It owns no
- * thread, no socket, no clock and no fiber; its memory of a held resource lives inside the caller's struct.
+/* dlm: the lock engine of one node for one group (file system). A deterministic state machine: events go in
+ * (a local request, a local shrink, a message of a peer, a group view), actions come out through struct
+ * dlm_ops. It owns no thread, no socket, no clock and no fiber; its memory of a held resource lives inside
+ * the caller's struct.
  *
  * Two roles in one struct: client (what this node holds and asks for) and master (what it grants to others).
  *
- *   client, one point of a resource:   NL --request--> waiting --grant--> held --revoke--> leaving --shrink--> NL
- *   engine, at each group epoch:       OUT -> OWN (who owns which unit) -> REPORT (what is held) -> RUN
+ *   client, one point of a resource:   NL --request--> waiting --grant--> held --revoke--> leaving
+ * --shrink--> NL engine, at each group epoch:       OUT -> OWN (who owns which unit) -> REPORT (what is held)
+ * -> RUN
  *
- * What must never happen: two nodes hold conflicting modes on one point; a message of another epoch changes anything; a
- * revoke is left without its one answer while the epoch lasts; a master grants before every member has reported. */
+ * What must never happen: two nodes hold conflicting modes on one point; a message of another epoch changes
+ * anything; a revoke is left without its one answer while the epoch lasts; a master grants before every
+ * member has reported. */
 #ifndef TESSERA_DLM_DLM_H
 #define TESSERA_DLM_DLM_H
 
@@ -22,8 +25,8 @@
 
 enum dlm_mode { DLM_NL, DLM_SH, DLM_SW, DLM_EX, DLM_MODES };
 
-/* Modes as tables: may two nodes hold a and b at once; does have give at least want; least mode that gives both;
- * greatest mode given by both; greatest mode that may stay beside one that is wanted. */
+/* Modes as tables: may two nodes hold a and b at once; does have give at least want; least mode that gives
+ * both; greatest mode given by both; greatest mode that may stay beside one that is wanted. */
 bool dlm_compatible(enum dlm_mode a, enum dlm_mode b);
 bool dlm_covers(enum dlm_mode have, enum dlm_mode want);
 enum dlm_mode dlm_join(enum dlm_mode a, enum dlm_mode b);
@@ -35,8 +38,8 @@ struct dlm_key {
 	uint32_t kind;
 };
 
-/* A held or granted range [start, end], inclusive. (granter, stamp) names the newest grant that made it: stamps of one
- * granter only grow; 0,0 = rebuilt from a report. */
+/* A held or granted range [start, end], inclusive. (granter, stamp) names the newest grant that made it:
+ * stamps of one granter only grow; 0,0 = rebuilt from a report. */
 struct dlm_piece {
 	uint64_t start, end, stamp;
 	uint16_t node;
@@ -60,7 +63,8 @@ struct dlm_res { /* client side of one resource, embedded in the caller's struct
 };
 
 enum {
-	DLM_F_LOCAL = 1, /* only if this node's own master can grant at once; else -TS_ERR_WOULD_WAIT and nothing is queued */
+	DLM_F_LOCAL = 1, /* only if this node's own master can grant at once; else -TS_ERR_WOULD_WAIT and
+			    nothing is queued */
 	DLM_F_QUICK = 2, /* granted only if free at the master now; else -EAGAIN */
 };
 struct dlm_req { /* caller's memory until granted or denied */
@@ -74,8 +78,10 @@ struct dlm_req { /* caller's memory until granted or denied */
 };
 
 struct dlm_ops {
-	/* 0; -ENOBUFS: kept and sent again by dlm_tick(); any other error: the peer is gone, the message is dropped. */
-	int (*send)(void *arg, unsigned node, enum net_lane lane, uint16_t type, uint64_t epoch, const void *p, uint32_t len);
+	/* 0; -ENOBUFS: kept and sent again by dlm_tick(); any other error: the peer is gone, the message is
+	 * dropped. */
+	int (*send)(void *arg, unsigned node, enum net_lane lane, uint16_t type, uint64_t epoch,
+		    const void *p, uint32_t len);
 	void (*granted)(void *arg, struct dlm_req *req);
 	void (*denied)(void *arg, struct dlm_req *req, int err);
 	/* res->revokes is not empty: make it safe, then dlm_shrink(). See dlm_revoke_first(). */
@@ -88,7 +94,8 @@ struct dlm_args {
 	uint32_t unit_kinds; /* bit per kind whose master is the owner of unit id >> unit_shift */
 	uint32_t owner_kind; /* kind whose EX token on unit u carries the mastership of u */
 	unsigned unit_shift;
-	size_t max_mastered; /* resources mastered here; beyond it requests are denied with -ENOMEM. 0 = 4,000,000 */
+	size_t max_mastered; /* resources mastered here; beyond it requests are denied with -ENOMEM. 0 =
+				4,000,000 */
 	struct dlm_ops ops;
 };
 
@@ -101,11 +108,14 @@ bool dlm_res_idle(const struct dlm *d, const struct dlm_res *r); /* nothing held
 void dlm_res_fini(struct dlm *d, struct dlm_res *r);		 /* must be idle */
 struct dlm_res *dlm_find(const struct dlm *d, struct dlm_key key);
 bool dlm_holds(const struct dlm_res *r, enum dlm_mode mode, uint64_t start, uint64_t end);
-/* 1 granted now (no callback will come), 0 the answer comes later, or -TS_ERR_WOULD_WAIT, -EAGAIN, -ENOMEM. */
+/* 1 granted now (no callback will come), 0 the answer comes later, or -TS_ERR_WOULD_WAIT, -EAGAIN, -ENOMEM.
+ */
 int dlm_request(struct dlm *d, struct dlm_res *r, struct dlm_req *req) TS_MUST_CHECK;
-/* The caller made it safe that mode on [start, end] is at most `to` from now on: tells the master, answers revokes. */
+/* The caller made it safe that mode on [start, end] is at most `to` from now on: tells the master, answers
+ * revokes. */
 void dlm_shrink(struct dlm *d, struct dlm_res *r, uint64_t start, uint64_t end, enum dlm_mode to);
-/* The oldest revoke for which something must still be given up: at least [start, end] to mode `to`; up to [dstart, dend] would be welcome. */
+/* The oldest revoke for which something must still be given up: at least [start, end] to mode `to`; up to
+ * [dstart, dend] would be welcome. */
 struct dlm_want {
 	uint64_t start, end, dstart, dend;
 	enum dlm_mode to;
@@ -115,17 +125,19 @@ bool dlm_revoke_first(const struct dlm_res *r, struct dlm_want *out);
 /* Events from outside. */
 void dlm_message(struct dlm *d, unsigned src, uint16_t type, uint64_t epoch, const void *p, uint32_t len);
 void dlm_view(struct dlm *d, const struct quorum_group_view *v);
-bool dlm_tick(struct dlm *d); /* sends again what -ENOBUFS kept; true = something is still kept, tick again soon */
+bool dlm_tick(
+	struct dlm *d); /* sends again what -ENOBUFS kept; true = something is still kept, tick again soon */
 bool dlm_tick_wanted(const struct dlm *d);
 void dlm_now(struct dlm *d, uint64_t now_ns); /* time shown in diagnostics; decides nothing */
 
 /* Looking at it. */
-bool dlm_ready(const struct dlm *d); /* this epoch's re-mastering is complete, view quorate, nothing pending */
+bool dlm_ready(
+	const struct dlm *d); /* this epoch's re-mastering is complete, view quorate, nothing pending */
 uint64_t dlm_epoch(const struct dlm *d);
 unsigned dlm_master(const struct dlm *d, struct dlm_key key); /* as far as this node knows; 0 = no view yet */
 struct dlm_stats {
-	uint64_t held, mastered, requests_sent, grants, revokes_received, revokes_sent, releases_sent, moved, view_changes, owned_units,
-		dropped_old;
+	uint64_t held, mastered, requests_sent, grants, revokes_received, revokes_sent, releases_sent, moved,
+		view_changes, owned_units, dropped_old;
 };
 void dlm_stats_get(const struct dlm *d, struct dlm_stats *out);
 struct dlm_info {

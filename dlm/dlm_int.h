@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* dlm inside: structs of the two roles, messages, and who calls whom: dlm.c dispatches to client.c (grant, denied, moved,
- * revoke), master.c (request, release), unit.c (handover) and recover.c (own, report, done). Calls that may reach the
- * user's callbacks are made last in a handler. Messages to oneself wait in dlm.local until the outermost entry leaves. */
+/* dlm inside: structs of the two roles, messages, and who calls whom: dlm.c dispatches to client.c (grant,
+ * denied, moved, revoke), master.c (request, release), unit.c (handover) and recover.c (own, report, done).
+ * Calls that may reach the user's callbacks are made last in a handler. Messages to oneself wait in dlm.local
+ * until the outermost entry leaves. */
 #ifndef TESSERA_DLM_INT_H
 #define TESSERA_DLM_INT_H
 
@@ -29,14 +30,15 @@ struct dlm_lock_msg { /* REQUEST .. RELEASE, DONE */
 	uint8_t flags; /* DLM_MF_* */
 	le32 kind;
 	le64 id, start, end, dstart, dend;
-	le64 req;    /* requester's number */
-	le64 stamp;  /* GRANT: its stamp. REVOKE, RELEASE: newest grant of granter meant. REQUEST, MOVED: grant of ownership */
-	le64 revoke; /* revoker's number, 0 = voluntary */
-	le64 seen;   /* REQUEST, MOVED: newest grant that the moving node had seen from the hash master */
-	le16 node;   /* RELEASE: whose. MOVED: ask this one. */
+	le64 req;   /* requester's number */
+	le64 stamp; /* GRANT: its stamp. REVOKE, RELEASE: newest grant of granter meant. REQUEST, MOVED: grant
+		       of ownership */
+	le64 revoke;  /* revoker's number, 0 = voluntary */
+	le64 seen;    /* REQUEST, MOVED: newest grant that the moving node had seen from the hash master */
+	le16 node;    /* RELEASE: whose. MOVED: ask this one. */
 	le16 granter; /* whose stamp; REQUEST: who sent the MOVED */
 	le16 hops;
-	le16 result; /* DENIED: positive errno. DLM_MOVED has a type of its own */
+	le16 result;  /* DENIED: positive errno. DLM_MOVED has a type of its own */
 	le64 ship[2]; /* reserved: shipping */
 };
 _Static_assert(sizeof(struct dlm_lock_msg) == 104, "wire");
@@ -87,13 +89,14 @@ struct dlm_omsg { /* bytes kept because the lane was full */
 struct dlm_unit {
 	struct ts_map_node node;
 	uint64_t id;
-	unsigned hash;	    /* its hash master in this epoch */
-	unsigned owner;	    /* at the hash master: who was granted mastership, 0 = nobody */
-	unsigned hint;	    /* elsewhere: who is said to own it, 0 = ask the hash master */
-	uint64_t own_stamp; /* of the grant that made owner (or, in hint, was told with MOVED; in mine, received) */
-	bool mine;	    /* this node owns it: it masters here */
-	bool closing;	    /* mine, and going back as soon as revokes out are answered */
-	unsigned granter;   /* closing: who granted the owner token */
+	unsigned hash;		  /* its hash master in this epoch */
+	unsigned owner;		  /* at the hash master: who was granted mastership, 0 = nobody */
+	unsigned hint;		  /* elsewhere: who is said to own it, 0 = ask the hash master */
+	uint64_t own_stamp;	  /* of the grant that made owner (or, in hint, was told with MOVED; in mine,
+				     received) */
+	bool mine;		  /* this node owns it: it masters here */
+	bool closing;		  /* mine, and going back as soon as revokes out are answered */
+	unsigned granter;	  /* closing: who granted the owner token */
 	struct ts_list resources; /* struct dlm_mres mastered here */
 	unsigned nrevokes;	  /* revokes out for them */
 };
@@ -154,9 +157,11 @@ struct dlm {
 void dlm_rset_init(struct dlm_rset *s);
 void dlm_rset_fini(struct dlm_rset *s);
 int dlm_rset_reserve(struct dlm_rset *s, uint32_t extra) TS_MUST_CHECK;
-bool dlm_rset_covers(const struct dlm_rset *s, unsigned node, enum dlm_mode mode, uint64_t start, uint64_t end);
-/* Point-wise join / meet on p's range for p's node; raise takes p's tag; lower touches only pieces of p's granter with
- * stamp <= p's (any_tag: all). lower returns whether anything changed. -ENOMEM leaves the set as it was. */
+bool dlm_rset_covers(const struct dlm_rset *s, unsigned node, enum dlm_mode mode, uint64_t start,
+		     uint64_t end);
+/* Point-wise join / meet on p's range for p's node; raise takes p's tag; lower touches only pieces of p's
+ * granter with stamp <= p's (any_tag: all). lower returns whether anything changed. -ENOMEM leaves the set as
+ * it was. */
 int dlm_rset_raise(struct dlm_rset *s, const struct dlm_piece *p) TS_MUST_CHECK;
 int dlm_rset_lower(struct dlm_rset *s, const struct dlm_piece *p, bool any_tag) TS_MUST_CHECK;
 static inline bool dlm_overlap(uint64_t s1, uint64_t e1, uint64_t s2, uint64_t e2)
@@ -175,7 +180,8 @@ const char *dlm_type_name(uint16_t type);
 /* dlm.c */
 void dlm_enter(struct dlm *d);
 void dlm_leave(struct dlm *d);
-void dlm_send(struct dlm *d, unsigned node, const struct dlm_msg *m); /* lock messages; to oneself: deferred */
+void dlm_send(struct dlm *d, unsigned node,
+	      const struct dlm_msg *m); /* lock messages; to oneself: deferred */
 void dlm_send_raw(struct dlm *d, unsigned node, uint16_t type, const void *p, uint32_t len);
 void dlm_park(struct dlm *d, const struct dlm_msg *m);
 void dlm_unpark(struct dlm *d);
@@ -201,9 +207,11 @@ void *dlm_xalloc(size_t n, const char *what); /* for what must not be lost: pani
 unsigned dlm_hash_master(const struct dlm *d, struct dlm_key key);
 struct dlm_unit *dlm_unit_find(const struct dlm *d, uint64_t id);
 struct dlm_unit *dlm_unit_get(struct dlm *d, uint64_t id); /* NULL = no memory */
-void dlm_unit_put(struct dlm *d, struct dlm_unit *u);	    /* frees it when it says nothing */
-struct dlm_unit *dlm_owned_unit(const struct dlm *d, struct dlm_key key); /* key is an owner token of a unit owned here */
-bool dlm_unit_give(struct dlm *d, struct dlm_key key, const struct dlm_piece *grant); /* may the grant carry mastership */
+void dlm_unit_put(struct dlm *d, struct dlm_unit *u);	   /* frees it when it says nothing */
+struct dlm_unit *dlm_owned_unit(const struct dlm *d,
+				struct dlm_key key); /* key is an owner token of a unit owned here */
+bool dlm_unit_give(struct dlm *d, struct dlm_key key,
+		   const struct dlm_piece *grant); /* may the grant carry mastership */
 void dlm_unit_closed_check(struct dlm *d, struct dlm_unit *u);
 void dlm_unit_hint(struct dlm *d, struct dlm_key key, unsigned node, uint64_t stamp);
 void dlm_on_handover(struct dlm *d, const struct dlm_msg *m);

@@ -4,9 +4,10 @@
  *   waiter: queued --no conflict with holders nor with an older waiter--> granted
  *                  --conflict with holders--> REVOKE to each (once) --RELEASE answers--> looked at again
  *
- * A node's own pieces never conflict with its request, so two SH holders that both want EX cannot deadlock: the later
- * one's SH is revoked like anybody's, its request stays queued. Must never happen: the granted list says less than what
- * a node holds or has in flight (it may say more: an answer to a revoke puts that right). */
+ * A node's own pieces never conflict with its request, so two SH holders that both want EX cannot deadlock:
+ * the later one's SH is revoked like anybody's, its request stays queued. Must never happen: the granted list
+ * says less than what a node holds or has in flight (it may say more: an answer to a revoke puts that right).
+ */
 #include "dlm/dlm_int.h"
 
 struct dlm_mres *dlm_mres_find(const struct dlm *d, struct dlm_key key)
@@ -73,7 +74,8 @@ static void free_if_empty(struct dlm *d, struct dlm_mres *r)
 		dlm_unit_put(d, u);
 }
 
-/* ---- conflicts ------------------------------------------------------------------------------------------------------*/
+/* ---- conflicts
+ * ------------------------------------------------------------------------------------------------------*/
 
 static bool clash(const struct dlm_waiter *w, unsigned node, enum dlm_mode mode, uint64_t start, uint64_t end)
 {
@@ -103,7 +105,8 @@ static bool clash_older(const struct dlm_mres *r, const struct dlm_waiter *w)
 	return false;
 }
 
-/* Shrinks the desired range so that it stays clear of [start, end], which does not overlap the required one. */
+/* Shrinks the desired range so that it stays clear of [start, end], which does not overlap the required one.
+ */
 static void clip(const struct dlm_waiter *w, struct dlm_piece *out, uint64_t start, uint64_t end)
 {
 	if (end < w->start && end >= out->start)
@@ -127,10 +130,12 @@ static void clip_all(const struct dlm_mres *r, const struct dlm_waiter *w, struc
 	}
 }
 
-/* ---- granting -------------------------------------------------------------------------------------------------------*/
+/* ---- granting
+ * -------------------------------------------------------------------------------------------------------*/
 
 /* w has no conflict: enters it into the table. out = what it gets. */
-static int enter(struct dlm *d, struct dlm_mres *r, const struct dlm_waiter *w, struct dlm_piece *out, bool *mastery)
+static int enter(struct dlm *d, struct dlm_mres *r, const struct dlm_waiter *w, struct dlm_piece *out,
+		 bool *mastery)
 {
 	*out = (struct dlm_piece){.start = TS_MIN(w->dstart, w->start),
 				  .end = TS_MAX(w->dend, w->end),
@@ -180,7 +185,8 @@ static bool revoke_is_out(const struct dlm_mres *r, const struct dlm_rout *want)
 	ts_list_for(n, &r->revokes)
 	{
 		const struct dlm_rout *o = ts_list_entry(n, const struct dlm_rout, link);
-		if (o->node == want->node && o->start <= want->start && o->end >= want->end && dlm_covers(want->to, o->to))
+		if (o->node == want->node && o->start <= want->start && o->end >= want->end &&
+		    dlm_covers(want->to, o->to))
 			return true;
 	}
 	return false;
@@ -254,7 +260,12 @@ int dlm_master_try(struct dlm *d, struct dlm_req *q, struct dlm_piece *out, bool
 	struct dlm_mres *r = dlm_mres_get(d, q->res->key);
 	if (!r)
 		return -ENOMEM;
-	struct dlm_waiter w = {.node = d->self, .mode = q->mode, .start = q->start, .end = q->end, .dstart = q->dstart, .dend = q->dend};
+	struct dlm_waiter w = {.node = d->self,
+			       .mode = q->mode,
+			       .start = q->start,
+			       .end = q->end,
+			       .dstart = q->dstart,
+			       .dend = q->dend};
 	int rc = -EAGAIN;
 	if (!(r->unit && r->unit->closing) && !clash_older(r, &w) && !clash_holders(r, &w))
 		rc = enter(d, r, &w, out, mastery);
@@ -263,7 +274,8 @@ int dlm_master_try(struct dlm *d, struct dlm_req *q, struct dlm_piece *out, bool
 	return rc;
 }
 
-/* ---- messages -------------------------------------------------------------------------------------------------------*/
+/* ---- messages
+ * -------------------------------------------------------------------------------------------------------*/
 
 void dlm_on_request(struct dlm *d, const struct dlm_msg *m)
 {
@@ -294,8 +306,9 @@ void dlm_on_request(struct dlm *d, const struct dlm_msg *m)
 	dlm_master_pump(d, r);
 }
 
-/* Not the master of it any more: a voluntary release follows the table. Dropped after some hops: the table then says
- * more than is held, which the next revoke puts right. Answers to revokes never get here (see unit.c, closing). */
+/* Not the master of it any more: a voluntary release follows the table. Dropped after some hops: the table
+ * then says more than is held, which the next revoke puts right. Answers to revokes never get here (see
+ * unit.c, closing). */
 static void forward(struct dlm *d, const struct dlm_msg *m)
 {
 	unsigned to = dlm_master(d, m->key);
@@ -321,10 +334,15 @@ void dlm_on_release(struct dlm *d, const struct dlm_msg *m)
 	struct dlm_mres *r = dlm_mres_find(d, m->key);
 	if (!r)
 		return;
-	struct dlm_piece p = {.node = m->node, .start = m->start, .end = m->end, .mode = m->mode, .granter = m->granter, .stamp = m->stamp};
+	struct dlm_piece p = {.node = m->node,
+			      .start = m->start,
+			      .end = m->end,
+			      .mode = m->mode,
+			      .granter = m->granter,
+			      .stamp = m->stamp};
 	if (dlm_rset_lower(&r->granted, &p, false) < 0)
-		ts_warn("dlm: no memory to split a piece of (%u,%llu) of node %u: revoked again later", r->key.kind,
-			(unsigned long long)r->key.id, m->node);
+		ts_warn("dlm: no memory to split a piece of (%u,%llu) of node %u: revoked again later",
+			r->key.kind, (unsigned long long)r->key.id, m->node);
 	struct dlm_unit *u = r->unit;
 	ts_list_for_safe(n, tmp, &r->revokes)
 	{
@@ -342,7 +360,8 @@ void dlm_on_release(struct dlm *d, const struct dlm_msg *m)
 		dlm_unit_closed_check(d, u);
 }
 
-/* A report of a holder, or a line of a table handed over. Conflicting lines mean that the law is already broken. */
+/* A report of a holder, or a line of a table handed over. Conflicting lines mean that the law is already
+ * broken. */
 void dlm_master_insert(struct dlm *d, struct dlm_key key, const struct dlm_piece *p)
 {
 	size_t cap = d->a.max_mastered;
@@ -350,13 +369,17 @@ void dlm_master_insert(struct dlm *d, struct dlm_key key, const struct dlm_piece
 	struct dlm_mres *r = dlm_mres_get(d, key);
 	d->a.max_mastered = cap;
 	if (!r)
-		TS_PANIC("dlm: no memory for a reported token (%u,%llu)", key.kind, (unsigned long long)key.id);
+		TS_PANIC("dlm: no memory for a reported token (%u,%llu)", key.kind,
+			 (unsigned long long)key.id);
 	for (uint32_t i = 0; i < r->granted.n; i++) {
 		const struct dlm_piece *o = &r->granted.v[i];
-		if (o->node != p->node && dlm_overlap(o->start, o->end, p->start, p->end) && !dlm_compatible(o->mode, p->mode))
-			TS_PANIC("dlm: impossible state: node %u holds (%u,%llu) %s and node %u holds it %s", o->node, key.kind,
-				 (unsigned long long)key.id, dlm_mode_name(o->mode), p->node, dlm_mode_name(p->mode));
+		if (o->node != p->node && dlm_overlap(o->start, o->end, p->start, p->end) &&
+		    !dlm_compatible(o->mode, p->mode))
+			TS_PANIC("dlm: impossible state: node %u holds (%u,%llu) %s and node %u holds it %s",
+				 o->node, key.kind, (unsigned long long)key.id, dlm_mode_name(o->mode),
+				 p->node, dlm_mode_name(p->mode));
 	}
 	if (dlm_rset_raise(&r->granted, p))
-		TS_PANIC("dlm: no memory for a reported token (%u,%llu)", key.kind, (unsigned long long)key.id);
+		TS_PANIC("dlm: no memory for a reported token (%u,%llu)", key.kind,
+			 (unsigned long long)key.id);
 }

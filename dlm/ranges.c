@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Modes as tables, and sets of (node, range, mode). Job: point-wise raise and lower of a node's mode, with as few pieces
- * as possible. Must never happen: pieces of one node overlap, are unsorted, or have start > end or mode NL. */
+/* Modes as tables, and sets of (node, range, mode). Job: point-wise raise and lower of a node's mode, with as
+ * few pieces as possible. Must never happen: pieces of one node overlap, are unsorted, or have start > end or
+ * mode NL. */
 #include "dlm/dlm_int.h"
 
 /* clang-format off */
@@ -117,7 +118,8 @@ static void remove_at(struct dlm_rset *s, uint32_t i)
 	s->n--;
 }
 
-bool dlm_rset_covers(const struct dlm_rset *s, unsigned node, enum dlm_mode mode, uint64_t start, uint64_t end)
+bool dlm_rset_covers(const struct dlm_rset *s, unsigned node, enum dlm_mode mode, uint64_t start,
+		     uint64_t end)
 {
 	for (uint32_t i = first_at(s, node, start); i < s->n; i++) {
 		const struct dlm_piece *p = &s->v[i];

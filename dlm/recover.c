@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A new group epoch: who owns which unit, who holds what, then go on. Restartable at any instant by a newer epoch: all
- * that was learnt under the old one (lock table, revokes, parked and kept messages, stamps) is dropped first, except
- * what this node itself holds, owns and wants.
+/* A new group epoch: who owns which unit, who holds what, then go on. Restartable at any instant by a newer
+ * epoch: all that was learnt under the old one (lock table, revokes, parked and kept messages, stamps) is
+ * dropped first, except what this node itself holds, owns and wants.
  *
- *   view --> OWNING: OWN to all                 --OWN of all here-->   REPORTING: REPORT to each new master, DONE to all,
- *                                                                       outstanding requests again
+ *   view --> OWNING: OWN to all                 --OWN of all here-->   REPORTING: REPORT to each new master,
+ * DONE to all, outstanding requests again
  *        --DONE of all here--> RUN: parked requests and releases, grants (if the gate is open)
  *
- * Must never happen: a master runs while one member's report is missing; a conflicting report is accepted (panic). */
+ * Must never happen: a master runs while one member's report is missing; a conflicting report is accepted
+ * (panic). */
 #include "dlm/dlm_int.h"
 
-/* ---- forgetting the old epoch ---------------------------------------------------------------------------------------*/
+/* ---- forgetting the old epoch
+ * ---------------------------------------------------------------------------------------*/
 
 static int forget_mres(struct ts_map_node *n, void *arg)
 {
@@ -21,7 +23,8 @@ static int forget_unit(struct ts_map_node *n, void *arg)
 {
 	struct dlm *d = arg;
 	struct dlm_unit *u = TS_CONTAINER(n, struct dlm_unit, node);
-	u->mine = u->mine && !u->closing; /* closing: its token is given up already; the holders report to the hash master */
+	u->mine = u->mine && !u->closing; /* closing: its token is given up already; the holders report to the
+					     hash master */
 	u->closing = false;
 	u->owner = u->hint = u->nrevokes = 0;
 	u->own_stamp = 0;
@@ -65,7 +68,8 @@ static void forget(struct dlm *d)
 	memset(d->rep_got, 0, sizeof d->rep_got);
 }
 
-/* ---- batches to others ----------------------------------------------------------------------------------------------*/
+/* ---- batches to others
+ * ----------------------------------------------------------------------------------------------*/
 
 struct batch {
 	struct dlm_batch_msg head;
@@ -80,8 +84,9 @@ struct outgoing {
 
 static void send_batch(struct dlm *d, unsigned node, uint16_t type, struct batch *b, uint32_t n, bool last)
 {
-	b->head = (struct dlm_batch_msg){
-		.version = le16_make(DLM_WIRE_VERSION), .flags = last ? DLM_MF_LAST : 0, .count = le32_make(n)};
+	b->head = (struct dlm_batch_msg){.version = le16_make(DLM_WIRE_VERSION),
+					 .flags = last ? DLM_MF_LAST : 0,
+					 .count = le32_make(n)};
 	dlm_send_raw(d, node, type, b, sizeof b->head + n * sizeof b->ents[0]);
 }
 
@@ -105,7 +110,8 @@ static int own_add(struct ts_map_node *n, void *arg)
 		u->owner = o->d->self;
 	if (o->n[0] == DLM_BATCH)
 		own_flush(o, false);
-	dlm_encode_entry(&o->to[0]->ents[o->n[0]++], (struct dlm_key){.kind = o->d->a.owner_kind, .id = u->id}, &whole);
+	dlm_encode_entry(&o->to[0]->ents[o->n[0]++],
+			 (struct dlm_key){.kind = o->d->a.owner_kind, .id = u->id}, &whole);
 	return 0;
 }
 
@@ -163,7 +169,8 @@ static void tell_held(struct dlm *d)
 	d->rep_done[d->self] = true;
 }
 
-/* ---- the phases -----------------------------------------------------------------------------------------------------*/
+/* ---- the phases
+ * -----------------------------------------------------------------------------------------------------*/
 
 static bool all(const struct dlm *d, const bool *done)
 {
@@ -214,8 +221,8 @@ void dlm_on_own(struct dlm *d, const struct dlm_msg *m)
 		if (!u)
 			TS_PANIC("dlm: no memory for unit %llu", (unsigned long long)id);
 		if (u->mine || (u->hint && u->hint != m->src))
-			TS_PANIC("dlm: impossible state: nodes %u and %u both own unit %llu", u->mine ? d->self : u->hint, m->src,
-				 (unsigned long long)id);
+			TS_PANIC("dlm: impossible state: nodes %u and %u both own unit %llu",
+				 u->mine ? d->self : u->hint, m->src, (unsigned long long)id);
 		u->hint = m->src;
 		if (u->hash == d->self)
 			u->owner = m->src;
@@ -242,8 +249,8 @@ void dlm_on_report(struct dlm *d, const struct dlm_msg *m)
 void dlm_on_done(struct dlm *d, const struct dlm_msg *m)
 {
 	if (d->rep_got[m->src] != m->key.id)
-		TS_PANIC("dlm: node %u reported %llu tokens, %llu arrived", m->src, (unsigned long long)m->key.id,
-			 (unsigned long long)d->rep_got[m->src]);
+		TS_PANIC("dlm: node %u reported %llu tokens, %llu arrived", m->src,
+			 (unsigned long long)m->key.id, (unsigned long long)d->rep_got[m->src]);
 	d->rep_done[m->src] = true;
 	step(d);
 }

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who masters what. A unit is a run of ids (an inode segment); its hash master H is chosen by rendezvous over the
- * members. Who holds the owner token of a unit EX, granted with mastership, masters it; H knows and says so.
+/* Who masters what. A unit is a run of ids (an inode segment); its hash master H is chosen by rendezvous over
+ * the members. Who holds the owner token of a unit EX, granted with mastership, masters it; H knows and says
+ * so.
  *
- *   H masters --grant, table empty--> owner masters --shrink--> closing (nothing granted, revokes out are awaited)
+ *   H masters --grant, table empty--> owner masters --shrink--> closing (nothing granted, revokes out are
+ * awaited)
  *        ^-------------------- HANDOVER (whole table, same lane before the RELEASE) -----------------'
  *
- * Must never happen: two nodes master one unit; an entry of the lock table is in no master's table while somebody
- * holds it; a request goes round in circles (every MOVED says what its sender had seen: see README, moved). */
+ * Must never happen: two nodes master one unit; an entry of the lock table is in no master's table while
+ * somebody holds it; a request goes round in circles (every MOVED says what its sender had seen: see README,
+ * moved). */
 #include "dlm/dlm_int.h"
 
 static unsigned rendezvous(const struct dlm *d, uint64_t h)
@@ -90,10 +93,12 @@ unsigned dlm_master(const struct dlm *d, struct dlm_key key)
 	return u && u->hint ? u->hint : h;
 }
 
-/* At the hash master: this EX grant of an owner token carries the mastership if the unit has no lock entries here. */
+/* At the hash master: this EX grant of an owner token carries the mastership if the unit has no lock entries
+ * here. */
 bool dlm_unit_give(struct dlm *d, struct dlm_key key, const struct dlm_piece *grant)
 {
-	if (key.kind != d->a.owner_kind || grant->mode != DLM_EX || grant->start != 0 || grant->end != DLM_END)
+	if (key.kind != d->a.owner_kind || grant->mode != DLM_EX || grant->start != 0 ||
+	    grant->end != DLM_END)
 		return false;
 	struct dlm_unit *u = dlm_unit_get(d, key.id);
 	if (!u)
@@ -125,11 +130,13 @@ void dlm_unit_hint(struct dlm *d, struct dlm_key key, unsigned node, uint64_t st
 	dlm_unit_put(d, u);
 }
 
-/* ---- requests that are not ours -------------------------------------------------------------------------------------*/
+/* ---- requests that are not ours
+ * -------------------------------------------------------------------------------------*/
 
 static void say_moved(struct dlm *d, const struct dlm_msg *m, unsigned to, uint64_t stamp, uint64_t seen)
 {
-	struct dlm_msg r = {.type = DLM_MOVED, .key = m->key, .req = m->req, .node = to, .stamp = stamp, .seen = seen};
+	struct dlm_msg r = {
+		.type = DLM_MOVED, .key = m->key, .req = m->req, .node = to, .stamp = stamp, .seen = seen};
 	d->st.moved++;
 	dlm_send(d, m->src, &r);
 }
@@ -147,14 +154,16 @@ bool dlm_request_elsewhere(struct dlm *d, const struct dlm_msg *m)
 		return true;
 	}
 	const struct dlm_unit *u = dlm_unit_find(d, dlm_unit_of(d, m->key));
-	if (m->granter == to && m->seen >= u->own_stamp) /* the owner says it is no more: its table is on its way */
+	if (m->granter == to &&
+	    m->seen >= u->own_stamp) /* the owner says it is no more: its table is on its way */
 		dlm_park(d, m);
 	else
 		say_moved(d, m, to, u->own_stamp, 0);
 	return true;
 }
 
-/* ---- giving a unit back ---------------------------------------------------------------------------------------------*/
+/* ---- giving a unit back
+ * ---------------------------------------------------------------------------------------------*/
 
 struct batch {
 	struct dlm_batch_msg head;
@@ -199,12 +208,13 @@ static void hand_over(struct dlm *d, struct dlm_unit *u)
 static void repump(struct dlm *d, struct dlm_unit *u)
 {
 	u->nrevokes++; /* keeps it while its last resource may go */
-	ts_list_for_safe(l, t, &u->resources) dlm_master_pump(d, ts_list_entry(l, struct dlm_mres, unit_link));
+	ts_list_for_safe(l, t, &u->resources)
+		dlm_master_pump(d, ts_list_entry(l, struct dlm_mres, unit_link));
 	u->nrevokes--;
 }
 
-/* Called when closing begins and when a revoke for the unit is answered: with none left, it ends. The owner token's
- * RELEASE goes last, behind the table on the same lane. */
+/* Called when closing begins and when a revoke for the unit is answered: with none left, it ends. The owner
+ * token's RELEASE goes last, behind the table on the same lane. */
 void dlm_unit_closed_check(struct dlm *d, struct dlm_unit *u)
 {
 	if (!u->closing || u->nrevokes || d->phase != DLM_RUN)
@@ -235,7 +245,8 @@ void dlm_on_handover(struct dlm *d, const struct dlm_msg *m)
 		return;
 	}
 	if (!u || u->owner != m->src || u->own_stamp != m->stamp) {
-		ts_err("dlm: handover of unit %llu from node %u, which does not own it, ignored", (unsigned long long)m->key.id, m->src);
+		ts_err("dlm: handover of unit %llu from node %u, which does not own it, ignored",
+		       (unsigned long long)m->key.id, m->src);
 		return;
 	}
 	for (uint32_t i = 0; i < m->count; i++) {

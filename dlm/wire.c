@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Messages to and from bytes. Job: nothing is read past what arrived, and no value that the engine could not have sent
- * gets in (modes, ranges, node numbers). Must never happen: a malformed message changes state. */
+/* Messages to and from bytes. Job: nothing is read past what arrived, and no value that the engine could not
+ * have sent gets in (modes, ranges, node numbers). Must never happen: a malformed message changes state. */
 #include "dlm/dlm_int.h"
 
 static const struct {
@@ -77,8 +77,9 @@ static bool decode_lock(struct dlm_msg *m, const void *p, uint32_t len)
 	m->hops = le16_get(w.hops);
 	m->result = le16_get(w.result);
 	bool wants = m->type == DLM_REQUEST || m->type == DLM_GRANT;
-	return m->mode < DLM_MODES && (!wants || m->mode != DLM_NL) && m->start <= m->end && m->dstart <= m->dend &&
-	       m->node < NET_MAX_NODES && m->granter < NET_MAX_NODES && m->key.kind < 32;
+	return m->mode < DLM_MODES && (!wants || m->mode != DLM_NL) && m->start <= m->end &&
+	       m->dstart <= m->dend && m->node < NET_MAX_NODES && m->granter < NET_MAX_NODES &&
+	       m->key.kind < 32;
 }
 
 static bool decode_batch(struct dlm_msg *m, const void *p, uint32_t len)
@@ -99,8 +100,8 @@ static bool decode_batch(struct dlm_msg *m, const void *p, uint32_t len)
 		struct dlm_key k;
 		struct dlm_piece pc;
 		dlm_decode_entry(&m->ents[i], &k, &pc);
-		if (pc.mode == DLM_NL || pc.mode >= DLM_MODES || pc.start > pc.end || pc.node >= NET_MAX_NODES ||
-		    pc.granter >= NET_MAX_NODES || k.kind >= 32)
+		if (pc.mode == DLM_NL || pc.mode >= DLM_MODES || pc.start > pc.end ||
+		    pc.node >= NET_MAX_NODES || pc.granter >= NET_MAX_NODES || k.kind >= 32)
 			return false;
 	}
 	return true;

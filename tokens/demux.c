@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One handler of lock messages per net, several managers (one per mounted file system) behind it, found by the group in
- * the message. Must never happen: a message reaches a manager that is already freed. */
+/* One handler of lock messages per net, several managers (one per mounted file system) behind it, found by
+ * the group in the message. Must never happen: a message reaches a manager that is already freed. */
 #include "tokens/tokens_int.h"
 #include <pthread.h>
 
@@ -10,7 +10,8 @@ struct tok_demux {
 	struct ts_list mgrs;
 };
 
-/* Nets of different executors may be opened and closed at once; the lists behind one net belong to its executor. */
+/* Nets of different executors may be opened and closed at once; the lists behind one net belong to its
+ * executor. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct ts_list nets = TS_LIST_INIT(nets);
 

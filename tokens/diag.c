@@ -3,14 +3,16 @@
 #include "tokens/tokens_int.h"
 
 static const char *const kinds[TOK_KINDS] = {
-	[TOK_NONE] = "none", [TOK_FS] = "fs",	  [TOK_RENAME] = "rename", [TOK_SLOT] = "slot",	      [TOK_OPEN] = "open",     [TOK_DIR] = "dir",
-	[TOK_DATA] = "data", [TOK_INODE] = "inode", [TOK_SEGMENT] = "segment", [TOK_SEGTAB] = "segtab", [TOK_REGION] = "region",
+	[TOK_NONE] = "none",	   [TOK_FS] = "fs",	    [TOK_RENAME] = "rename", [TOK_SLOT] = "slot",
+	[TOK_OPEN] = "open",	   [TOK_DIR] = "dir",	    [TOK_DATA] = "data",     [TOK_INODE] = "inode",
+	[TOK_SEGMENT] = "segment", [TOK_SEGTAB] = "segtab", [TOK_REGION] = "region",
 };
 #define WAIT(k, n) [k] = {"token " n " NL", "token " n " SH", "token " n " SW", "token " n " EX"}
 static const char *const waits[TOK_KINDS][4] = {
-	WAIT(TOK_NONE, "none"),	  WAIT(TOK_FS, "fs"),	    WAIT(TOK_RENAME, "rename"),	  WAIT(TOK_SLOT, "slot"),
-	WAIT(TOK_OPEN, "open"),	  WAIT(TOK_DIR, "dir"),	    WAIT(TOK_DATA, "data"),	  WAIT(TOK_INODE, "inode"),
-	WAIT(TOK_SEGMENT, "segment"), WAIT(TOK_SEGTAB, "segtab"), WAIT(TOK_REGION, "region"),
+	WAIT(TOK_NONE, "none"),	    WAIT(TOK_FS, "fs"),		WAIT(TOK_RENAME, "rename"),
+	WAIT(TOK_SLOT, "slot"),	    WAIT(TOK_OPEN, "open"),	WAIT(TOK_DIR, "dir"),
+	WAIT(TOK_DATA, "data"),	    WAIT(TOK_INODE, "inode"),	WAIT(TOK_SEGMENT, "segment"),
+	WAIT(TOK_SEGTAB, "segtab"), WAIT(TOK_REGION, "region"),
 };
 
 const char *tok_kind_name(enum tok_kind k)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The bound: more than max_tokens tokens here, and the oldest idle ones are given back, a few at a time; and drain, which
- * gives everything back. Must never happen: a pinned token is dropped; drain hands a segment's lock table to another
- * node while this node's own tokens still fill it (segments go last). */
+/* The bound: more than max_tokens tokens here, and the oldest idle ones are given back, a few at a time; and
+ * drain, which gives everything back. Must never happen: a pinned token is dropped; drain hands a segment's
+ * lock table to another node while this node's own tokens still fill it (segments go last). */
 #include "tokens/tokens_int.h"
 
 #define DROPS_AT_ONCE 64
@@ -17,7 +17,8 @@ void tok_drop(struct tok_mgr *m, struct tok *t)
 
 void tok_lru_bound(struct tok_mgr *m)
 {
-	while (!m->failed && m->ntoks > m->a.max_tokens + m->dropping && m->dropping < DROPS_AT_ONCE && !ts_list_empty(&m->lru))
+	while (!m->failed && m->ntoks > m->a.max_tokens + m->dropping && m->dropping < DROPS_AT_ONCE &&
+	       !ts_list_empty(&m->lru))
 		tok_drop(m, ts_list_entry(m->lru.next, struct tok, lru));
 }
 

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The manager's life: made before the group is joined (messages of the first epoch may come before its view), fed with
- * views and messages, failed when this node is excluded, freed. Must never happen: a waiter that nobody wakes when the
- * node is excluded; a message handled after failure. */
+/* The manager's life: made before the group is joined (messages of the first epoch may come before its view),
+ * fed with views and messages, failed when this node is excluded, freed. Must never happen: a waiter that
+ * nobody wakes when the node is excluded; a message handled after failure. */
 #include "tokens/tokens_int.h"
 
-_Static_assert((int)TOK_NL == DLM_NL && (int)TOK_SH == DLM_SH && (int)TOK_SW == DLM_SW && (int)TOK_EX == DLM_EX, "one set of modes");
+_Static_assert((int)TOK_NL == DLM_NL && (int)TOK_SH == DLM_SH && (int)TOK_SW == DLM_SW &&
+		       (int)TOK_EX == DLM_EX,
+	       "one set of modes");
 
 static void retry(void *arg)
 {
@@ -13,7 +15,8 @@ static void retry(void *arg)
 		ts_timer_arm(m->a.exec, &m->retry, ts_exec_now(m->a.exec) + TOK_RETRY_NS, retry, m);
 }
 
-static int send_op(void *arg, unsigned node, enum net_lane lane, uint16_t type, uint64_t epoch, const void *p, uint32_t len)
+static int send_op(void *arg, unsigned node, enum net_lane lane, uint16_t type, uint64_t epoch, const void *p,
+		   uint32_t len)
 {
 	struct tok_mgr *m = arg;
 	struct net_out o = {.dst_node = node,
@@ -26,7 +29,8 @@ static int send_op(void *arg, unsigned node, enum net_lane lane, uint16_t type, 
 	int rc = net_send(m->a.net, &o);
 	if (!rc)
 		return 0;
-	/* Lane full, no memory, or a peer that is not there yet or no more: kept until it works or the epoch ends. */
+	/* Lane full, no memory, or a peer that is not there yet or no more: kept until it works or the epoch
+	 * ends. */
 	if (!m->retry.exec)
 		ts_timer_arm(m->a.exec, &m->retry, ts_exec_now(m->a.exec) + TOK_RETRY_NS, retry, m);
 	return -ENOBUFS;
@@ -68,7 +72,12 @@ struct tok_mgr *tok_mgr_new(const struct tok_args *a)
 		.unit_kinds = 1u << TOK_OPEN | 1u << TOK_DIR | 1u << TOK_DATA | 1u << TOK_INODE,
 		.owner_kind = TOK_SEGMENT,
 		.unit_shift = TOK_SEGMENT_SHIFT,
-		.ops = {.send = send_op, .granted = tok_granted, .denied = tok_denied, .revoke = tok_on_revoke, .changed = changed, .arg = m},
+		.ops = {.send = send_op,
+			.granted = tok_granted,
+			.denied = tok_denied,
+			.revoke = tok_on_revoke,
+			.changed = changed,
+			.arg = m},
 	};
 	m->dlm = dlm_new(&d);
 	if (!m->dlm || tok_demux_add(m)) {

@@ -5,8 +5,8 @@
  *            else queued --first in the queue, no local conflict--> held: pinned
  *                                                      --> not held: dlm request --granted--> pinned
  *
- * Fair: once somebody waits, later pins wait behind. A fiber pins one resource once (twice would wait for itself).
- * Must never happen: a pin in a mode that is not held, or above allow (a revoke's barrier). */
+ * Fair: once somebody waits, later pins wait behind. A fiber pins one resource once (twice would wait for
+ * itself). Must never happen: a pin in a mode that is not held, or above allow (a revoke's barrier). */
 #include "tokens/tokens_int.h"
 
 struct tok *tok_find(const struct tok_mgr *m, enum tok_kind kind, uint64_t id)
@@ -52,7 +52,8 @@ static void tok_free(struct tok_mgr *m, struct tok *t)
 void tok_settle(struct tok_mgr *m, struct tok *t)
 {
 	ts_list_del(&t->lru);
-	if (t->nsh || t->nex || t->requesting || t->revoke_queued || t->serving || !ts_list_empty(&t->waiters))
+	if (t->nsh || t->nex || t->requesting || t->revoke_queued || t->serving ||
+	    !ts_list_empty(&t->waiters))
 		return;
 	if (t->res.held.n)
 		ts_list_push_back(t->res.key.kind == TOK_SEGMENT ? &m->lru_segments : &m->lru, &t->lru);
@@ -64,7 +65,8 @@ void tok_settle(struct tok_mgr *m, struct tok *t)
 
 static bool local_free(const struct tok *t, enum tok_mode mode)
 {
-	return !t->nex && !(mode == TOK_EX && t->nsh) && dlm_covers((enum dlm_mode)t->allow, (enum dlm_mode)mode);
+	return !t->nex && !(mode == TOK_EX && t->nsh) &&
+	       dlm_covers((enum dlm_mode)t->allow, (enum dlm_mode)mode);
 }
 static bool held(const struct tok *t, enum tok_mode mode)
 {
@@ -80,7 +82,8 @@ static void count_pin(struct tok_mgr *m, struct tok *t, enum tok_mode mode)
 	m->st.pins++;
 }
 
-/* ---- the queue ------------------------------------------------------------------------------------------------------*/
+/* ---- the queue
+ * ------------------------------------------------------------------------------------------------------*/
 
 static void wake(struct tok_waiter *w, int rc)
 {
@@ -102,7 +105,8 @@ void tok_fail_waiters(struct tok_mgr *m, struct tok *t, unsigned flags_mask, int
 static int ask(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsigned flags)
 {
 	t->req = (struct dlm_req){.start = 0, .end = TOK_END, .dstart = 0, .dend = TOK_END, .mode = mode};
-	t->req.flags = (flags & (TOK_NOWAIT | TOK_TRY) ? DLM_F_LOCAL : 0) | (flags & TOK_QUICK ? DLM_F_QUICK : 0);
+	t->req.flags =
+		(flags & (TOK_NOWAIT | TOK_TRY) ? DLM_F_LOCAL : 0) | (flags & TOK_QUICK ? DLM_F_QUICK : 0);
 	t->requesting = true; /* a callback from inside must find it so */
 	int rc = dlm_request(m->dlm, &t->res, &t->req);
 	if (rc == 0)
@@ -168,14 +172,16 @@ void tok_denied(void *arg, struct dlm_req *q, int err)
 	tok_settle(m, t);
 }
 
-/* ---- pin and unpin --------------------------------------------------------------------------------------------------*/
+/* ---- pin and unpin
+ * --------------------------------------------------------------------------------------------------*/
 
 /* What NOWAIT and TRY promise not to wait for. */
 static bool would_wait(const struct tok *t, enum tok_mode mode, unsigned flags)
 {
 	if (flags & TOK_TRY)
 		return !ts_list_empty(&t->waiters) || !local_free(t, mode) || t->requesting;
-	return flags & TOK_NOWAIT && (t->requesting || !dlm_covers((enum dlm_mode)t->allow, (enum dlm_mode)mode));
+	return flags & TOK_NOWAIT &&
+	       (t->requesting || !dlm_covers((enum dlm_mode)t->allow, (enum dlm_mode)mode));
 }
 
 static int pin_slowly(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsigned flags)
@@ -194,18 +200,20 @@ static int pin_slowly(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsi
 	int rc = w.done.rc;
 	if (!w.done.done) {
 		TS_ASSERT(ts_fiber_self());
-		rc = ts_done_wait(&w.done, tok_wait_name((enum tok_kind)key.kind, mode), key.id, dlm_master(m->dlm, key));
+		rc = ts_done_wait(&w.done, tok_wait_name((enum tok_kind)key.kind, mode), key.id,
+				  dlm_master(m->dlm, key));
 	}
 	if (rc && (t = tok_find(m, (enum tok_kind)key.kind, key.id)))
 		tok_settle(m, t);
 	return rc;
 }
 
-int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start, uint64_t end, unsigned flags,
-	    struct tok_pin *out)
+int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start,
+	    uint64_t end, unsigned flags, struct tok_pin *out)
 {
 	*out = (struct tok_pin){0};
-	TS_ASSERT(start == 0 && end == TOK_END && (mode == TOK_SH || mode == TOK_EX)); /* this version: see README */
+	TS_ASSERT(start == 0 && end == TOK_END &&
+		  (mode == TOK_SH || mode == TOK_EX)); /* this version: see README */
 	if (m->failed)
 		return -TS_ERR_FENCED;
 	struct tok *t = tok_get(m, kind, id);

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Giving a token back, each on a fiber of a bounded set.
  *
- *   asked (or drop) --> queued --> minimum hold --> pre_revoke (pins still granted) --> barrier (no new pins above `to`)
- *        --> pins in conflict drained --> revoke call-back --> dlm_shrink --> barrier lifted, the local queue asks again
+ *   asked (or drop) --> queued --> minimum hold --> pre_revoke (pins still granted) --> barrier (no new pins
+ * above `to`)
+ *        --> pins in conflict drained --> revoke call-back --> dlm_shrink --> barrier lifted, the local queue
+ * asks again
  *
- * Must never happen: dlm_shrink before the call-back returned 0; a barrier left standing; a pin that is served after a
- * grant never getting its turn (the grant serves the queue at once, before any revoke can start). */
+ * Must never happen: dlm_shrink before the call-back returned 0; a barrier left standing; a pin that is
+ * served after a grant never getting its turn (the grant serves the queue at once, before any revoke can
+ * start). */
 #include "tokens/tokens_int.h"
 
 /* The next thing to give back: what a master asked for, or the whole if it is to be dropped and idle. */
@@ -53,8 +56,8 @@ static bool give_back(struct tok_mgr *m, struct tok *t, const struct dlm_want *w
 	if (m->failed)
 		return false;
 	if (rc) {
-		ts_err("token %s %llu cannot be given up (error %d): this node keeps it and stops", tok_kind_name(kind),
-		       (unsigned long long)id, rc);
+		ts_err("token %s %llu cannot be given up (error %d): this node keeps it and stops",
+		       tok_kind_name(kind), (unsigned long long)id, rc);
 		tok_mgr_fail(m);
 		return false;
 	}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tokens inside. pin.c: pins and the local queue; revoke.c: giving back; lru.c: the bound and drain; mgr.c: life, messages,
- * views; diag.c: names and looking. All on one executor; nothing yields between a check and the change it allows. */
+/* tokens inside. pin.c: pins and the local queue; revoke.c: giving back; lru.c: the bound and drain; mgr.c:
+ * life, messages, views; diag.c: names and looking. All on one executor; nothing yields between a check and
+ * the change it allows. */
 #ifndef TESSERA_TOKENS_INT_H
 #define TESSERA_TOKENS_INT_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every cell of the mode tables, and what the engine does for every pair (held elsewhere, wanted here) and every pair
- * (held here, wanted here). Malformed messages are refused. */
+/* Every cell of the mode tables, and what the engine does for every pair (held elsewhere, wanted here) and
+ * every pair (held here, wanted here). Malformed messages are refused. */
 #include "dlm_sim.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,7 +8,8 @@
 
 /* What a mode lets its holder do: read alone-proof, change by commuting, change anything. */
 enum { READ = 1, COMMUTE = 2, CHANGE = 4 };
-static const unsigned rights[DLM_MODES] = {[DLM_SH] = READ, [DLM_SW] = COMMUTE, [DLM_EX] = READ | COMMUTE | CHANGE};
+static const unsigned rights[DLM_MODES] = {
+	[DLM_SH] = READ, [DLM_SW] = COMMUTE, [DLM_EX] = READ | COMMUTE | CHANGE};
 /* Reading clashes with any change; a commuting change with reading and with anything but its like. */
 static bool may_coexist(unsigned a, unsigned b)
 {
@@ -72,7 +73,8 @@ static void engine_pairs(void **state)
 					deliver_all(s);
 					assert_true(sim_request(&s->node[1], 0, a, 0, DLM_END, true, 0) >= 0);
 					deliver_all(s);
-					assert_true(sim_request(&s->node[second], 0, b, 0, DLM_END, true, 0) >= 0);
+					assert_true(sim_request(&s->node[second], 0, b, 0, DLM_END, true,
+								0) >= 0);
 					deliver_all(s);
 					if (same) {
 						assert_int_equal(mode_of(s, 1), dlm_join(a, b));
@@ -102,7 +104,8 @@ static void malformed_is_refused(void **state)
 		uint16_t type = (uint16_t)(0xfe + r % 14);
 		if (type == DLM_DONE || type == DLM_REPORT || type == DLM_OWN)
 			continue; /* authenticated peers that lie there stop the node by design */
-		dlm_message(s->node[1].d, 2, type, dlm_epoch(s->node[1].d), bytes, (uint32_t)(r % sizeof bytes));
+		dlm_message(s->node[1].d, 2, type, dlm_epoch(s->node[1].d), bytes,
+			    (uint32_t)(r % sizeof bytes));
 	}
 	sim_fini(s);
 	ts_free(s);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Exhaustive exploration of small worlds: two or three engines, a script each, every order of events that FIFO lanes
- * allow, revokes answered at any time, one death or one view change at any moment. In every state no two nodes hold
- * conflicting modes; in every final state nobody waits. States are recognised by a hash in which stamps and revoke
- * numbers count by order only. Each planted fault must be found. Arguments: [limit of states per scenario]. */
+/* Exhaustive exploration of small worlds: two or three engines, a script each, every order of events that
+ * FIFO lanes allow, revokes answered at any time, one death or one view change at any moment. In every state
+ * no two nodes hold conflicting modes; in every final state nobody waits. States are recognised by a hash in
+ * which stamps and revoke numbers count by order only. Each planted fault must be found. Arguments: [limit of
+ * states per scenario]. */
 #include "dlm_sim.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,12 +26,35 @@ struct scenario {
 #define R0  0, 99
 #define R1  100, 199
 #define ALL 0, DLM_END
-#define SH(k, ...) {REQ, k, DLM_SH, __VA_ARGS__}
-#define EX(k, ...) {REQ, k, DLM_EX, __VA_ARGS__}
-#define DROP(k)	   {REL, k, DLM_NL, ALL}
-#define DOWN(k)	   {REL, k, DLM_SH, ALL}
-#define ONE	   {{0, KIND_HASH}}
-#define UNIT	   {{0, KIND_SEGMENT}, {1, KIND_INODE}} /* unit 0 and an inode in it */
+#define SH(k, ...)                                                                                           \
+	{                                                                                                    \
+		REQ, k, DLM_SH, __VA_ARGS__                                                                  \
+	}
+#define EX(k, ...)                                                                                           \
+	{                                                                                                    \
+		REQ, k, DLM_EX, __VA_ARGS__                                                                  \
+	}
+#define DROP(k)                                                                                              \
+	{                                                                                                    \
+		REL, k, DLM_NL, ALL                                                                          \
+	}
+#define DOWN(k)                                                                                              \
+	{                                                                                                    \
+		REL, k, DLM_SH, ALL                                                                          \
+	}
+#define ONE                                                                                                  \
+	{                                                                                                    \
+		{                                                                                            \
+			0, KIND_HASH                                                                         \
+		}                                                                                            \
+	}
+#define UNIT                                                                                                 \
+	{                                                                                                    \
+		{0, KIND_SEGMENT},                                                                           \
+		{                                                                                            \
+			1, KIND_INODE                                                                        \
+		}                                                                                            \
+	} /* unit 0 and an inode in it */
 /* clang-format off */
 static const struct scenario scenarios[] = {
 	{"two upgrades", 2, 1, 0, 0, ONE, {{{0}}, {SH(0, ALL), EX(0, ALL)}, {SH(0, ALL), EX(0, ALL)}}},
@@ -52,7 +76,8 @@ static const struct scenario scenarios[] = {
 };
 /* clang-format on */
 
-/* ---- a world that can be made again ---------------------------------------------------------------------------------*/
+/* ---- a world that can be made again
+ * ---------------------------------------------------------------------------------*/
 
 enum ev { EV_DELIVER, EV_VIEW, EV_REVOKE, EV_SCRIPT, EV_RECOVERED, EV_CRASH, EV_NEWVIEW };
 struct event {
@@ -172,7 +197,8 @@ static void apply(struct event e)
 	}
 }
 
-/* ---- recognising a state --------------------------------------------------------------------------------------------*/
+/* ---- recognising a state
+ * --------------------------------------------------------------------------------------------*/
 
 static struct {
 	uint64_t v[8192];
@@ -220,7 +246,8 @@ static void dump_queues(void)
 			for (unsigned l = 0; l < NET_LANES; l++)
 				ts_list_for(n, &S.q[a][b][l])
 				{
-					const struct sim_msg *x = ts_list_entry(n, const struct sim_msg, link);
+					const struct sim_msg *x =
+						ts_list_entry(n, const struct sim_msg, link);
 					struct dlm_msg m = {.src = a, .type = x->type, .epoch = x->epoch};
 					TS_ASSERT(dlm_decode(&m, x->bytes, x->len));
 					emit(NULL, DLM_V_PLAIN, (uint64_t)a << 16 | b << 8 | l);
@@ -237,7 +264,8 @@ static void state_hash(uint64_t h[2])
 		if (x->alive || ghost == a)
 			dlm_dump(x->d, emit, NULL);
 	}
-	emit(NULL, DLM_V_PLAIN, (uint64_t)ghost << 32 | S.nviews << 8 | crashes << 4 | newviews << 1 | S.fault_done);
+	emit(NULL, DLM_V_PLAIN,
+	     (uint64_t)ghost << 32 | S.nviews << 8 | crashes << 4 | newviews << 1 | S.fault_done);
 	dump_queues();
 	rank(DLM_V_STAMP);
 	rank(DLM_V_ID);
@@ -261,7 +289,8 @@ static bool seen_before(void)
 	}
 }
 
-/* ---- the search -----------------------------------------------------------------------------------------------------*/
+/* ---- the search
+ * -----------------------------------------------------------------------------------------------------*/
 
 static void tell(const char *what, unsigned depth)
 {
@@ -281,7 +310,8 @@ static void final_state(unsigned depth)
 		struct sim_node *x = &S.node[a];
 		if (!x->alive)
 			continue;
-		if (sc->script[a][pc[a]].op != END || !dlm_ready(x->d) || !ts_list_empty(&x->d->parked) || !ts_list_empty(&x->d->reqs))
+		if (sc->script[a][pc[a]].op != END || !dlm_ready(x->d) || !ts_list_empty(&x->d->parked) ||
+		    !ts_list_empty(&x->d->reqs))
 			tell("a request is lost", depth);
 	}
 }
@@ -349,8 +379,9 @@ static void every_scenario(void **state)
 		for (unsigned master = 1; master <= scenarios[i].n; master++) {
 			shift_to(&scenarios[i], master);
 			search(&scenarios[i], SIM_NO_FAULT);
-			printf("%-27s master %u %8llu states %9llu steps %6llu final states%s\n", sc->name, master, (unsigned long long)states,
-			       (unsigned long long)edges, (unsigned long long)finals, capped ? "  (stopped at the limit)" : "");
+			printf("%-27s master %u %8llu states %9llu steps %6llu final states%s\n", sc->name,
+			       master, (unsigned long long)states, (unsigned long long)edges,
+			       (unsigned long long)finals, capped ? "  (stopped at the limit)" : "");
 			fflush(stdout);
 			total += states;
 			assert_false(found);
@@ -363,7 +394,9 @@ static void every_scenario(void **state)
 static void planted_faults_are_found(void **state)
 {
 	ts_log_level_set(TS_LOG_ERR);
-	static const char *const names[] = {[SIM_EARLY_RELEASE] = "early release", [SIM_LOST_RELEASE] = "lost release", [SIM_OLD_GRANT] = "grant of an old epoch"};
+	static const char *const names[] = {[SIM_EARLY_RELEASE] = "early release",
+					    [SIM_LOST_RELEASE] = "lost release",
+					    [SIM_OLD_GRANT] = "grant of an old epoch"};
 	for (unsigned f = SIM_EARLY_RELEASE; f < SIM_FAULTS; f++) {
 		unsigned caught = 0;
 		for (unsigned i = 0; i < TS_ARRAY_LEN(scenarios); i++) {
@@ -371,14 +404,16 @@ static void planted_faults_are_found(void **state)
 			search(&scenarios[i], f);
 			caught += found;
 		}
-		printf("planted %-22s found in %u of %zu scenarios\n", names[f], caught, TS_ARRAY_LEN(scenarios));
+		printf("planted %-22s found in %u of %zu scenarios\n", names[f], caught,
+		       TS_ARRAY_LEN(scenarios));
 		assert_true(caught > 0);
 	}
 }
 
 int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(every_scenario), cmocka_unit_test(planted_faults_are_found)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(every_scenario),
+					   cmocka_unit_test(planted_faults_are_found)};
 #if defined(__SANITIZE_ADDRESS__)
 	limit = 1500;
 #endif

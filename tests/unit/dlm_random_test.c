@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Random walks of five engines: requests of all modes and ranges, voluntary releases, ownership of units moving, delays
- * and reordering across lanes and peers, full lanes, deaths, rejoins, changes of quorum in any phase. After every step
- * no conflicting holders; at the end everything drains: no request is lost, no revoke unanswered, and what the masters
- * believe covers what is held. Arguments: [seed [walks [steps]]]. */
+/* Random walks of five engines: requests of all modes and ranges, voluntary releases, ownership of units
+ * moving, delays and reordering across lanes and peers, full lanes, deaths, rejoins, changes of quorum in any
+ * phase. After every step no conflicting holders; at the end everything drains: no request is lost, no revoke
+ * unanswered, and what the masters believe covers what is held. Arguments: [seed [walks [steps]]]. */
 #include "dlm_sim.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,8 +15,8 @@ static uint64_t rnd(uint64_t n)
 	return (ts_hash_u64(rng_state) >> 11) % n;
 }
 
-static const struct dlm_key keys[] = {
-	{1, KIND_HASH}, {3, KIND_SEGMENT}, {3 << 9 | 1, KIND_INODE}, {3 << 9 | 2, KIND_INODE}, {4, KIND_SEGMENT}, {4 << 9 | 7, KIND_INODE}};
+static const struct dlm_key keys[] = {{1, KIND_HASH},		{3, KIND_SEGMENT}, {3 << 9 | 1, KIND_INODE},
+				      {3 << 9 | 2, KIND_INODE}, {4, KIND_SEGMENT}, {4 << 9 | 7, KIND_INODE}};
 
 struct walk {
 	struct sim s;
@@ -27,7 +27,8 @@ struct walk {
 
 static void range_of(uint64_t *start, uint64_t *end)
 {
-	static const uint64_t at[][2] = {{0, DLM_END}, {0, 99}, {100, 199}, {50, 149}, {200, DLM_END}, {7, 7}};
+	static const uint64_t at[][2] = {{0, DLM_END}, {0, 99},	       {100, 199},
+					 {50, 149},    {200, DLM_END}, {7, 7}};
 	unsigned i = (unsigned)rnd(TS_ARRAY_LEN(at));
 	*start = at[i][0];
 	*end = at[i][1];
@@ -166,13 +167,15 @@ static void check_quiet(struct walk *w)
 		for (unsigned k = 0; k < s->nkeys; k++) {
 			struct dlm_res *r = &n->keys[k].res;
 			assert_false(n->keys[k].waiting);
-			for (uint32_t i = 0; n->keys[k].known && i < r->held.n; i++) { /* cover: the master knows */
+			for (uint32_t i = 0; n->keys[k].known && i < r->held.n;
+			     i++) { /* cover: the master knows */
 				struct sim_node *m = &s->node[dlm_master(n->d, r->key)];
 				if (dlm_master(m->d, r->key) != m->id)
 					m = &s->node[dlm_master(m->d, r->key)];
 				struct dlm_mres *x = dlm_mres_find(m->d, r->key);
 				assert_non_null(x);
-				assert_true(dlm_rset_covers(&x->granted, a, r->held.v[i].mode, r->held.v[i].start, r->held.v[i].end));
+				assert_true(dlm_rset_covers(&x->granted, a, r->held.v[i].mode,
+							    r->held.v[i].start, r->held.v[i].end));
 			}
 		}
 	}
@@ -190,7 +193,8 @@ static void one_walk(uint64_t seed, uint64_t *granted)
 	for (uint64_t i = 0; i < steps; i++) {
 		step(w);
 		if (!sim_lawful(&w->s, w->ghost))
-			fail_msg("seed %llu step %llu: %s", (unsigned long long)seed, (unsigned long long)i, w->s.broken);
+			fail_msg("seed %llu step %llu: %s", (unsigned long long)seed, (unsigned long long)i,
+				 w->s.broken);
 	}
 	drain(w);
 	check_quiet(w);
@@ -204,8 +208,8 @@ static void random_walks(void **state)
 	uint64_t granted = 0;
 	for (uint64_t i = 0; i < walks; i++)
 		one_walk(seed0 + i, &granted);
-	printf("%llu walks of %llu steps, %llu grants by message\n", (unsigned long long)walks, (unsigned long long)steps,
-	       (unsigned long long)granted);
+	printf("%llu walks of %llu steps, %llu grants by message\n", (unsigned long long)walks,
+	       (unsigned long long)steps, (unsigned long long)granted);
 	assert_true(granted > walks);
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sets of pieces against a brute-force picture (one cell per point), and how requests are clipped by others. */
+/* Sets of pieces against a brute-force picture (one cell per point), and how requests are clipped by others.
+ */
 #include "dlm_sim.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,7 +28,8 @@ static void compare(const struct dlm_rset *s, const struct picture *want, uint64
 		assert_true(p->start <= p->end && p->mode != DLM_NL);
 		if (i && s->v[i - 1].node == p->node) {
 			assert_true(s->v[i - 1].end < p->start);
-			assert_false(s->v[i - 1].end + 1 == p->start && s->v[i - 1].mode == p->mode && s->v[i - 1].granter == p->granter);
+			assert_false(s->v[i - 1].end + 1 == p->start && s->v[i - 1].mode == p->mode &&
+				     s->v[i - 1].granter == p->granter);
 		} else if (i) {
 			assert_true(s->v[i - 1].node < p->node);
 		}
@@ -78,7 +80,8 @@ static void against_a_picture(void **state)
 		for (unsigned i = 0; i < 120; i++) {
 			one_op(&s, &w, base, &stamp);
 			compare(&s, &w, base);
-			unsigned n = (unsigned)rnd(4), a = (unsigned)rnd(POINTS), b = a + (unsigned)rnd(POINTS - a);
+			unsigned n = (unsigned)rnd(4), a = (unsigned)rnd(POINTS),
+				 b = a + (unsigned)rnd(POINTS - a);
 			enum dlm_mode m = 1 + rnd(3);
 			bool all = true;
 			for (unsigned x = a; x <= b; x++)
@@ -112,7 +115,8 @@ static void no_memory_changes_nothing(void **state)
 	for (uint64_t nth = 1; nth < 3; nth++) {
 		struct dlm_rset s;
 		dlm_rset_init(&s);
-		struct dlm_piece p = {.start = 0, .end = 99, .node = 1, .granter = 2, .mode = DLM_EX, .stamp = 5};
+		struct dlm_piece p = {
+			.start = 0, .end = 99, .node = 1, .granter = 2, .mode = DLM_EX, .stamp = 5};
 		assert_int_equal(dlm_rset_raise(&s, &p), 0);
 		p.start = 40;
 		p.end = 50;
@@ -151,7 +155,8 @@ static const struct dlm_piece *held(struct sim *s, unsigned node)
 	return &s->node[node].keys[0].res.held.v[0];
 }
 
-/* The first gets everything; the second takes what it needs up to where the first goes on; a third gets what is free. */
+/* The first gets everything; the second takes what it needs up to where the first goes on; a third gets what
+ * is free. */
 static void desired_is_clipped(void **state)
 {
 	struct sim *s = ts_xalloc(sizeof *s);

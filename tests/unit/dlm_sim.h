@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Several dlm engines in one process, joined by queues: FIFO per (sender, receiver, lane), nothing else is ordered. Job:
- * every event is chosen by the test; after each one no two nodes hold conflicting modes (dead nodes count until their
- * recovery is complete). Must never happen here: the harness hides a broken law, so faults can be planted (struct
- * sim.fault) and each test shows that they are seen. */
+/* Several dlm engines in one process, joined by queues: FIFO per (sender, receiver, lane), nothing else is
+ * ordered. Job: every event is chosen by the test; after each one no two nodes hold conflicting modes (dead
+ * nodes count until their recovery is complete). Must never happen here: the harness hides a broken law, so
+ * faults can be planted (struct sim.fault) and each test shows that they are seen. */
 #ifndef TESTS_DLM_SIM_H
 #define TESTS_DLM_SIM_H
 
@@ -51,8 +51,8 @@ struct sim {
 	const char *broken;
 };
 
-static inline void sim_push(struct sim *s, unsigned src, unsigned dst, enum net_lane lane, uint16_t type, uint64_t epoch, const void *p,
-			    uint32_t len)
+static inline void sim_push(struct sim *s, unsigned src, unsigned dst, enum net_lane lane, uint16_t type,
+			    uint64_t epoch, const void *p, uint32_t len)
 {
 	struct sim_msg *m = ts_xalloc(sizeof *m + len);
 	m->type = type;
@@ -61,7 +61,8 @@ static inline void sim_push(struct sim *s, unsigned src, unsigned dst, enum net_
 	memcpy(m->bytes, p, len);
 	ts_list_push_back(&s->q[src][dst][lane], &m->link);
 }
-static inline int sim_send(void *arg, unsigned node, enum net_lane lane, uint16_t type, uint64_t epoch, const void *p, uint32_t len)
+static inline int sim_send(void *arg, unsigned node, enum net_lane lane, uint16_t type, uint64_t epoch,
+			   const void *p, uint32_t len)
 {
 	struct sim_node *me = arg;
 	struct sim *s = me->s;
@@ -117,7 +118,8 @@ static inline void sim_view_add(struct sim *s, unsigned pending, bool quorate)
 {
 	struct quorum_group_view *v = ts_xalloc(sizeof *v);
 	TS_ASSERT(s->nviews < SIM_VIEWS);
-	*v = (struct quorum_group_view){.group = 1, .epoch = s->nviews + 1, .view = s->nviews + 1, .quorate = quorate};
+	*v = (struct quorum_group_view){
+		.group = 1, .epoch = s->nviews + 1, .view = s->nviews + 1, .quorate = quorate};
 	for (unsigned i = 1; i <= s->n; i++)
 		if (s->node[i].alive)
 			v->members[v->nmembers++].node = i;
@@ -158,7 +160,8 @@ static inline void sim_fini(struct sim *s)
 		ts_free(s->views[i]);
 }
 
-/* ---- events ---------------------------------------------------------------------------------------------------------*/
+/* ---- events
+ * ---------------------------------------------------------------------------------------------------------*/
 
 static inline void sim_deliver(struct sim *s, unsigned src, unsigned dst, enum net_lane lane)
 {
@@ -187,7 +190,8 @@ static inline bool sim_can_request(const struct sim_node *n, unsigned k)
 {
 	return n->alive && n->view && !n->keys[k].waiting;
 }
-static inline int sim_request(struct sim_node *n, unsigned k, enum dlm_mode mode, uint64_t start, uint64_t end, bool wide, unsigned flags)
+static inline int sim_request(struct sim_node *n, unsigned k, enum dlm_mode mode, uint64_t start,
+			      uint64_t end, bool wide, unsigned flags)
 {
 	struct sim_key *key = &n->keys[k];
 	if (!key->known) {
@@ -231,7 +235,8 @@ static inline void sim_kill(struct sim *s, unsigned id)
 	sim_drop_queues(s, id);
 }
 
-/* ---- the law --------------------------------------------------------------------------------------------------------*/
+/* ---- the law
+ * --------------------------------------------------------------------------------------------------------*/
 
 static inline bool sim_sets_clash(const struct dlm_rset *a, const struct dlm_rset *b)
 {
@@ -249,7 +254,8 @@ static inline bool sim_lawful(struct sim *s, unsigned ghost)
 		for (unsigned a = 1; a <= s->n; a++)
 			for (unsigned b = a + 1; b <= s->n; b++) {
 				struct sim_node *x = &s->node[a], *y = &s->node[b];
-				if ((!x->alive && ghost != a) || (!y->alive && ghost != b) || !x->keys[k].known || !y->keys[k].known)
+				if ((!x->alive && ghost != a) || (!y->alive && ghost != b) ||
+				    !x->keys[k].known || !y->keys[k].known)
 					continue;
 				if (sim_sets_clash(&x->keys[k].res.held, &y->keys[k].res.held)) {
 					s->broken = "two nodes hold conflicting modes";

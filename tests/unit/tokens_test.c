@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Several token managers on one executor, joined by an in-process net that delays and reorders across lanes and peers. */
+/* Several token managers on one executor, joined by an in-process net that delays and reorders across lanes
+ * and peers. */
 #include "tokens/tokens.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -35,7 +36,8 @@ struct world {
 };
 static struct world W;
 
-/* ---- the world ------------------------------------------------------------------------------------------------------*/
+/* ---- the world
+ * ------------------------------------------------------------------------------------------------------*/
 
 static uint64_t env_now(void *arg)
 {
@@ -143,7 +145,8 @@ static void view(unsigned pending)
 			tok_mgr_view(W.n[i].m, &v);
 }
 
-static int on_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end)
+static int on_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start,
+		     uint64_t end)
 {
 	struct node *n = arg;
 	n->revokes++;
@@ -153,7 +156,8 @@ static int on_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode t
 		TS_ASSERT(n->users == 0); /* drained */
 	return n->revoke_rc;
 }
-static void on_pre_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end)
+static void on_pre_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start,
+			  uint64_t end)
 {
 	struct node *n = arg;
 	n->pre_revokes++;
@@ -219,7 +223,8 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* ---- fibers of the tests --------------------------------------------------------------------------------------------*/
+/* ---- fibers of the tests
+ * --------------------------------------------------------------------------------------------*/
 
 struct job {
 	struct node *n;
@@ -238,7 +243,8 @@ static void inside(struct job *j, enum tok_mode mode)
 	unsigned *c = mode == TOK_EX ? &W.writers[j->id % 16] : &W.readers[j->id % 16];
 	++*c;
 	j->n->users++;
-	TS_ASSERT(W.writers[j->id % 16] + (W.writers[j->id % 16] ? W.readers[j->id % 16] : 0) <= 1); /* the law, seen from above */
+	TS_ASSERT(W.writers[j->id % 16] + (W.writers[j->id % 16] ? W.readers[j->id % 16] : 0) <=
+		  1); /* the law, seen from above */
 	if (j->work_ns)
 		ts_sleep_until(W.now + j->work_ns);
 	else
@@ -283,7 +289,11 @@ static void pins_share_and_exclude(void **state)
 {
 	struct job j[12];
 	for (unsigned i = 0; i < 12; i++) {
-		j[i] = (struct job){.n = &W.n[1 + i % 3], .kind = TOK_RENAME, .id = 0, .mode = i < 9 ? TOK_SH : TOK_EX, .rounds = 20};
+		j[i] = (struct job){.n = &W.n[1 + i % 3],
+				    .kind = TOK_RENAME,
+				    .id = 0,
+				    .mode = i < 9 ? TOK_SH : TOK_EX,
+				    .rounds = 20};
 		start(&j[i]);
 	}
 	run();
@@ -297,7 +307,12 @@ static void upgrade_storm_makes_progress(void **state)
 {
 	struct job j[9];
 	for (unsigned i = 0; i < 9; i++) {
-		j[i] = (struct job){.n = &W.n[1 + i % 3], .kind = TOK_INODE, .id = 5, .mode = TOK_EX, .rounds = 40, .upgrade = 1};
+		j[i] = (struct job){.n = &W.n[1 + i % 3],
+				    .kind = TOK_INODE,
+				    .id = 5,
+				    .mode = TOK_EX,
+				    .rounds = 40,
+				    .upgrade = 1};
 		start(&j[i]);
 	}
 	run();
@@ -341,7 +356,8 @@ static void own_segment_is_private(void **state)
 	assert_false(tok_cached(W.n[2].m, TOK_INODE, 10 << 9 | 2, TOK_SH));
 }
 
-/* The segment is wanted by one node while its owner waits for another's answer: the table goes home only after it. */
+/* The segment is wanted by one node while its owner waits for another's answer: the table goes home only
+ * after it. */
 static void segment_leaves_during_a_revoke(void **state)
 {
 	uint64_t ino = 12 << 9 | 3;
@@ -399,7 +415,8 @@ static void drain_gives_all_back(void **state)
 {
 	struct tok_stats st;
 	for (uint64_t i = 0; i < 300; i++)
-		assert_int_equal(pin_now(1, i & 1 ? TOK_DIR : TOK_INODE, 5 << 9 | i, i & 2 ? TOK_SH : TOK_EX, 0), 0);
+		assert_int_equal(
+			pin_now(1, i & 1 ? TOK_DIR : TOK_INODE, 5 << 9 | i, i & 2 ? TOK_SH : TOK_EX, 0), 0);
 	assert_int_equal(pin_now(1, TOK_SEGMENT, 6, TOK_EX, 0), 0);
 	for (uint64_t i = 0; i < 300; i++)
 		assert_int_equal(pin_now(1, TOK_INODE, 6 << 9 | i, TOK_EX, 0), 0);
@@ -429,7 +446,8 @@ static void death_gates_grants(void **state)
 	assert_true(tok_cached(W.n[1].m, TOK_INODE, 0, TOK_EX)); /* cached stays usable */
 	assert_int_equal(pin_now(1, TOK_INODE, 0, TOK_EX, TOK_TRY), 0);
 	for (unsigned i = 0; i < 3; i++) {
-		j[i] = (struct job){.n = &W.n[1 + i % 2], .kind = TOK_INODE, .id = (2 + 3 * i) << 9, .mode = TOK_EX};
+		j[i] = (struct job){
+			.n = &W.n[1 + i % 2], .kind = TOK_INODE, .id = (2 + 3 * i) << 9, .mode = TOK_EX};
 		start(&j[i]);
 	}
 	settle();
@@ -446,7 +464,12 @@ static void views_in_the_middle(void **state)
 {
 	struct job j[9];
 	for (unsigned i = 0; i < 9; i++) {
-		j[i] = (struct job){.n = &W.n[1 + i % 3], .kind = i & 1 ? TOK_INODE : TOK_SEGMENT, .id = 5, .mode = TOK_EX, .rounds = 60, .upgrade = 1};
+		j[i] = (struct job){.n = &W.n[1 + i % 3],
+				    .kind = i & 1 ? TOK_INODE : TOK_SEGMENT,
+				    .id = 5,
+				    .mode = TOK_EX,
+				    .rounds = 60,
+				    .upgrade = 1};
 		if (i & 1)
 			j[i].id = 5 << 9 | 6;
 		start(&j[i]);
@@ -542,7 +565,8 @@ static void speed_fiber(void *arg)
 			break;
 	}
 	uint64_t t2 = cpu_ns();
-	printf("pin hit %llu ns, first grant by oneself %llu ns\n", (unsigned long long)((t1 - t0) / 200000), (unsigned long long)((t2 - t1) / 512));
+	printf("pin hit %llu ns, first grant by oneself %llu ns\n", (unsigned long long)((t1 - t0) / 200000),
+	       (unsigned long long)((t2 - t1) / 512));
 	W.running--;
 }
 static void speed(void **state)
@@ -557,13 +581,18 @@ static void speed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(pins_share_and_exclude),  T(upgrade_storm_makes_progress),
-		T(cached_pin_sends_nothing), T(own_segment_is_private),
+		T(pins_share_and_exclude),
+		T(upgrade_storm_makes_progress),
+		T(cached_pin_sends_nothing),
+		T(own_segment_is_private),
 		T(segment_leaves_during_a_revoke),
-		T(nowait_try_quick),	    T(drain_gives_all_back),
-		T(death_gates_grants),	    T(views_in_the_middle),
+		T(nowait_try_quick),
+		T(drain_gives_all_back),
+		T(death_gates_grants),
+		T(views_in_the_middle),
 		cmocka_unit_test_setup_teardown(bound_is_kept, setup_bounded, teardown),
-		T(failure_wakes_everybody), T(token_that_cannot_leave_stays),
+		T(failure_wakes_everybody),
+		T(token_that_cannot_leave_stays),
 		T(speed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
