@@ -4,7 +4,11 @@
  * refill), or a node that hoards every region of a small file system. */
 #include "fs/alloc_int.h"
 
+/* ROOMY: of the type, with a good part free. On a big file system an untyped one is as good: looking at all regions for
+ * the best takes too long. RETYPE: empty, of the other type. TAKE: whatever another node owns. */
 enum pass { PASS_ROOMY, PASS_FREE, PASS_ANY, PASS_RETYPE, PASS_TAKE, PASS_TAKE_FREE, PASSES };
+#define BIG	      256u
+#define AHEAD	      64u
 #define FULL_NS	      (200 * TS_NS_PER_MS)
 #define WAIT_FREES_NS (3 * TS_NS_PER_S)
 
@@ -35,17 +39,19 @@ static bool data_may_type(struct fs *fs)
 	return untyped > 1;
 }
 
-static bool worth(struct fs *fs, enum pass p, uint32_t id, enum fs_region_type type, uint32_t subs)
+static bool worth(struct fs *fs, enum pass p, uint32_t id, enum fs_region_type type, uint32_t subs, bool may_type)
 {
 	const struct fs_region_hint *h = &fs->alloc->hints[id];
 	bool room = h->type == type && h->free >= subs && (!h->run_max || h->run_max >= subs);
 
 	switch (p) {
 	case PASS_ROOMY:
+		if (fs->alloc->nregions > BIG && may_type && h->type == FS_REGION_FREE)
+			return true;
 		return room && h->free >= region_size(fs, id) / 8;
 	case PASS_FREE:
 	case PASS_TAKE_FREE:
-		return h->type == FS_REGION_FREE && (type == FS_REGION_META || data_may_type(fs));
+		return h->type == FS_REGION_FREE && may_type;
 	case PASS_RETYPE:
 		return h->type != type && h->type != FS_REGION_FREE && h->free >= region_size(fs, id);
 	default:
@@ -139,10 +145,32 @@ out:
 	return rc;
 }
 
+struct ahead {
+	struct fs *fs;
+	uint32_t first;
+};
+
+static int ahead_one(void *arg, unsigned i)
+{
+	struct ahead *a = arg;
+	uint32_t id = (uint32_t)(((uint64_t)a->first + i) % a->fs->alloc->nregions);
+	const struct fs_region_hint *h = &a->fs->alloc->hints[id];
+
+	return h->reg || h->known ? 0 : fs_alloc_hint_read(a->fs, id, false);
+}
+
+static int hints_ahead(struct fs *fs, uint32_t first)
+{
+	struct ahead a = {fs, first};
+
+	return fs_par_run(fs, "region hints", TS_MIN(AHEAD, fs->alloc->nregions), ahead_one, &a);
+}
+
 static int run_pass(struct fs *fs, enum pass p, enum fs_region_type type, uint32_t subs)
 {
 	struct fs_alloc *a = fs->alloc;
 	bool quick = p != PASS_TAKE && p != PASS_TAKE_FREE;
+	bool may_type = type == FS_REGION_META || data_may_type(fs);
 	uint32_t start = (uint32_t)(ts_hash_2(fs->self, type) % a->nregions);
 
 	for (uint32_t k = 0; k < a->nregions; k++) {
@@ -153,10 +181,10 @@ static int run_pass(struct fs *fs, enum pass p, enum fs_region_type type, uint32
 		if (fs->run == FS_RUN_STOPPED)
 			return -EIO;
 		if (!h->reg && !h->known)
-			rc = fs_alloc_hint_read(fs, id, false);
+			rc = hints_ahead(fs, id);
 		if (rc)
 			return rc;
-		if (h->reg || h->bad || (quick && p != PASS_RETYPE && h->stamp == a->stamp) || !worth(fs, p, id, type, subs))
+		if (h->reg || h->bad || (quick && p != PASS_RETYPE && h->stamp == a->stamp) || !worth(fs, p, id, type, subs, may_type))
 			continue;
 		h->stamp = a->stamp;
 		rc = claim(fs, id, type, subs, quick ? TOK_QUICK : 0);

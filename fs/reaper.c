@@ -146,11 +146,10 @@ static uint32_t region_of(struct fs *fs, const struct fs_intent *in)
 	return fs_alloc_place(fs, in->a, in->subs, &p) ? p.region : UINT32_MAX;
 }
 
-static struct fs *sort_fs; /* one thread, no wait while sorting */
-static int by_region(const void *a, const void *b)
+static int by_region(const void *a, const void *b, void *fs)
 {
 	const struct fs_intent *x = *(struct fs_intent *const *)a, *y = *(struct fs_intent *const *)b;
-	uint32_t rx = region_of(sort_fs, x), ry = region_of(sort_fs, y);
+	uint32_t rx = region_of(fs, x), ry = region_of(fs, y);
 
 	if (rx != ry)
 		return rx < ry ? -1 : 1;
@@ -175,8 +174,7 @@ static void frees_collect(struct fs *fs, struct frees *f)
 		in->busy = true;
 		f->in[f->n++] = in;
 	}
-	sort_fs = fs;
-	qsort(f->in, f->n, sizeof(*f->in), by_region);
+	qsort_r(f->in, f->n, sizeof(*f->in), by_region, fs);
 }
 
 static int apply_region(struct fs *fs, uint32_t region, struct fs_intent **in, unsigned n, bool firm)

@@ -349,12 +349,57 @@ static void double_free(void **state)
 	fsh_free(h);
 }
 
+/* A refill whose memory or disk fails at any step leaves nothing behind and works the next time. */
+static struct fsh *fault_h;
+static void fault_body(struct fs *fs)
+{
+	for (unsigned kind = 0; kind < 2; kind++) {
+		uint64_t nth = 1;
+		int rc;
+
+		do {
+			struct fs_ext e;
+
+			for (uint32_t r = 0; r < fs->alloc->nregions; r++)
+				assert_int_equal(fs_tok_stub_revoke(fs->tok, TOK_REGION, r, TOK_NL), 0);
+			if (kind) {
+				fault_h->disk[0]->fail_op = NSD_READ;
+				fault_h->disk[0]->fail_rc = -EIO;
+				fault_h->disk[0]->fail_nth = nth++;
+			} else {
+				ts_alloc_fail_nth(nth++);
+			}
+			rc = fs_alloc_take(fs, false, 16, 0, 0, &e);
+			if (rc == -FS_NEED_SPACE)
+				rc = fs_alloc_refill(fs, rc);
+			ts_alloc_fail_nth(0);
+			fault_h->disk[0]->fail_nth = 0;
+			assert_true(rc == 0 || rc == (kind ? -EIO : -ENOMEM));
+			assert_int_equal(fs_tok_stub_pins(), 0);
+			assert_int_equal(get(fs, false, 16, 0, &e), 0);
+			fs_alloc_untake(fs, &e);
+			assert_true(nth < 1000);
+		} while (rc);
+	}
+}
+static void fault_each(void **state)
+{
+	struct util_run u = {.body = fault_body, .down = true};
+
+	fault_h = fsh_new(2, 300 << 20);
+	fsh_format(fault_h, 1 << 20);
+	u.fs = fsh_core(fault_h);
+	fsh_run(fault_h, util_fiber, &u);
+	fsh_core_close(fault_h);
+	fsh_free(fault_h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bits),		    cmocka_unit_test(chunk),	  cmocka_unit_test(random_use),
 		cmocka_unit_test(reuse_when_stable), cmocka_unit_test(reserve_and_retype), cmocka_unit_test(revoke),
-		cmocka_unit_test(double_free),
+		cmocka_unit_test(double_free),	    cmocka_unit_test(fault_each),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

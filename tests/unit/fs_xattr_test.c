@@ -280,6 +280,32 @@ static void hostile(void **state)
 	}
 }
 
+/* Memory that runs out at any step: an error, nothing half done, and it works the next time. */
+static void memory_body(struct fs *fs)
+{
+	uint64_t ino = util_inode(fs, S_IFREG | 0644, 1), nth = 1;
+	uint8_t big[1500], got[1500];
+	int rc;
+
+	memset(big, 7, sizeof(big));
+	do {
+		assert_int_equal(fs_tok_stub_revoke(fs->tok, TOK_INODE, ino, TOK_NL), 0);
+		ts_alloc_fail_nth(nth++);
+		rc = fs_setxattr(fs, &root, ino, "user.big", big, sizeof(big), 0);
+		ts_alloc_fail_nth(0);
+		assert_true(rc == 0 || rc == -ENOMEM);
+		assert_int_equal(fs_tok_stub_pins(), 0);
+		assert_int_equal(fs_getxattr(fs, &root, ino, "user.big", got, sizeof(got)), rc ? -ENODATA : (ssize_t)sizeof(big));
+		assert_true(nth < 1000);
+	} while (rc);
+	assert_memory_equal(big, got, sizeof(big));
+	assert_true(nth > 2);
+}
+static void memory(void **state)
+{
+	util_test(1, 300 << 20, 1 << 20, memory_body);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -287,6 +313,7 @@ int main(void)
 		cmocka_unit_test(model),
 		cmocka_unit_test(acl),
 		cmocka_unit_test(hostile),
+		cmocka_unit_test(memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
