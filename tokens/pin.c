@@ -212,8 +212,7 @@ int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mo
 	    uint64_t end, unsigned flags, struct tok_pin *out)
 {
 	*out = (struct tok_pin){0};
-	TS_ASSERT(start == 0 && end == TOK_END &&
-		  (mode == TOK_SH || mode == TOK_EX)); /* this version: see README */
+	TS_ASSERT(start <= end && (mode == TOK_SH || mode == TOK_EX)); /* takes the whole: see README */
 	if (m->failed)
 		return -TS_ERR_FENCED;
 	struct tok *t = tok_get(m, kind, id);

@@ -86,7 +86,8 @@ enum {
 };
 /* Pins [start, end] in mode (SH or EX) for the caller: waits until this node holds it and no local pin conflicts (SH pins
  * share, an EX pin excludes other fibers: a pin is also the node-local lock). Desired range is the whole resource when
- * nobody contends. 0, -TS_ERR_WOULD_WAIT, -EAGAIN, -TS_ERR_FENCED, -ENOMEM. */
+ * nobody contends. 0, -TS_ERR_WOULD_WAIT, -EAGAIN, -TS_ERR_FENCED, -ENOMEM.
+ * This version takes the whole resource whatever the range: a fiber pins one resource only once. */
 int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start, uint64_t end,
 	    unsigned flags, struct tok_pin *out) TS_MUST_CHECK;
 void tok_unpin(struct tok_mgr *m, struct tok_pin *p); /* empties *p; harmless on an empty one */

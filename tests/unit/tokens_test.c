@@ -235,7 +235,7 @@ struct job {
 	uint64_t work_ns;
 	int rc;
 	struct tok_pin keep;
-	bool keeping;
+	bool keeping, ranged;
 };
 
 static void inside(struct job *j, enum tok_mode mode)
@@ -259,7 +259,9 @@ static void job_run(void *arg)
 	for (unsigned i = 0; i < TS_MAX(j->rounds, 1u) && !j->rc; i++) {
 		enum tok_mode mode = j->upgrade && i % 2 == 0 ? TOK_SH : j->mode;
 		struct tok_pin p;
-		j->rc = tok_pin(j->n->m, j->kind, j->id, mode, 0, TOK_END, j->flags, &p);
+		uint64_t at = j->ranged ? 4096 * j->n->id : 0; /* a range takes the whole in this version */
+		j->rc = tok_pin(j->n->m, j->kind, j->id, mode, at, j->ranged ? at + 4095 : TOK_END, j->flags,
+				&p);
 		if (j->rc)
 			break;
 		if (j->keeping) {
@@ -293,6 +295,7 @@ static void pins_share_and_exclude(void **state)
 				    .kind = TOK_RENAME,
 				    .id = 0,
 				    .mode = i < 9 ? TOK_SH : TOK_EX,
+				    .ranged = i % 2,
 				    .rounds = 20};
 		start(&j[i]);
 	}
