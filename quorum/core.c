@@ -231,7 +231,7 @@ static void set_config(struct quorum *q, const struct quorum_ring_member *member
 		ids[2 * i] = le32_make(next[i].node);
 		ids[2 * i + 1] = le32_make(next[i].pid);
 	}
-	q->digest = ts_csum64(ids, 2 * n * sizeof(ids[0]), 0);
+	q->digest = ts_csum64(ids, 2 * n * sizeof(ids[0]), 0); /* in order: everyone computes the same */
 }
 
 void quorum_core_confchg(struct quorum *q, const struct quorum_ring_member *members, size_t nmembers,

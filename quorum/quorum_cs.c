@@ -181,6 +181,12 @@ static uint64_t ring_of(uint32_t nodeid, uint64_t seq)
 	return seq << 10 | (nodeid & 1023);
 }
 
+static void copy_list(struct quorum_ring_member *to, const struct quorum_ring_member *from, size_t n)
+{
+	if (n)
+		memcpy(to, from, n * sizeof(*to));
+}
+
 static void put_conf(struct cs *cs, const struct quorum_ring_member *m, size_t nm, const struct quorum_ring_member *l, size_t nl,
 		     bool exited, const struct quorum_ring_member *j, size_t nj)
 {
@@ -190,9 +196,9 @@ static void put_conf(struct cs *cs, const struct quorum_ring_member *m, size_t n
 		e->m = (struct quorum_ring_member *)e->data;
 		e->l = e->m + nm;
 		e->j = e->l + nl;
-		memcpy(e->m, m, nm * sizeof(*m));
-		memcpy(e->l, l, nl * sizeof(*m));
-		memcpy(e->j, j, nj * sizeof(*m));
+		copy_list(e->m, m, nm);
+		copy_list(e->l, l, nl);
+		copy_list(e->j, j, nj);
 		e->nm = nm;
 		e->nl = nl;
 		e->nj = nj;

@@ -202,8 +202,7 @@ void q_on_op(struct quorum *q, struct q_proc *p, struct q_msg *m)
 	q_accepted(q);
 	if (op.req_node == q->a.self)
 		send_first(q);
-	if (leading(q)) {
-		TS_ASSERT(q->op_out && q->nops);
+	if (leading(q) && q->op_out && q->nops) {
 		q->op_out = false;
 		q->ops_at = (q->ops_at + 1) % Q_REQS;
 		q->nops--;
