@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Job: blocks that exist in several copies: which copy counts, the others are rewritten from it; and the superblock.
+ * Must never happen: a copy chosen that contradicts itself while another does not; a guess where no copy is good. */
+#include "fs/check.h"
+
+#define BODY sizeof(struct fs_mhdr_disk)
+
+struct copy {
+	bool valid, sane;
+	unsigned votes;
+	uint64_t version;
+};
+
+static bool same(const uint8_t *a, const uint8_t *b)
+{
+	const struct fs_mhdr_disk *x = (const void *)a, *y = (const void *)b;
+
+	return x->res_kind == y->res_kind && x->res_id.v == y->res_id.v && x->res_gen.v == y->res_gen.v && x->flags.v == y->flags.v &&
+	       x->reserved.v == y->reserved.v && !memcmp(a + BODY, b + BODY, FS_SUB - BODY);
+}
+
+static bool copy_valid(const struct chk_copies *k, const uint8_t *block, fs_addr a)
+{
+	const struct fs_mhdr_disk *h = (const void *)block;
+	const uint8_t *id = k->fs_id8 ? k->fs_id8 : h->fs_id8;
+
+	return !fs_mdhdr_wrong(block, id, k->type, a) && !le16_get(h->flags) && !le32_get(h->reserved) &&
+	       le64_get(h->version) <= CHK_VERSION_MAX && le64_get(h->version);
+}
+
+static int choose(struct chk *c, const struct chk_copies *k, const uint8_t *all, struct copy *v)
+{
+	int best = -1;
+
+	for (unsigned i = 0; i < k->n; i++) {
+		const uint8_t *b = all + (size_t)i * FS_SUB;
+
+		v[i].valid = copy_valid(k, b, k->at[i]);
+		v[i].sane = v[i].valid && (!k->sane || k->sane(c, b, k->arg));
+		v[i].version = fs_mdhdr_version(b);
+		for (unsigned j = 0; v[i].sane && j < i; j++) {
+			if (v[j].sane && same(b, all + (size_t)j * FS_SUB)) {
+				v[j].votes++; /* the first of equal ones collects */
+				break;
+			}
+		}
+	}
+	for (unsigned i = 0; i < k->n; i++) {
+		if (v[i].sane && (best < 0 || v[i].votes > v[best].votes || (v[i].votes == v[best].votes && v[i].version > v[best].version)))
+			best = (int)i;
+	}
+	return best;
+}
+
+static int rewrite(struct chk *c, const struct chk_copies *k, const uint8_t *all, unsigned best, const struct copy *v)
+{
+	const uint8_t *good = all + (size_t)best * FS_SUB;
+	uint8_t *b = chk_page();
+	int rc = b ? 0 : -ENOMEM;
+
+	for (unsigned i = 0; i < k->n && !rc; i++) {
+		if (v[i].valid && same(good, all + (size_t)i * FS_SUB))
+			continue;
+		chk_found(c, true, "disk %u: %s at sub %llu %s -> written from the copy on disk %u", FS_ADDR_DISK(k->at[i]), k->what,
+			  (unsigned long long)FS_ADDR_SUB(k->at[i]),
+			  !v[i].valid ? "is damaged" : !v[i].sane ? "contradicts the disks" : "differs from the others", FS_ADDR_DISK(k->at[best]));
+		memcpy(b, good, FS_SUB);
+		((struct fs_mhdr_disk *)b)->addr = le64_make(k->at[i]);
+		rc = chk_write(c, k->at[i], b);
+	}
+	ts_free(b);
+	return rc;
+}
+
+int chk_copies(struct chk *c, const struct chk_copies *k, void *out)
+{
+	uint8_t *all = ts_alloc_aligned(FS_SUB, (size_t)k->n * FS_SUB);
+	struct copy *v = ts_alloc(k->n * sizeof(*v));
+	int best = -1, rc = all && v ? 0 : -ENOMEM;
+
+	for (unsigned i = 0; i < k->n && !rc; i++)
+		rc = chk_read(c, k->at[i], all + (size_t)i * FS_SUB, 1);
+	if (!rc) {
+		best = choose(c, k, all, v);
+		rc = best < 0 ? -EUCLEAN : 0;
+	}
+	if (!rc) {
+		memcpy(out, all + (size_t)best * FS_SUB, FS_SUB);
+		for (unsigned i = 0; i < k->n; i++)
+			c->seen = TS_MAX(c->seen, v[i].sane ? v[i].version : 0);
+		rc = rewrite(c, k, all, (unsigned)best, v);
+	}
+	ts_free(all);
+	ts_free(v);
+	return rc;
+}
+
+/* ---- the superblock ------------------------------------------------------------------------------------------------ */
+static bool pow2(uint32_t x)
+{
+	return x && !(x & (x - 1));
+}
+
+static bool all_zero(const uint8_t *p, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (p[i])
+			return false;
+	return true;
+}
+
+/* Extents of the segment table: on disks, in order, without gaps. */
+static bool segtab_sane(struct chk *c, const struct fs_super_disk *s)
+{
+	uint64_t next = 0, nseg = le64_get(s->nsegments);
+	uint32_t n = le32_get(s->nsegtab_ext);
+
+	if (!nseg || nseg > FS_MAX_INO / FS_SEG_INODES || !n || n > FS_SEGTAB_EXTENTS)
+		return false;
+	for (uint32_t i = 0; i < n; i++) {
+		const struct fs_segtab_ext_disk *e = &s->segtab[i];
+		uint64_t blocks = le64_get(e->nblocks);
+
+		if (le64_get(e->first_block) != next || !blocks || blocks > 1ULL << 40 || !chk_addr_ok(c, le64_get(e->addr[0]), blocks) ||
+		    FS_ADDR_SUB(le64_get(e->addr[0])) < FS_SYSTEM_SUB || le64_get(e->addr[1]) || le64_get(e->addr[2]))
+			return false;
+		next += blocks;
+	}
+	return next == (nseg + FS_SEGS_PER_BLOCK - 1) / FS_SEGS_PER_BLOCK &&
+	       all_zero((const uint8_t *)&s->segtab[n], (FS_SEGTAB_EXTENTS - n) * sizeof(s->segtab[0]));
+}
+
+/* The first block of the segment table lies where it says: tells the true copy from a plausible one. */
+static bool segtab_there(struct chk *c, const struct fs_super_disk *s)
+{
+	uint8_t *b = chk_page();
+	bool ok = b != NULL;
+
+	for (uint32_t i = 0; ok && i < le32_get(s->nsegtab_ext); i++) {
+		fs_addr a = le64_get(s->segtab[i].addr[0]), last = a + le64_get(s->segtab[i].nblocks) - 1;
+		bool first_ok = !chk_read(c, a, b, 1) && ((struct fs_mhdr_disk *)b)->type == FS_BT_SEGTAB;
+
+		ok = first_ok || (!chk_read(c, last, b, 1) && ((struct fs_mhdr_disk *)b)->type == FS_BT_SEGTAB);
+	}
+	ts_free(b);
+	return ok;
+}
+
+static bool super_sane(struct chk *c, const void *block, void *arg)
+{
+	const struct fs_super_disk *s = block;
+	uint32_t bs = le32_get(s->block_size), rs = le32_get(s->region_subs);
+
+	if (s->h.res_kind != TOK_FS || le64_get(s->h.res_id) || le32_get(s->h.res_gen) || memcmp(s->h.fs_id8, s->fs_id, 8))
+		return false;
+	if (le32_get(s->format_version) != FS_FORMAT_VERSION || le64_get(s->feat_compat) || le64_get(s->feat_ro_compat) ||
+	    le64_get(s->feat_incompat))
+		return false;
+	if (!pow2(bs) || bs < FS_MIN_BLOCK || bs > FS_MAX_BLOCK || rs < 64 || rs > FS_BITMAP_BITS || rs % (bs / FS_SUB))
+		return false;
+	if (le32_get(s->ndisks) != c->ndisks || !le32_get(s->nslots) || le32_get(s->nslots) > FS_MAX_SLOTS ||
+	    le32_get(s->log_subs) < 2 + (128u << 10) / FS_SUB || le32_get(s->log_subs) > (1u << 20) || !le32_get(s->nregions))
+		return false;
+	if (s->meta_copies != 1 || s->data_copies != 1 || s->reserved0[0] || s->reserved0[1] || le32_get(s->reserved1) ||
+	    !all_zero(s->reserved, sizeof(s->reserved)))
+		return false;
+	if (!s->name[0] || !memchr(s->name, 0, sizeof(s->name)))
+		return false;
+	return segtab_sane(c, s) && segtab_there(c, s);
+}
+
+int chk_super(struct chk *c)
+{
+	fs_addr *at = ts_alloc(2 * (size_t)c->ndisks * sizeof(*at));
+	struct chk_copies k = {.type = FS_BT_SUPER, .what = "superblock", .at = at, .n = 2 * c->ndisks, .sane = super_sane};
+	struct fs_super_disk *s = chk_page();
+	int rc = at && s ? 0 : -ENOMEM;
+
+	for (unsigned i = 0; i < 2 * c->ndisks && !rc; i++)
+		at[i] = FS_ADDR(i / 2, FS_SUPER_SUB + i % 2);
+	for (unsigned i = 0; i < c->ndisks && !rc; i++) {
+		if (c->disk[i].size_subs <= FS_SYSTEM_SUB)
+			rc = chk_fail(c, -EUCLEAN, "disk %u is too small to hold a file system", i);
+	}
+	if (!rc) {
+		rc = chk_copies(c, &k, s);
+		if (rc == -EUCLEAN)
+			rc = chk_fail(c, rc, "no superblock on any of the %u disks can be used (or disks are missing): nothing was changed",
+				      c->ndisks);
+	}
+	if (!rc) {
+		c->super = *s;
+		c->block_subs = le32_get(s->block_size) / FS_SUB;
+		c->region_subs = le32_get(s->region_subs);
+		c->nregions = le32_get(s->nregions);
+		c->nslots = le32_get(s->nslots);
+		c->log_subs = le32_get(s->log_subs);
+	}
+	ts_free(at);
+	ts_free(s);
+	return rc;
+}
