@@ -82,7 +82,7 @@ static void open_fiber(void *arg)
 	bool told = false;
 	while (!o.d->stopping && disk_try(o.d, o.k)) {
 		if (!told)
-			ts_warn("disk %s: %s; trying again every 2 s", o.k->url, o.k->error);
+			ts_warn("disk %s: not open yet: %s; trying again every 2 s", o.k->url, o.k->error);
 		told = true;
 		ts_sleep_until(ts_exec_now(o.d->exec) + DISK_RETRY_NS);
 	}
@@ -120,7 +120,8 @@ int disk_open(struct daemon *d, const char *url, struct disk **out, char *errmsg
 	if (k->state != DISK_OPEN && !k->dev)
 		rc = disk_try(d, k);
 	if (rc) {
-		snprintf(errmsg, errlen, "disk %s: %s", url, k->error[0] ? k->error : strerror(-rc));
+		bool named = !strncmp(k->error, url, strlen(url)); /* nsd names the disk itself */
+		snprintf(errmsg, errlen, "disk %s%s%s", named ? "" : url, named ? "" : ": ", k->error[0] ? k->error : strerror(-rc));
 		if (!k->configured) {
 			ts_list_del(&k->link);
 			free(k->url);
