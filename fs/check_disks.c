@@ -134,7 +134,7 @@ static void label_right(struct chk *c, unsigned i, struct nsd_label_disk *l)
 static void label_new(struct chk *c, struct nsd_label_disk *l, unsigned i)
 {
 	memset(l, 0, sizeof(*l));
-	snprintf(l->nsd_name, sizeof(l->nsd_name), "%.55s-%u", c->super.name, i);
+	snprintf(l->nsd_name, sizeof(l->nsd_name), "%.50s-%u", c->super.name, i);
 	snprintf(l->pool, sizeof(l->pool), "system");
 	l->write_time_ns = c->super.create_time_ns;
 }
