@@ -187,6 +187,7 @@ int fs_bare_new(const struct fs_bare_args *a, struct fs **out, char *errmsg, siz
 	ts_cond_init(&fs->gview_cond);
 	ts_group_init(&fs->background);
 	ts_list_init(&fs->files);
+	ts_list_init(&fs->peers_link);
 	if (!a->ndisks || a->ndisks > FS_MAX_DISKS) {
 		rc = fail(errmsg, errlen, -EINVAL, "a file system has 1 to 4096 disks, not %u%s", a->ndisks, "");
 		goto failed;

@@ -136,31 +136,43 @@ static void background(void *arg)
 	struct fs *fs = arg;
 	struct fs_logstate *g = fs->log;
 
-	while (!fs->stopping_threads && fs->run != FS_RUN_STOPPED) {
+	while (!g->ending_fiber && fs->run != FS_RUN_STOPPED) {
 		if (!g->want_force && !g->want_ckpt && !g->want_home)
 			ts_cond_wait_until(&g->kick_cond, ts_exec_now(fs->exec) + BEAT_NS, "log: nothing to do", g->last_lsn, g->stable);
-		if (fs->stopping_threads || beat(fs))
+		if (g->ending_fiber || beat(fs))
 			break;
 	}
-	ts_group_done(&fs->background, 0);
+	ts_group_done(&g->fiber, 0);
 }
 
 int fs_log_background(struct fs *fs)
 {
 	int rc;
 
-	ts_group_add(&fs->background);
+	ts_group_add(&fs->log->fiber);
 	rc = ts_fiber_spawn(fs->exec, "log", background, fs);
 	if (rc)
-		ts_group_done(&fs->background, rc);
+		ts_group_done(&fs->log->fiber, rc);
 	return rc;
+}
+
+/* Last of all fibers: until then others may wait for room in the log. */
+void fs_log_end(struct fs *fs)
+{
+	if (!fs->log)
+		return;
+	fs->log->ending_fiber = true;
+	fs_log_kick(fs);
+	(void)ts_group_wait(&fs->log->fiber, "log fiber to end");
 }
 
 int fs_log_shutdown_clean(struct fs *fs)
 {
 	struct fs_logstate *g = fs->log;
-	int rc = fs_log_checkpoint(fs, UINT64_MAX, true);
+	int rc;
 
+	fs_log_end(fs);
+	rc = fs_log_checkpoint(fs, UINT64_MAX, true);
 	if (!rc) /* nothing is dirty: a tail behind everything but the intents, which were just logged again */
 		rc = fs_log_force(fs, fs_log_head(fs));
 	if (!rc)

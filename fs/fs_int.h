@@ -355,6 +355,11 @@ struct fs {
 	struct quorum_group_view gview;
 	struct ts_cond gview_cond;
 	bool recovering;
+	bool log_begun;		/* the header of our slot may say ACTIVE */
+	bool want_on_disk;	/* recover also what only the disks know to be dead */
+	uint64_t yielded_epoch; /* another node recovers, as of this epoch of its view */
+	struct net_msg yields[QUORUM_MAX_NODES]; /* who waits for the end of our recovery; call_id 0 = empty */
+	struct ts_list peers_link;
 	uint32_t claim_slot;	/* what we told the group; UINT32_MAX = none yet */
 	uint32_t adopted_slot;	/* last log whose intents went into ours */
 	uint64_t adopted_incarnation;

@@ -308,6 +308,7 @@ static int state_new(struct fs *fs, struct fs_logstate **out)
 	ts_cond_init(&g->space_cond);
 	ts_cond_init(&g->kick_cond);
 	ts_mutex_init(&g->ckpt_mutex);
+	ts_group_init(&g->fiber);
 	g->hold_lsn = UINT64_MAX;
 	g->next_number = 1;
 	g->ring = fs_log_ring_bytes(fs);
@@ -373,6 +374,7 @@ int fs_log_init(struct fs *fs)
 		rc = -EBUSY;
 	if (!rc) {
 		fs_version_raise(fs, le64_get(g->head.lamport));
+		fs->log_begun = true;
 		rc = take_over(fs, g);
 	}
 	if (!rc)

@@ -75,7 +75,8 @@ struct fs_logstate {
 	struct ts_mutex ckpt_mutex;
 	struct ts_cond space_cond; /* the tail moved or a frame is free */
 	struct ts_cond kick_cond;  /* background fiber */
-	bool want_ckpt, want_force, want_home, running;
+	bool want_ckpt, want_force, want_home, ending_fiber;
+	struct ts_group fiber;
 	uint64_t idle_since_ns, last_commits;
 
 	struct ts_list intents; /* fs_intent.link, by hold_lsn */
@@ -119,6 +120,7 @@ uint64_t fs_log_tail(struct fs *fs); /* what the header could say once all commi
 int fs_log_header_write(struct fs *fs, enum fs_log_state state, uint64_t tail, uint64_t seal) TS_MUST_CHECK; /* ours; and flush */
 int fs_log_checkpoint(struct fs *fs, uint64_t below, bool relog) TS_MUST_CHECK;
 int fs_log_background(struct fs *fs) TS_MUST_CHECK; /* starts the fiber */
+void fs_log_end(struct fs *fs); /* the fiber ends; nothing is written */
 void fs_log_wake_all(struct fs *fs); /* the node stopped: whoever waits for the log looks again */
 
 #endif

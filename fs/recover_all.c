@@ -6,6 +6,8 @@
 
 #include <stdio.h>
 
+#define BARRIER_NS (20 * TS_NS_PER_MS)
+
 struct dead {
 	uint32_t slot;
 	unsigned node;
@@ -81,16 +83,18 @@ static void drop_living(const struct quorum_group_view *g, struct dead_list *l, 
 	l->n = n;
 }
 
-/* A view that was agreed after this call began has been seen: an owner whose header we read before joined before it. */
+/* Until a renewal of our own lease that was sent after now has come back: whatever was agreed before now came before it, in
+ * particular the joins of all whose headers we have read. */
 static int barrier(struct fs *fs)
 {
-	uint64_t epoch = fs->gview.epoch, deadline = ts_exec_now(fs->exec) + (uint64_t)fs->args.times.lease_ms * TS_NS_PER_MS;
-	int rc = quorum_group_join(fs->args.quorum, fs->group, fs->claim_slot);
+	uint64_t begin = ts_exec_now(fs->exec), lease = (uint64_t)fs->args.times.lease_ms * TS_NS_PER_MS;
 
-	while (!rc && fs->gview.epoch == epoch && fs->run != FS_RUN_STOPPED)
-		if (ts_cond_wait_until(&fs->gview_cond, deadline, "group view", epoch, 0) == -ETIMEDOUT)
-			break; /* an unchanged join makes no new view: all that was agreed a lease ago has come by now */
-	return rc ? rc : fs->run == FS_RUN_STOPPED ? -EIO : 0;
+	while (quorum_lease_until_ns(fs->args.quorum) <= begin + lease) {
+		if (fs->run == FS_RUN_STOPPED || fs->stopping_threads)
+			return -EIO;
+		ts_sleep_until(ts_exec_now(fs->exec) + BARRIER_NS);
+	}
+	return 0;
 }
 
 static int list_dead(struct fs *fs, bool on_disk, struct dead_list *l)

@@ -13,4 +13,17 @@ int fs_recover_all(struct fs *fs, bool on_disk) TS_MUST_CHECK;
 /* Is there a slot on disk whose owner is neither member nor pending? */
 int fs_recover_wanted(struct fs *fs, bool *wanted) TS_MUST_CHECK;
 
+/* peers.c */
+void fs_peers_open(struct fs *fs);
+void fs_peers_close(struct fs *fs);
+int fs_peers_yield(struct fs *fs) TS_MUST_CHECK; /* every other member has ended its recovery */
+void fs_peers_ended(struct fs *fs);
+void fs_peers_please(struct fs *fs, unsigned node); /* the coordinator should look at the disks */
+
+/* view.c */
+int fs_view_join(struct fs *fs) TS_MUST_CHECK;
+int fs_view_start(struct fs *fs) TS_MUST_CHECK;
+int fs_view_wait_no_dead(struct fs *fs) TS_MUST_CHECK;
+void fs_recover_request(struct fs *fs);
+
 #endif

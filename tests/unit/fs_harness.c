@@ -338,7 +338,6 @@ static void core_close_fiber(void *arg)
 	struct fsh *h = arg;
 
 	h->fs->stopping_threads = true;
-	fs_log_kick(h->fs);
 	TS_ASSERT(ts_group_wait(&h->fs->background, "background fibers") == 0);
 	TS_ASSERT(fs_log_shutdown_clean(h->fs) == 0);
 	fs_log_fini(h->fs);

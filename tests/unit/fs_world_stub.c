@@ -94,6 +94,9 @@ int quorum_group_join(struct quorum *q, uint64_t group, uint32_t slot)
 
 	TS_ASSERT(!world.group || world.group == group);
 	world.group = group;
+	for (unsigned k = 0; k < world.nmembers; k++)
+		if (slot != UINT32_MAX && world.members[k].slot == slot)
+			return 0; /* refused, or nothing new: no view */
 	if (i >= 0) {
 		world.members[i].slot = slot;
 	} else {
@@ -163,9 +166,64 @@ uint64_t quorum_dead_lease_end_ns(const struct quorum *q, unsigned node, uint64_
 	return 0;
 }
 
-static int net_none(struct net *n, const struct net_out *o, uint64_t call_id, int result, bool reply)
+uint64_t quorum_lease_until_ns(const struct quorum *q)
 {
-	return -ENOTCONN;
+	return ts_exec_now(q->x) + 2 * TS_NS_PER_S; /* renewed all the time */
+}
+
+/* ---- net: to the other nets of this process, in order, deferred --------------------------------------------------- */
+
+struct stub_net {
+	struct ts_list link;
+	struct net *net;
+	struct ts_exec *x;
+	unsigned node;
+	uint64_t incarnation;
+};
+static struct ts_list nets = TS_LIST_INIT(nets);
+struct packet {
+	struct ts_task task;
+	struct net_msg m;
+	unsigned dst;
+	bool reply;
+	uint8_t payload[];
+};
+
+static struct stub_net *net_find(unsigned node)
+{
+	ts_list_for(i, &nets)
+		if (ts_list_entry(i, struct stub_net, link)->node == node)
+			return ts_list_entry(i, struct stub_net, link);
+	return NULL;
+}
+
+static void net_arrive(void *arg)
+{
+	struct packet *p = arg;
+	struct stub_net *d = net_find(p->dst);
+
+	if (d)
+		net_deliver(d->net, &p->m, p->reply);
+	ts_free(p);
+}
+
+static int net_stub_send(struct net *n, const struct net_out *o, uint64_t call_id, int result, bool reply)
+{
+	struct stub_net *s = net_priv(n);
+	struct packet *p;
+
+	if (!net_find(o->dst_node))
+		return -ENOTCONN;
+	p = ts_xalloc(sizeof(*p) + o->len);
+	p->dst = o->dst_node;
+	p->reply = reply;
+	p->m = (struct net_msg){.src_node = s->node, .src_incarnation = s->incarnation, .lane = o->lane, .type = o->type,
+				.group = o->group, .view = o->view, .lamport = net_lamport_tick(n), .call_id = call_id,
+				.ship_slot = o->ship_slot, .result = result, .payload = p->payload, .len = o->len};
+	if (o->len)
+		memcpy(p->payload, o->payload, o->len);
+	ts_exec_defer(s->x, &p->task, net_arrive, p);
+	return 0;
 }
 static void net_none_peer(struct net *n, unsigned node, uint64_t incarnation, const char *addr, unsigned port)
 {
@@ -175,6 +233,12 @@ static void net_none_drop(struct net *n, unsigned node)
 }
 static void net_none_close(struct net *n)
 {
+	struct stub_net *s = net_priv(n);
+
+	ts_list_del(&s->link);
+	ts_list_for(i, &nets)
+		net_peer_drop(ts_list_entry(i, struct stub_net, link)->net, s->node);
+	ts_free(s);
 }
 static void net_none_stats(struct net *n, struct net_stats *out)
 {
@@ -182,9 +246,18 @@ static void net_none_stats(struct net *n, struct net_stats *out)
 }
 struct net *fsw_net_new(struct ts_exec *x, unsigned node, uint64_t incarnation)
 {
-	static const struct net_ops ops = {net_none, net_none_peer, net_none_drop, net_none_close, net_none_stats};
-	struct net *n = net_new(x, node, incarnation, &ops, NULL);
+	static const struct net_ops ops = {net_stub_send, net_none_peer, net_none_drop, net_none_close, net_none_stats};
+	struct stub_net *s = ts_xalloc(sizeof(*s));
 
-	TS_ASSERT(n);
-	return n;
+	*s = (struct stub_net){.x = x, .node = node, .incarnation = incarnation};
+	s->net = net_new(x, node, incarnation, &ops, s);
+	TS_ASSERT(s->net && !net_find(node));
+	ts_list_for(i, &nets) {
+		struct stub_net *o = ts_list_entry(i, struct stub_net, link);
+
+		net_peer_set(o->net, node, incarnation, "", 0);
+		net_peer_set(s->net, o->node, o->incarnation, "", 0);
+	}
+	ts_list_push_back(&nets, &s->link);
+	return s->net;
 }
