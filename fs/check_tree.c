@@ -133,7 +133,7 @@ static bool names_fit(struct chk *c, const struct node *n, const struct fs_dirle
 /* Which slots the leaf shall fill; false: none of them, it is not theirs. */
 static bool leaf_place(struct chk *c, struct node *n, struct fs_dirleaf_disk *l, uint64_t mask, unsigned *first, unsigned *slots)
 {
-	unsigned rf, rn, cf, cn;
+	unsigned rf, rn, cf = 0, cn = SLOTS;
 	bool run = proper(mask, &rf, &rn), claim = claim_of(n, l, &cf, &cn);
 	uint64_t want = claim ? run_mask(cf, cn) : 0, others = 0;
 
