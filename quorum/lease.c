@@ -64,22 +64,23 @@ static void put_acks(struct quorum *q, struct ts_wr *w)
 	}
 }
 
-/* While not healthy it still acknowledges the others: their leases must not suffer from our disks. */
-static void send_renew(struct quorum *q)
+/* Not full: acknowledges only. So does a node that is not healthy: the others' leases must not suffer from its disks. */
+static void send_renew(struct quorum *q, bool full)
 {
 	uint8_t buf[2048];
 	struct ts_wr w = {.p = buf, .left = sizeof(buf)};
-	bool mine = !q->a.healthy || q->a.healthy(q->a.events.arg);
+	bool mine = full && (!q->a.healthy || q->a.healthy(q->a.events.arg));
 	struct quorum_renew_msg m = {0};
 	unsigned n = 0;
 
-	q->renew_ns = q_now(q);
-	q->renew_soon = false;
+	if (full)
+		q->renew_ns = q_now(q);
+	q->ack_due_ns = 0;
 	for (unsigned i = 0; i < q->nprocs; i++)
 		n += !q->procs[i].banned && q->procs[i].rx_renew;
 	if (mine) {
 		q->renew_seq++;
-		q->sent_ns[q->renew_seq % Q_SENT] = q->renew_ns;
+		q->sent_ns[q->renew_seq % Q_SENT] = q_now(q);
 	}
 	m.seq = le64_make(q->renew_seq);
 	m.flags = le16_make((uint16_t)((mine ? 0 : Q_F_NOT_MINE) | (mine && urgent(q) ? Q_F_URGENT : 0)));
@@ -94,8 +95,10 @@ static void send_renew(struct quorum *q)
 
 static void renew_arm(struct quorum *q)
 {
-	uint64_t due = q->renew_ns + (q->renew_soon ? Q_RENEW_MIN : ms(q->a.times.renew_ms));
+	uint64_t due = q->renew_ns + ms(q->a.times.renew_ms);
 
+	if (q->ack_due_ns)
+		due = TS_MIN(due, q->ack_due_ns);
 	ts_timer_arm(q->exec, &q->renew_timer, TS_MAX(due, q_now(q)), renew_due, q);
 }
 
@@ -103,7 +106,17 @@ static void renew_due(void *arg)
 {
 	struct quorum *q = arg;
 
-	send_renew(q);
+	send_renew(q, q_now(q) >= q->renew_ns + ms(q->a.times.renew_ms));
+	renew_arm(q);
+}
+
+static void ack_soon(struct quorum *q, uint64_t delay)
+{
+	uint64_t due = q_now(q) + delay;
+
+	if (q->ack_due_ns && q->ack_due_ns <= due)
+		return;
+	q->ack_due_ns = due;
 	renew_arm(q);
 }
 
@@ -158,10 +171,8 @@ void q_on_renew(struct quorum *q, struct q_proc *p, struct q_msg *m)
 		mine = seq;
 	p->my_acked = TS_MAX(p->my_acked, TS_MIN(mine, q->renew_seq));
 	lease_eval(q);
-	if ((le16_get(r->flags) & Q_F_URGENT) && !q->renew_soon && !q_is_self(q, p)) {
-		q->renew_soon = true;
-		renew_arm(q);
-	}
+	if (!(le16_get(r->flags) & Q_F_NOT_MINE) && !q_is_self(q, p))
+		ack_soon(q, le16_get(r->flags) & Q_F_URGENT ? Q_URGENT_NS : Q_ACK_NS);
 }
 
 /* ---- the others ---------------------------------------------------------------------------------------------------- */
@@ -269,7 +280,7 @@ void q_lease_new_view(struct quorum *q, const struct q_state *next)
 	for (unsigned i = 0; i < q->cur.nmembers; i++)
 		if (!q_member_find((struct q_state *)next, q->cur.members[i].pub.node, q->cur.members[i].pub.incarnation))
 			departed(q, &q->cur.members[i]);
-	q->renew_soon = true;
+	q->renew_ns = 0; /* at once: the view is new, and so are its acknowledgements */
 	renew_arm(q);
 }
 

@@ -19,7 +19,8 @@
 #define Q_TICK_NS   (50 * TS_NS_PER_MS)
 #define Q_RETRY_NS  (200 * TS_NS_PER_MS)
 #define Q_STUCK_NS  (1 * TS_NS_PER_S)
-#define Q_RENEW_MIN (20 * TS_NS_PER_MS)
+#define Q_ACK_NS    (50 * TS_NS_PER_MS) /* a renewal is acknowledged within this; sooner when it is urgent */
+#define Q_URGENT_NS (10 * TS_NS_PER_MS)
 
 /* ---- replicated state: identical wherever (view, idx) is identical ------------------------------------------------ */
 struct q_member {
@@ -128,7 +129,8 @@ struct quorum {
 	uint64_t op_out_ns;
 	/* lease */
 	uint64_t renew_seq, renew_ns, sent_ns[Q_SENT], lease_base, tick_ns;
-	bool suspended, renew_soon;
+	uint64_t ack_due_ns; /* others' renewals are to be acknowledged by then; 0 = none */
+	bool suspended;
 	struct {
 		uint64_t inc, ns;
 	} heard[Q_NODE_IDS]; /* last renewal of that incarnation that any of us received */
