@@ -308,20 +308,25 @@ int data_gap(struct fs *fs, struct data_file *df, uint64_t old_size, uint64_t to
 	return rc;
 }
 
-/* Space for the whole write before its first byte: it happens whole or not at all when the disks are full. */
-static int reserve_range(struct fs *fs, struct data_file *df, uint64_t off, uint64_t end)
+/* Space for the whole write before its first byte. When that cannot be had now, *end moves down to what can: a write that
+ * keeps nothing and starts again would find its own blocks, again and again. */
+static int reserve_range(struct fs *fs, struct data_file *df, uint64_t off, uint64_t *end)
 {
 	uint32_t bs = fs->block_size;
 	int rc = data_leave_inline(fs, df);
 
-	for (uint64_t i = off / bs; !rc && i <= (end - 1) / bs; i++) {
-		uint64_t to = TS_MIN(end - i * bs, bs);
+	for (uint64_t i = off / bs; !rc && i <= (*end - 1) / bs; i++) {
+		uint64_t to = TS_MIN(*end - i * bs, bs);
 		struct data_blk *b = data_blk_get(fs, df, i);
 
 		if (!b)
 			return -ENOMEM;
 		rc = data_blk_reserve(fs, b, (uint32_t)((to + FS_SUB - 1) / FS_SUB));
 		data_blk_put(fs, b);
+		if (rc && i * bs > off) {
+			*end = i * bs;
+			return 0;
+		}
 	}
 	return rc;
 }
@@ -367,7 +372,7 @@ static int write_block(struct fs *fs, struct data_blk *b, const uint8_t *src, ui
 
 ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_t len, uint64_t off)
 {
-	uint64_t end = off + len;
+	uint64_t end = off + len, full = len;
 	struct data_file *df;
 	size_t done = 0;
 	bool inl;
@@ -382,7 +387,8 @@ ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_
 		return -ENOMEM;
 	inl = data_stays_inline(fs, df, end);
 	if (!inl)
-		rc = reserve_range(fs, df, off, end);
+		rc = reserve_range(fs, df, off, &end);
+	len = (size_t)(end - off);
 	if (!rc && off > ip->size)
 		rc = data_gap(fs, df, ip->size, off);
 	while (!rc && done < len) {
@@ -397,7 +403,7 @@ ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_
 		data_blk_put(fs, b);
 	}
 	if (rc) {
-		release_unused(fs, df, off, end);
+		release_unused(fs, df, off, off + full);
 		if (!inl)
 			release_unused(fs, df, 0, 1);
 	}

@@ -63,6 +63,19 @@ static bool needs_space(int64_t rc)
 	return rc == -FS_NEED_SPACE || rc == -FS_NEED_META;
 }
 
+/* More space, no pins held. Who comes back again and again without having got anywhere has no space. */
+struct refills {
+	uint64_t mark; /* progress of the caller */
+	unsigned n;
+};
+#define REFILLS_MAX 16
+static int refill(struct fs *fs, struct refills *r, uint64_t mark, int need)
+{
+	r->n = mark == r->mark ? r->n + 1 : 0;
+	r->mark = mark;
+	return r->n > REFILLS_MAX ? -ENOSPC : fs_alloc_refill(fs, need);
+}
+
 static int may_write(struct fs *fs, struct fs_file *f, bool append)
 {
 	uint32_t flags = le32_get(fs_idisk(f->ip)->flags);
@@ -199,6 +212,7 @@ static int write_round(struct fs *fs, struct fs_file *f, struct writer *w)
 ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, uint64_t off, bool append, bool kill_suid, uint64_t *off_out)
 {
 	struct writer w = {.buf = buf, .len = len, .off = off, .start = off, .append = append, .kill_suid = kill_suid};
+	struct refills r = {0};
 	int rc = fs_enter(fs, FS_OP_WRITE);
 
 	if (!rc && !append && (off > FS_MAX_SIZE || len > FS_MAX_SIZE - off))
@@ -206,7 +220,7 @@ ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, 
 	while (!rc && w.done < len) {
 		rc = write_round(fs, f, &w);
 		if (needs_space(rc))
-			rc = fs_alloc_refill(fs, rc);
+			rc = refill(fs, &r, w.done, rc);
 		else if (rc == -EAGAIN)
 			rc = 0;
 	}
@@ -276,6 +290,8 @@ int fs_sync(struct fs *fs)
 int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint64_t len)
 {
 	int rc = fs_enter(fs, FS_OP_FALLOCATE);
+	struct refills r = {0};
+	uint64_t mark = 0;
 
 	if (!rc && (off > FS_MAX_SIZE || len > FS_MAX_SIZE - off))
 		rc = -EFBIG;
@@ -288,10 +304,11 @@ int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint6
 		rc = may_write(fs, f, !(mode & (FS_FALLOC_PUNCH | FS_FALLOC_ZERO)));
 		if (!rc)
 			rc = fs_data_fallocate(fs, f->ip, mode, off, len);
+		mark = le64_get(fs_idisk(f->ip)->subs);
 		pins_drop(fs, &p);
 		if (!needs_space(rc))
 			break;
-		rc = fs_alloc_refill(fs, rc);
+		rc = refill(fs, &r, mark, rc);
 	}
 	return rc;
 }
@@ -376,6 +393,7 @@ static int copy_slices(struct fs *fs, struct copy *c)
 ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len)
 {
 	struct copy c = {.in = in, .out = out, .in_off = in_off, .out_off = out_off, .len = len};
+	struct refills r = {0};
 	int rc = fs_enter(fs, FS_OP_COPY);
 
 	if (rc)
@@ -397,7 +415,7 @@ ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct
 		rc = copy_slices(fs, &c);
 		copy_unpin(fs, &c);
 		if (needs_space(rc))
-			rc = fs_alloc_refill(fs, rc);
+			rc = refill(fs, &r, c.done, rc);
 	}
 	ts_free(c.slice);
 	return c.done ? (ssize_t)c.done : TS_MIN(rc, 0);

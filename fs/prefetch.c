@@ -116,12 +116,16 @@ int data_read_submit(struct fs *fs, struct data_blk *b, unsigned page, unsigned 
 	int rc = 0;
 
 	for (unsigned p = page; p < page + n; p++) {
-		struct data_chunk *c = b->chunk[p / DATA_CHUNK_PAGES];
+		struct data_chunk *c;
 		enum data_src src;
 
-		if (!c || (io && io_full(io, p)))
-			read_send(fs, b, &io); /* what follows may wait */
-		c = data_chunk_get(fs, b, p, wait);
+		if (io && io_full(io, p))
+			read_send(fs, b, &io);
+		c = data_chunk_get(fs, b, p, false);
+		if (!c && wait) {
+			read_send(fs, b, &io); /* nothing unsent while this waits */
+			c = data_chunk_get(fs, b, p, true);
+		}
 		if (!c) {
 			rc = -TS_ERR_WOULD_WAIT;
 			break;

@@ -237,41 +237,44 @@ void data_wave_start(struct fs *fs, struct data_blk *b)
 
 /* ---- waiting for it ------------------------------------------------------------------------------------------------ */
 
+/* The fiber of write-behind may have dropped what failed before we look. */
+static int errors_since(const struct data_file *df, uint64_t seq)
+{
+	return df->ip->wb_error_seq == seq ? 0 : df->ip->wb_error;
+}
+
 int data_blk_settled(struct fs *fs, struct data_blk *b)
 {
-	while (b->ios || b->ready || b->io_rc) {
-		if (b->ios) {
-			ts_cond_wait(&b->df->cond, "data to be written, inode, block", b->df->ip->ino, b->idx);
-		} else if (b->io_rc) {
-			data_blk_lose(fs, b);
-			return b->df->ip->wb_error;
-		} else {
-			int rc = data_commit(fs, b->df, false);
+	uint64_t errors = b->df->ip->wb_error_seq;
+	int rc = 0;
 
-			if (rc)
-				return rc;
-		}
+	while (!rc && (b->ios || b->ready || b->io_rc)) {
+		if (b->ios)
+			ts_cond_wait(&b->df->cond, "data to be written, inode, block", b->df->ip->ino, b->idx);
+		else if (b->io_rc)
+			data_blk_lose(fs, b);
+		else
+			rc = data_commit(fs, b->df, false);
 	}
-	return 0;
+	return rc ? rc : errors_since(b->df, errors);
 }
 
 int data_blk_flush(struct fs *fs, struct data_blk *b)
 {
-	uint64_t seq = b->seq;
+	uint64_t seq = b->seq, errors = b->df->ip->wb_error_seq;
+	int rc = 0;
 
-	while (b->ndirty && b->seq <= seq) {
-		int rc;
-
+	while (!rc && b->ndirty && b->seq <= seq) {
 		if (data_is_inline(b)) {
 			rc = data_commit(fs, b->df, true);
 		} else {
 			data_wave_start(fs, b);
 			rc = data_blk_settled(fs, b);
 		}
-		if (rc)
-			return rc;
 	}
-	return data_blk_settled(fs, b);
+	if (!rc)
+		rc = data_blk_settled(fs, b);
+	return rc ? rc : errors_since(b->df, errors);
 }
 
 static bool wants_wave(const struct data_blk *b, uint64_t seq, uint64_t before_ns)

@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Job: bytes of files: inline and mapped, growing tails, holes, unwritten blocks, cutting, errors of write-behind, a full
+ * disk, revokes. */
+#include "fs_data_util.h"
+
+#define MIB (1u << 20)
+
+/* ---- small files live in the inode and leave it when they grow ------------------------------------------------------ */
+static uint64_t kept_ino;
+static void inline_body(struct fsh *h, struct fs *fs)
+{
+	struct fs_file f;
+
+	du_create(fs, &f);
+	kept_ino = f.ip->ino;
+	du_write(fs, &f, 1, 0, 100);
+	du_check(fs, &f, 1, 0, 100);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	assert_int_equal(du_disk(fs, &f)->payload_type, FS_PL_INLINE);
+	assert_int_equal(le16_get(du_disk(fs, &f)->inline_len), 100);
+	assert_int_equal(le64_get(du_disk(fs, &f)->subs), 0);
+	du_revoke(fs, &f);
+	du_check(fs, &f, 1, 0, 100);
+	du_write(fs, &f, 1, 100, 3801); /* 3,901: the last that fits */
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	assert_int_equal(du_disk(fs, &f)->payload_type, FS_PL_INLINE);
+	du_write(fs, &f, 1, 3901, 1);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	assert_int_equal(du_disk(fs, &f)->payload_type, FS_PL_MAP);
+	assert_int_equal(le64_get(du_disk(fs, &f)->subs), 1);
+	du_revoke(fs, &f);
+	du_check(fs, &f, 1, 0, 3902);
+	du_write(fs, &f, 1, 3902, 200000);
+	du_check(fs, &f, 1, 0, 203902);
+	du_close(fs, &f);
+}
+static void inline_again_body(struct fsh *h, struct fs *fs)
+{
+	struct fs_file f;
+
+	du_open(fs, &f, kept_ino);
+	assert_int_equal(f.ip->size, 203902);
+	du_check(fs, &f, 1, 0, 203902);
+	assert_int_equal(du_truncate(fs, &f, 0), 0);
+	assert_int_equal(le64_get(du_disk(fs, &f)->subs), 0);
+	assert_int_equal(du_disk(fs, &f)->payload_type, FS_PL_NONE);
+	du_write(fs, &f, 2, 0, 10);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	assert_int_equal(du_disk(fs, &f)->payload_type, FS_PL_INLINE);
+	assert_int_equal(du_truncate(fs, &f, 5), 0);
+	assert_int_equal(du_truncate(fs, &f, 20), 0);
+	du_check(fs, &f, 2, 0, 5);
+	du_check(fs, &f, 0, 5, 15);
+	/* Inline bytes stay while only far blocks are written. */
+	du_write(fs, &f, 3, 40 * MIB, 100);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	du_revoke(fs, &f);
+	du_check(fs, &f, 2, 0, 5);
+	du_check(fs, &f, 0, 5, 100000);
+	du_check(fs, &f, 3, 40 * MIB, 100);
+	du_close(fs, &f);
+}
+static void inline_files(void **state)
+{
+	struct fsh *h = du_new(2, 64 * MIB, 64 << 10);
+
+	du_run(h, inline_body);
+	du_run(h, inline_again_body);
+	fsh_free(h);
+}
+
+/* ---- the last block takes what it needs and grows ------------------------------------------------------------------- */
+static void tail_body(struct fsh *h, struct fs *fs)
+{
+	struct fs_file f;
+	uint64_t at = 10000;
+
+	du_create(fs, &f);
+	du_write(fs, &f, 7, 0, 10000);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	assert_int_equal(le64_get(du_disk(fs, &f)->subs), 3);
+	for (unsigned i = 0; i < 200; i++) { /* appended and synced, as a log file is */
+		size_t n = 1 + fsh_random(h) % 9000;
+
+		du_write(fs, &f, 7, at, n);
+		at += n;
+		if (i % 3 != 2)
+			assert_int_equal(fs_fsync(fs, &f, i % 2), 0);
+		if (i % 7 == 6)
+			du_revoke(fs, &f);
+	}
+	assert_int_equal(f.ip->size, at);
+	du_check(fs, &f, 7, 0, at);
+	du_revoke(fs, &f);
+	du_check(fs, &f, 7, 0, at);
+	assert_true(le64_get(du_disk(fs, &f)->subs) * FS_SUB < at + 2 * MIB);
+	du_close(fs, &f);
+}
+static void growing_tail(void **state)
+{
+	struct fsh *h = du_new(3, 64 * MIB, 256 << 10);
+
+	du_run(h, tail_body);
+	fsh_free(h);
+}
+
+/* ---- streams larger than the pool ------------------------------------------------------------------------------------ */
+static void stream_body(struct fsh *h, struct fs *fs)
+{
+	struct fs_file f;
+	uint64_t n = 40 * MIB, reads;
+
+	du_create(fs, &f);
+	for (uint64_t o = 0; o < n; o += MIB)
+		du_write(fs, &f, 9, o, MIB);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	assert_int_equal(le64_get(du_disk(fs, &f)->subs), n / FS_SUB);
+	du_revoke(fs, &f);
+	reads = h->disk[0]->reads + h->disk[1]->reads;
+	for (uint64_t o = 0; o < n; o += 128 << 10)
+		du_check(fs, &f, 9, o, 128 << 10);
+	reads = h->disk[0]->reads + h->disk[1]->reads - reads;
+	if (reads > 200) /* merged */
+		fail_msg("%lu reads", reads);
+	assert_true(fs->stats.prefetch_bytes > n / 2);
+	for (unsigned i = 0; i < 300; i++) /* 4 KiB here and there, more chunks than the pool has */
+		du_write(fs, &f, 9, fsh_random(h) % (n / 4096) * 4096, 4096);
+	du_check(fs, &f, 9, 0, n);
+	du_close(fs, &f);
+}
+static void streams(void **state)
+{
+	struct fsh *h = du_new(2, 96 * MIB, MIB);
+
+	h->disk[0]->write_ns = h->disk[1]->write_ns = TS_NS_PER_MS;
+	h->disk[0]->read_ns = h->disk[1]->read_ns = TS_NS_PER_MS;
+	du_run(h, stream_body);
+	fsh_free(h);
+}
+
+/* ---- holes, unwritten, punch, zero, seek ------------------------------------------------------------------------------- */
+static void sparse_body(struct fsh *h, struct fs *fs)
+{
+	uint64_t bs = fs->block_size;
+	struct fs_file f;
+
+	du_create(fs, &f);
+	du_write(fs, &f, 3, 10 * bs + 5000, 100);
+	assert_int_equal(fs_seek(fs, &f, 0, false), 10 * bs + 4096);
+	assert_int_equal(fs_seek(fs, &f, 0, true), 0);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	assert_int_equal(fs_seek(fs, &f, 0, false), 10 * bs);
+	assert_int_equal(fs_seek(fs, &f, 10 * bs + 4096, true), 10 * bs + 5100);
+	assert_int_equal(fs_seek(fs, &f, 10 * bs + 5100, false), -ENXIO);
+	du_check(fs, &f, 0, 0, 10 * bs + 5000);
+	du_check(fs, &f, 3, 10 * bs + 5000, 100);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_KEEP_SIZE, 20 * bs, 3 * bs), 0);
+	assert_int_equal(f.ip->size, 10 * bs + 5100);
+	assert_int_equal(fs_fallocate(fs, &f, 0, 5 * bs, 3 * bs + 100), 0);
+	du_revoke(fs, &f);
+	du_check(fs, &f, 0, 0, 10 * bs + 5000);
+	assert_int_equal(fs_seek(fs, &f, 0, false), 10 * bs);
+	du_write(fs, &f, 4, 6 * bs + 9000, 10);
+	du_revoke(fs, &f);
+	du_check(fs, &f, 0, 0, 6 * bs + 9000);
+	du_check(fs, &f, 4, 6 * bs + 9000, 10);
+	du_check(fs, &f, 0, 6 * bs + 9010, 4 * bs - 9010 + 5000);
+	assert_int_equal(du_truncate(fs, &f, 24 * bs), 0);
+	du_check(fs, &f, 0, 10 * bs + 5100, 14 * bs - 5100);
+	assert_int_equal(du_truncate(fs, &f, 0), 0);
+	assert_int_equal(le64_get(du_disk(fs, &f)->subs), 0);
+	du_close(fs, &f);
+}
+static void punch_body(struct fsh *h, struct fs *fs)
+{
+	uint64_t bs = fs->block_size;
+	struct fs_file f;
+
+	du_create(fs, &f);
+	du_write(fs, &f, 5, 0, 8 * bs + 777);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH, 0, 1), -EOPNOTSUPP);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, bs / 2 + 3, 3 * bs), 0);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_ZERO, 5 * bs + 1, 2 * bs), 0);
+	for (int i = 0; i < 2; i++) {
+		du_check(fs, &f, 5, 0, bs / 2 + 3);
+		du_check(fs, &f, 0, bs / 2 + 3, 3 * bs);
+		du_check(fs, &f, 5, 3 * bs + bs / 2 + 3, bs + bs / 2 - 2);
+		du_check(fs, &f, 0, 5 * bs + 1, 2 * bs);
+		du_check(fs, &f, 5, 7 * bs + 1, bs + 776);
+		du_revoke(fs, &f);
+	}
+	assert_int_equal(fs_seek(fs, &f, 0, true), bs);
+	assert_int_equal(fs_seek(fs, &f, bs, false), 3 * bs);
+	assert_int_equal(fs_seek(fs, &f, 6 * bs, false), 7 * bs);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, 8 * bs + 7, bs), 0);
+	du_check(fs, &f, 5, 8 * bs, 7);
+	du_check(fs, &f, 0, 8 * bs + 7, 770);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, 0, 100 * bs), 0);
+	assert_int_equal(le64_get(du_disk(fs, &f)->subs), 0);
+	assert_int_equal(f.ip->size, 8 * bs + 777);
+	du_close(fs, &f);
+}
+static void sparse_files(void **state)
+{
+	struct fsh *h = du_new(2, 64 * MIB, 64 << 10);
+
+	du_run(h, sparse_body);
+	du_run(h, punch_body);
+	fsh_free(h);
+}
+
+/* ---- cut and grown: nothing comes back ---------------------------------------------------------------------------------- */
+static void cut_body(struct fsh *h, struct fs *fs)
+{
+	uint64_t bs = fs->block_size;
+	static const uint64_t cuts[] = {1, 4095, 4096, 4097, 60000, 65536, 65537, 100000, 190001};
+
+	for (unsigned i = 0; i < TS_ARRAY_LEN(cuts) * 4; i++) {
+		uint64_t cut = cuts[i / 4];
+		struct fs_file f;
+
+		du_create(fs, &f);
+		du_write(fs, &f, 11, 0, 3 * bs + 100);
+		if (i & 1)
+			assert_int_equal(fs_fsync(fs, &f, false), 0);
+		if (i & 2)
+			du_revoke(fs, &f);
+		assert_int_equal(du_truncate(fs, &f, cut), 0);
+		if (i & 1)
+			assert_int_equal(du_truncate(fs, &f, 4 * bs), 0);
+		else
+			du_write(fs, &f, 12, 4 * bs, 1);
+		du_check(fs, &f, 11, 0, cut);
+		du_check(fs, &f, 0, cut, 4 * bs - cut);
+		du_revoke(fs, &f);
+		du_check(fs, &f, 11, 0, cut);
+		du_check(fs, &f, 0, cut, 4 * bs - cut);
+		assert_int_equal(du_truncate(fs, &f, 0), 0);
+		assert_int_equal(le64_get(du_disk(fs, &f)->subs), 0);
+		du_close(fs, &f);
+	}
+}
+static void cut_and_grown(void **state)
+{
+	struct fsh *h = du_new(2, 64 * MIB, 64 << 10);
+
+	du_run(h, cut_body);
+	fsh_free(h);
+}
+
+/* ---- errors of write-behind reach each handle once ------------------------------------------------------------------------ */
+static void error_body(struct fsh *h, struct fs *fs)
+{
+	struct fs_file f, g;
+
+	du_create(fs, &f);
+	du_open(fs, &g, f.ip->ino);
+	du_write(fs, &f, 1, 0, 100000);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	du_write(fs, &f, 2, 0, 100000);
+	h->disk[0]->fail_op = NSD_WRITE;
+	h->disk[0]->fail_nth = 1;
+	h->disk[0]->fail_rc = -EIO;
+	ts_sleep_until(ts_exec_now(fs->exec) + 10 * TS_NS_PER_S); /* written behind */
+	assert_int_equal(fs_fsync(fs, &f, false), -EIO);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	assert_int_equal(fs_flush(fs, &f), 0);
+	assert_int_equal(fs_flush(fs, &g), -EIO);
+	assert_int_equal(fs_flush(fs, &g), 0);
+	du_write(fs, &f, 3, 0, 100000);
+	assert_int_equal(fs_fsync(fs, &g, false), 0);
+	du_revoke(fs, &f);
+	du_check(fs, &f, 3, 0, 100000);
+	/* A new block whose first write fails is a hole again. */
+	assert_int_equal(du_truncate(fs, &f, 65536 * 3), 0);
+	h->disk[0]->fail_nth = 1;
+	du_write(fs, &f, 4, 65536 * 3, 65536); /* written behind at once */
+	assert_int_equal(fs_fsync(fs, &f, false), -EIO);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	assert_int_equal(fs_fsync(fs, &g, false), -EIO);
+	du_check(fs, &f, 0, 65536 * 3, 65536);
+	du_close(fs, &g);
+	du_close(fs, &f);
+}
+static void errors(void **state)
+{
+	struct fsh *h = du_new(1, 64 * MIB, 64 << 10);
+
+	du_run(h, error_body);
+	fsh_free(h);
+}
+
+/* ---- full: write tells, fsync never does; after cutting there is space again ------------------------------------------------ */
+static void full_body(struct fsh *h, struct fs *fs)
+{
+	uint8_t *p = ts_xalloc(MIB);
+	struct fs_file f, g;
+	uint64_t at = 0;
+	ssize_t n;
+
+	memset(p, 0x77, MIB);
+	du_create(fs, &f);
+	du_create(fs, &g);
+	for (int round = 0; round < 3; round++) {
+		at = 0;
+		while ((n = fs_write(fs, &f, p, 300000, at, false, false, NULL)) > 0)
+			at += (uint64_t)n;
+		assert_int_equal(n, -ENOSPC);
+		assert_true(at > 10 * MIB);
+		assert_int_equal(fs_fsync(fs, &f, false), 0);
+		assert_int_equal(f.ip->size, at);
+		assert_int_equal(fs_write(fs, &g, p, 300000, 0, false, false, NULL), -ENOSPC);
+		assert_int_equal(fs_fallocate(fs, &g, 0, 0, 4 * MIB), -ENOSPC);
+		assert_int_equal(fs_fsync(fs, &g, false), 0);
+		assert_int_equal(du_truncate(fs, &g, 0), 0);
+		assert_int_equal(du_truncate(fs, &f, 100), 0);
+		assert_int_equal(fs_fsync(fs, &f, false), 0);
+	}
+	ts_free(p);
+	du_close(fs, &f);
+	du_close(fs, &g);
+}
+static void full_disk(void **state)
+{
+	struct fsh *h = du_new(1, 48 * MIB, 64 << 10);
+
+	du_run(h, full_body);
+	fsh_free(h);
+}
+
+/* ---- append, copy, suid ------------------------------------------------------------------------------------------------------ */
+static void other_body(struct fsh *h, struct fs *fs)
+{
+	struct fs_file f, g;
+	uint64_t off;
+	struct fs_tx tx;
+
+	du_create(fs, &f);
+	du_create(fs, &g);
+	for (unsigned i = 0; i < 500; i++) {
+		assert_int_equal(fs_write(fs, &f, "0123456789abcdef", 16, 3, true, false, &off), 16);
+		assert_int_equal(off, i * 16);
+	}
+	assert_int_equal(fs_copy_range(fs, &f, 8, &g, 100000, 1 << 30), 7992);
+	assert_int_equal(g.ip->size, 107992);
+	assert_int_equal(fs_copy_range(fs, &f, 0, &f, 15, 16), -EINVAL);
+	assert_int_equal(fs_copy_range(fs, &f, 0, &f, 16000, 16), 16);
+	assert_int_equal(fs_log_reserve(fs, 0), 0);
+	fs_tx_begin(fs, &tx);
+	fs_tx_buf(&tx, f.ip->buf);
+	fs_idisk(f.ip)->mode = le16_make(S_IFREG | 06755);
+	fs_tx_commit(&tx);
+	assert_int_equal(fs_write(fs, &f, "x", 1, 0, false, true, NULL), 1);
+	assert_int_equal(le16_get(du_disk(fs, &f)->mode), S_IFREG | 0755);
+	assert_int_equal(fs_write(fs, &f, "x", 1, FS_MAX_SIZE, false, true, NULL), -EFBIG);
+	du_close(fs, &f);
+	du_close(fs, &g);
+}
+static void other_calls(void **state)
+{
+	struct fsh *h = du_new(2, 64 * MIB, 64 << 10);
+
+	du_run(h, other_body);
+	fsh_free(h);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(inline_files), cmocka_unit_test(growing_tail), cmocka_unit_test(streams),
+		cmocka_unit_test(sparse_files), cmocka_unit_test(cut_and_grown), cmocka_unit_test(errors),
+		cmocka_unit_test(full_disk), cmocka_unit_test(other_calls),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
