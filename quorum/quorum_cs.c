@@ -8,39 +8,13 @@
 #include <corosync/quorum.h>
 #include <corosync/votequorum.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
-#define TO_CORE_MAX   16384
-#define TO_CPG_MAX    4096
 #define CLOSE_SECONDS 3
 
-enum ev_kind { EV_MSG, EV_CONF, EV_QUORATE, EV_LOST };
-struct ev { /* to the core */
-	struct ts_list link;
-	enum ev_kind kind;
-	uint64_t ring;
-	uint32_t node, pid, needed;
-	bool quorate, exited;
-	size_t nm, nl, nj, len;
-	struct quorum_ring_member *m, *l, *j;
-	char why[128];
-	uint8_t data[]; /* a message, or the three lists */
-};
-/* Shared by thread and executor; outlives both as long as a posted call or the thread needs it. */
-struct chan {
-	pthread_mutex_t mutex;
-	struct ts_list to_core, to_cpg;
-	unsigned nto_core, nto_cpg, refs;
-	bool posted, closed, leave, overflow;
-	struct ts_exec *exec;
-	struct quorum *q; /* executor only */
-	int evfd;
-};
 struct cs {
 	struct chan *ch;
 	pthread_t thread;
@@ -54,104 +28,6 @@ struct cs {
 	struct quorum_ring_member members[CPG_MEMBERS_MAX];
 	size_t nmembers;
 };
-
-/* ---- the channel ---------------------------------------------------------------------------------------------------- */
-
-static void free_list(struct ts_list *l)
-{
-	struct ts_list *n;
-
-	while ((n = ts_list_pop_front(l)))
-		ts_free(ts_list_entry(n, struct ev, link));
-}
-
-static void chan_unref(struct chan *c) /* mutex held; released */
-{
-	bool last = --c->refs == 0;
-
-	pthread_mutex_unlock(&c->mutex);
-	if (!last)
-		return;
-	free_list(&c->to_core);
-	free_list(&c->to_cpg);
-	close(c->evfd);
-	pthread_mutex_destroy(&c->mutex);
-	ts_free(c);
-}
-
-static void to_core(struct quorum *q, const struct ev *e)
-{
-	switch (e->kind) {
-	case EV_MSG:
-		quorum_core_deliver(q, e->node, e->pid, e->data, e->len);
-		break;
-	case EV_CONF:
-		quorum_core_confchg(q, e->m, e->nm, e->l, e->nl, e->exited, e->j, e->nj, e->ring);
-		break;
-	case EV_QUORATE:
-		quorum_core_needed(q, e->needed);
-		quorum_core_quorate(q, e->quorate, e->ring);
-		break;
-	case EV_LOST:
-		quorum_core_lost(q, e->why);
-		break;
-	}
-}
-
-static void drain(void *arg) /* on the executor */
-{
-	struct chan *c = arg;
-	struct ts_list *n;
-
-	pthread_mutex_lock(&c->mutex);
-	c->posted = false;
-	while (!c->closed && (n = ts_list_pop_front(&c->to_core))) {
-		c->nto_core--;
-		pthread_mutex_unlock(&c->mutex);
-		to_core(c->q, ts_list_entry(n, struct ev, link));
-		ts_free(ts_list_entry(n, struct ev, link));
-		pthread_mutex_lock(&c->mutex);
-	}
-	chan_unref(c);
-}
-
-static void post_locked(struct chan *c)
-{
-	if (c->posted || c->closed || ts_list_empty(&c->to_core))
-		return;
-	if (ts_exec_post(c->exec, drain, c) == 0) { /* else the thread's next turn tries again */
-		c->posted = true;
-		c->refs++;
-	}
-}
-
-static struct ev *ev_new(enum ev_kind kind, size_t len)
-{
-	struct ev *e = ts_alloc(sizeof(*e) + len);
-
-	if (e)
-		e->kind = kind;
-	return e;
-}
-
-/* A lost event would make this node's order differ from the others': without room or memory the node is out. */
-static void ev_put(struct cs *cs, struct ev *e)
-{
-	struct chan *c = cs->ch;
-
-	pthread_mutex_lock(&c->mutex);
-	if (!e || c->nto_core >= TO_CORE_MAX) {
-		ts_free(e);
-		c->overflow = true;
-	} else if (!c->overflow) {
-		ts_list_push_back(&c->to_core, &e->link);
-		c->nto_core++;
-	} else {
-		ts_free(e);
-	}
-	post_locked(c);
-	pthread_mutex_unlock(&c->mutex);
-}
 
 static void put_lost(struct cs *cs, const char *what, cs_error_t rc)
 {
@@ -170,7 +46,7 @@ static void put_lost(struct cs *cs, const char *what, cs_error_t rc)
 	pthread_mutex_lock(&cs->ch->mutex);
 	ts_list_push_back(&cs->ch->to_core, &e->link);
 	cs->ch->nto_core++;
-	post_locked(cs->ch);
+	chan_post(cs->ch);
 	pthread_mutex_unlock(&cs->ch->mutex);
 }
 
@@ -205,7 +81,7 @@ static void put_conf(struct cs *cs, const struct quorum_ring_member *m, size_t n
 		e->exited = exited;
 		e->ring = cs->ring;
 	}
-	ev_put(cs, e);
+	ev_put(cs->ch, e);
 }
 
 static void on_deliver(cpg_handle_t h, const struct cpg_name *g, uint32_t node, uint32_t pid, void *msg, size_t len)
@@ -221,7 +97,7 @@ static void on_deliver(cpg_handle_t h, const struct cpg_name *g, uint32_t node, 
 		e->len = len;
 		memcpy(e->data, msg, len);
 	}
-	ev_put(cs, e);
+	ev_put(cs->ch, e);
 }
 
 /* A daemon that died or left under a living corosync holds no lease; one that went with its node may. */
@@ -316,7 +192,7 @@ static void on_quorum(quorum_handle_t h, uint32_t quorate, struct quorum_ring_id
 		e->ring = ring_of(id.nodeid, id.seq);
 		e->needed = needed(cs, n);
 	}
-	ev_put(cs, e);
+	ev_put(cs->ch, e);
 }
 
 static void on_nodelist(quorum_handle_t h, struct quorum_ring_id id, uint32_t nm, const uint32_t *m, uint32_t nj,
@@ -391,7 +267,7 @@ static bool wants_end(struct cs *cs)
 	closed = c->closed;
 	overflow = c->overflow;
 	c->leave = false;
-	post_locked(c);
+	chan_post(c);
 	pthread_mutex_unlock(&c->mutex);
 	if (overflow)
 		put_lost(cs, NULL, 0);
@@ -435,43 +311,7 @@ static void *thread_main(void *arg)
 	return NULL;
 }
 
-/* ---- called by the core, on the executor ----------------------------------------------------------------------------------- */
-
-static void wake(struct chan *c)
-{
-	if (write(c->evfd, &(uint64_t){1}, 8) < 0)
-		TS_ASSERT(errno == EAGAIN);
-}
-
-static int cs_mcast(void *arg, const void *msg, size_t len)
-{
-	struct chan *c = arg;
-	struct ev *e;
-
-	pthread_mutex_lock(&c->mutex);
-	e = c->nto_cpg < TO_CPG_MAX ? ev_new(EV_MSG, len) : NULL;
-	if (e) {
-		memcpy(e->data, msg, len);
-		e->len = len;
-		ts_list_push_back(&c->to_cpg, &e->link);
-		c->nto_cpg++;
-	}
-	pthread_mutex_unlock(&c->mutex);
-	if (!e)
-		return -EAGAIN;
-	wake(c);
-	return 0;
-}
-
-static void cs_leave(void *arg)
-{
-	struct chan *c = arg;
-
-	pthread_mutex_lock(&c->mutex);
-	c->leave = true;
-	pthread_mutex_unlock(&c->mutex);
-	wake(c);
-}
+/* ---- closing and opening ------------------------------------------------------------------------------------------------ */
 
 /* corosync may be stopped under a library call: then the thread is left to itself rather than waited for. */
 static void cs_close(void *arg)
@@ -485,7 +325,7 @@ static void cs_close(void *arg)
 	c->closed = true;
 	c->q = NULL;
 	pthread_mutex_unlock(&c->mutex);
-	wake(c);
+	chan_wake(c);
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += CLOSE_SECONDS;
 	if (pthread_timedjoin_np(th, NULL, &until)) {
@@ -495,8 +335,6 @@ static void cs_close(void *arg)
 	pthread_mutex_lock(&c->mutex);
 	chan_unref(c);
 }
-
-/* ---- opening ---------------------------------------------------------------------------------------------------------------- */
 
 static int fail(char *errmsg, size_t errlen, const char *what, cs_error_t rc)
 {
@@ -547,25 +385,6 @@ static int name_group(struct cs *cs, const char *cluster, char *errmsg, size_t e
 	return 0;
 }
 
-static struct chan *chan_new(struct ts_exec *x)
-{
-	struct chan *c = ts_alloc(sizeof(*c));
-
-	if (!c)
-		return NULL;
-	c->evfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (c->evfd < 0) {
-		ts_free(c);
-		return NULL;
-	}
-	pthread_mutex_init(&c->mutex, NULL);
-	ts_list_init(&c->to_core);
-	ts_list_init(&c->to_cpg);
-	c->refs = 2; /* thread and executor */
-	c->exec = x;
-	return c;
-}
-
 static int start_thread(struct cs *cs)
 {
 	sigset_t all, old;
@@ -605,7 +424,7 @@ int quorum_cs_open(const struct quorum_cs_args *a, struct quorum **out, char *er
 	}
 	cs->self = ca.self = local.node;
 	memcpy(ca.addr, local.addr, sizeof(ca.addr));
-	ca.carrier = (struct quorum_carrier_ops){cs_mcast, cs_leave, cs->ch};
+	ca.carrier = (struct quorum_carrier_ops){chan_mcast, chan_leave, cs->ch};
 	rc = name_group(cs, a->cluster_name, errmsg, errlen);
 	if (!rc)
 		rc = connect_all(cs, errmsg, errlen);
