@@ -157,9 +157,9 @@ static int replay_home(struct fs *fs, struct fs_replay *r, uint64_t incarnation,
 		rc = run_pass(&w, true, true);
 		if (!rc)
 			rc = run_pass(&w, false, true);
-		if (!rc && !w.wrong)
+		if (rc || !w.wrong)
 			break;
-		if (!rc && i == VERIFY_MAX - 1)
+		if (i == VERIFY_MAX - 1)
 			rc = -EIO;
 		ts_warn("%s: %zu replayed blocks were overwritten by late writes of a fenced node: replaying again", fs->super.name, w.wrong);
 	}

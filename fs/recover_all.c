@@ -73,12 +73,13 @@ static void add_pending(const struct quorum_group_view *g, struct dead_list *l)
 	}
 }
 
+/* A sealed log's owner was fenced before the seal: dead for certain, and perhaps a pending node adopted from it. */
 static void drop_living(const struct quorum_group_view *g, struct dead_list *l, bool on_disk)
 {
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < l->n; i++)
-		if (l->d[i].pending || (on_disk && !member(g, l->d[i].node, l->d[i].incarnation)))
+		if (l->d[i].pending || l->d[i].sealed_by || (on_disk && !member(g, l->d[i].node, l->d[i].incarnation)))
 			l->d[n++] = l->d[i];
 	l->n = n;
 }

@@ -95,7 +95,7 @@ static void recovery_fiber(void *arg)
 			ts_cond_wait(&fs->gview_cond, "recovery: nobody died", epoch, 0);
 			continue;
 		}
-		rc = recover_now(fs, fs->want_on_disk);
+		rc = recover_now(fs, fs->want_on_disk || fs->run == FS_RUN_MOUNTING);
 		if (rc && rc != -EAGAIN && fs->run != FS_RUN_STOPPED && !fs->stopping_threads)
 			give_up_maybe(fs, ++failures, rc);
 		if (!rc) {
