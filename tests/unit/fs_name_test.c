@@ -622,6 +622,24 @@ static void walk_fiber(void *arg)
 	walk_all();
 }
 
+/* The checker finds nothing on what was unmounted. */
+static void found(void *arg, const char *text, bool repaired)
+{
+	fprintf(stderr, "    check: %s\n", text);
+}
+static void check_fiber(void *arg)
+{
+	struct fs_check_args a = {.disks = h->devs, .ndisks = h->ndisks, .env = &h->env, .finding = found};
+	struct fs_check_result r;
+	char err[256] = "";
+	int rc = fs_check(&a, false, &r, err, sizeof(err));
+
+	if (rc)
+		TS_PANIC("check: %d %s", rc, err);
+	assert_int_equal(r.findings, 0);
+	assert_int_equal(r.dirs, walked);
+}
+
 /* Then unmounted, mounted, and walked again. */
 static void whole(void (*body)(void *))
 {
@@ -634,6 +652,7 @@ static void whole(void (*body)(void *))
 	fsh_run(h, walk_fiber, NULL);
 	before = walked;
 	fsh_unmount(h);
+	fsh_run(h, check_fiber, NULL);
 	fs = fsh_mount(h);
 	fsh_run(h, walk_fiber, NULL);
 	assert_int_equal(walked, before);
@@ -701,7 +720,10 @@ static void test_power_fails(void **state)
 		fsh_run(h, synced_is_there, NULL);
 		fsh_settle(h, 60 * TS_NS_PER_S);
 		fsh_run(h, walk_fiber, NULL);
-		close_world();
+		fsh_unmount(h);
+		fsh_run(h, check_fiber, NULL);
+		fsh_free(h);
+		assert_int_equal(fs_tok_stub_pins(), 0);
 	}
 }
 
