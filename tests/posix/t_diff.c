@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Topic: known differences: what Tessera does otherwise than a local file system, pinned as documented in README.md here.
+ * A test that fails here because the difference is gone is moved to its topic, and its row in the README is deleted. */
+#include "px.h"
+
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/xattr.h>
+
+static const char acl[] = "\2\0\0\0\1\0\6\0\377\377\377\377\4\0\4\0\377\377\377\377\40\0\4\0\377\377\377\377";
+
+/* POSIX ACLs are neither stored nor enforced. */
+static void posix_acl(void)
+{
+	char got[100];
+
+	px_mkfile(pa("f"));
+	NEED(mkdir(pa("d"), 0755));
+	FAILS(EOPNOTSUPP, setxattr(pa("f"), "system.posix_acl_access", acl, sizeof(acl) - 1, 0));
+	FAILS(EOPNOTSUPP, setxattr(pa("d"), "system.posix_acl_default", acl, sizeof(acl) - 1, 0));
+	FAILS(EOPNOTSUPP, getxattr(pa("f"), "system.posix_acl_access", got, sizeof(got)));
+	FAILS(EOPNOTSUPP, removexattr(pa("f"), "system.posix_acl_access"));
+	EQ(0644, px_same_stat("f").st_mode & 0777, "mode after refused ACLs");
+}
+
+/* Locks are known to the node on which they were taken, and to no other. */
+static void locks_are_local(void)
+{
+	px_mkfile(pa("f"));
+	int a = px_open(pa("f"), O_RDWR), b = px_open(pb("f"), O_RDWR);
+	struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+	OK(flock(a, LOCK_EX | LOCK_NB));
+	OK(flock(b, LOCK_EX | LOCK_NB));
+	OK(fcntl(a, F_OFD_SETLK, &l));
+	OK(fcntl(b, F_OFD_SETLK, &l));
+}
+
+/* A read that the kernel's cache answers does not move atime; it never goes back, and what was set is not lost. */
+static void lazy_atime(void)
+{
+	char c;
+	int64_t was, now;
+
+	px_make(pa("f"), "abc", 3);
+	was = px_ns(px_stat(pa("f")).st_atim);
+	px_tick();
+	for (int i = 0; i < 10; i++) {
+		EQ(1, read(px_open(px_path(i % 2, "f"), O_RDONLY), &c, 1), "read");
+		now = px_ns(px_stat(px_path(i % 3 == 0, "f")).st_atim);
+		TRUE(now >= was, "atime does not go back (%lld, then %lld)", (long long)was, (long long)now);
+		was = now;
+	}
+}
+
+/* All attributes of an object fit one 4 KiB block together. */
+static void small_xattrs(void)
+{
+	char value[5000];
+
+	px_mkfile(pa("f"));
+	px_fill(value, sizeof(value), 1);
+	OK(setxattr(pa("f"), "user.a", value, 3000, 0));
+	FAILS(ENOSPC, setxattr(pa("f"), "user.b", value, 3000, 0));
+	FAILS(ENOSPC, setxattr(pb("f"), "user.b", value, 5000, 0));
+	EQ(3000, getxattr(pb("f"), "user.a", value, sizeof(value)), "attribute beside refused ones");
+}
+
+/* The kernel does not pass these to a FUSE file system, or Tessera has not got them. */
+static void not_offered(void)
+{
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT);
+
+	EQ(10, write(fd, "0123456789", 10), "write");
+	FAILS(EOPNOTSUPP, fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, 0, 4096));
+	FAILS(EOPNOTSUPP, fallocate(fd, FALLOC_FL_INSERT_RANGE, 0, 4096));
+	FAILS(EOPNOTSUPP, ioctl(fd, FICLONE, px_open(pa("g"), O_RDWR | O_CREAT)));
+	FAILS(EINVAL, renameat2(AT_FDCWD, pa("f"), AT_FDCWD, pa("h"), RENAME_WHITEOUT));
+	px_content("f", "0123456789", 10);
+}
+
+const struct px_test px_diff_tests[] = {
+	{"diff.posix_acl", posix_acl, PX_DIFF, 0},     {"diff.locks_are_local", locks_are_local, PX_DIFF | PX_TWO, 0},
+	{"diff.lazy_atime", lazy_atime, PX_DIFF, 0},   {"diff.small_xattrs", small_xattrs, PX_DIFF, 0},
+	{"diff.not_offered", not_offered, PX_DIFF, 0}, {NULL, NULL, 0, 0},
+};

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Topic: mmap: shared and private, through the file's end, and against write, truncate and the other mount. */
+#include "px.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+static char *map(int fd, size_t len, int prot, int flags)
+{
+	char *p = mmap(NULL, len, prot, flags, fd, 0);
+
+	NEED(p == MAP_FAILED ? -1 : 0);
+	return p;
+}
+
+static void shared_write(void)
+{
+	size_t len = 2 * PX_MIB;
+	char *want = malloc(len), *p;
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT);
+
+	px_fill(want, len, 1);
+	OK(ftruncate(fd, (off_t)len));
+	p = map(fd, len, PROT_READ | PROT_WRITE, MAP_SHARED);
+	EQ(0, p[5], "byte of a hole");
+	memcpy(p, want, len);
+	OK(msync(p, len, MS_SYNC));
+	px_content("f", want, len);
+	memcpy(p + PX_MIB - 10, "hello at a border", 17);
+	memcpy(want + PX_MIB - 10, "hello at a border", 17);
+	OK(msync(p, len, MS_SYNC));
+	px_content("f", want, len);
+	memcpy(p, "closed", 6);
+	memcpy(want, "closed", 6);
+	OK(close(fd));
+	OK(munmap(p, len));
+	px_content("f", want, len);
+	free(want);
+}
+
+/* A store without msync is seen by read(2) at once on the same mount, and through the other, too: the token is taken back. */
+static void store_then_read(void)
+{
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT), b;
+	char *p, got[100];
+
+	OK(ftruncate(fd, 20000));
+	b = px_open(pb("f"), O_RDWR);
+	p = map(fd, 20000, PROT_READ | PROT_WRITE, MAP_SHARED);
+	for (int i = 0; i < 30; i++) {
+		snprintf(p + 4090, 90, "round %d through the map", i);
+		EQ(90, pread(fd, got, 90, 4090), "read through A");
+		SAME_STR(p + 4090, got, "round %d: read through A", i);
+		EQ(90, pread(b, got, 90, 4090), "read through B");
+		SAME_STR(p + 4090, got, "round %d: read through B", i);
+		snprintf(got, 90, "round %d through write", i);
+		EQ(90, pwrite(i % 2 ? fd : b, got, 90, 4090), "write");
+		SAME_STR(got, p + 4090, "round %d: map after write through %s", i, i % 2 ? "A" : "B");
+	}
+}
+
+static void two_maps(void)
+{
+	int a = px_open(pa("f"), O_RDWR | O_CREAT), b;
+	char *p, *q;
+
+	OK(ftruncate(a, 8192));
+	b = px_open(pb("f"), O_RDWR);
+	p = map(a, 8192, PROT_READ | PROT_WRITE, MAP_SHARED);
+	q = map(b, 8192, PROT_READ | PROT_WRITE, MAP_SHARED);
+	for (int i = 0; i < 40; i++) {
+		volatile char *w = i % 2 ? q : p, *r = i % 2 ? p : q;
+		w[100 + i] = (char)(i + 1);
+		w[5000] = (char)i;
+		EQ(i + 1, r[100 + i], "round %d: store through one map, load through the other", i);
+		EQ(i, r[5000], "round %d: the same byte of the second page", i);
+	}
+	for (int i = 0; i < 40; i++)
+		EQ(i + 1, p[100 + i], "byte %d at the end", i);
+}
+
+static void private_map(void)
+{
+	char *p, want[5000];
+	int fd;
+
+	px_fill(want, 5000, 1);
+	px_make(pa("f"), want, 5000);
+	fd = px_open(pb("f"), O_RDONLY);
+	p = map(fd, 5000, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	SAME_BYTES(want, p, 5000, "private map");
+	memcpy(p, "mine", 4);
+	px_content("f", want, 5000);
+	EQ(0, p[5001], "byte behind the end, in the last page");
+	OK(close(fd));
+	SAME_STR("mine", (p[4] = 0, p), "private change");
+	FAILS(EACCES, mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, px_open(pa("f"), O_RDONLY), 0) == MAP_FAILED ? -1 : 0);
+	FAILS(EACCES, mmap(NULL, 4096, PROT_READ, MAP_SHARED, px_open(pa("f"), O_WRONLY), 0) == MAP_FAILED ? -1 : 0);
+	FAILS(ENODEV, mmap(NULL, 4096, PROT_READ, MAP_SHARED, px_open(pa("."), O_RDONLY), 0) == MAP_FAILED ? -1 : 0);
+}
+
+static sigjmp_buf back;
+
+static void on_bus(int sig)
+{
+	(void)sig;
+	siglongjmp(back, 1);
+}
+
+static int load_faults(const volatile char *p)
+{
+	if (sigsetjmp(back, 1))
+		return 1;
+	(void)*p;
+	return 0;
+}
+
+/* Behind the last page SIGBUS; a truncate through B takes pages away, growth gives them back as zeros. */
+static void truncated_map(void)
+{
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT);
+	char *p;
+
+	signal(SIGBUS, on_bus);
+	OK(ftruncate(fd, 3 * 4096));
+	p = map(fd, 4 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED);
+	memset(p, 'x', 3 * 4096);
+	EQ(1, load_faults(p + 3 * 4096), "SIGBUS behind the last page");
+	OK(truncate(pb("f"), 5000));
+	EQ(1, load_faults(p + 2 * 4096), "SIGBUS in a page cut off through B");
+	EQ(0, load_faults(p + 4096), "no SIGBUS in the page of the end");
+	EQ('x', p[4999], "last byte");
+	EQ(0, p[5000], "first byte behind the end after truncate through B");
+	OK(truncate(pb("f"), 4 * 4096));
+	EQ(0, load_faults(p + 3 * 4096), "no SIGBUS after growth through B");
+	EQ(0, p[6000], "byte that was cut off and came back");
+	EQ(0, p[2 * 4096], "byte of a page that was cut off and came back");
+	EQ('x', p[10], "byte that stayed");
+}
+
+/* Stores behind the end, in its page, never become the file's. */
+static void tail_of_page(void)
+{
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT);
+	char *p, want[4096] = "0123456789";
+
+	if (px.kind == PX_TMPFS)
+		px_skip("tmpfs keeps what was stored behind the end");
+	EQ(10, write(fd, want, 10), "ten bytes");
+	p = map(fd, 4096, PROT_READ | PROT_WRITE, MAP_SHARED);
+	memset(p + 10, 'y', 100);
+	OK(msync(p, 4096, MS_SYNC));
+	px_content("f", want, 10);
+	OK(munmap(p, 4096));
+	OK(ftruncate(px_open(pb("f"), O_RDWR), 4096));
+	px_content("f", want, 4096);
+}
+
+static void append_descriptor(void)
+{
+	int fd = (int)NEED(open(pa("f"), O_RDWR | O_APPEND | O_CREAT, 0644));
+	char *p;
+
+	EQ(5, write(fd, "hello", 5), "append");
+	p = map(fd, 5, PROT_READ, MAP_PRIVATE);
+	EQ('h', p[0], "private map of an O_APPEND descriptor");
+	p = map(fd, 5, PROT_READ | PROT_WRITE, MAP_SHARED);
+	p[0] = 'H';
+	OK(msync(p, 5, MS_SYNC));
+	EQ(6, write(fd, " world", 6), "append behind a store");
+	px_content("f", "Hello world", 11);
+}
+
+static void unlinked_map(void)
+{
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT);
+	char *p, got[4];
+
+	OK(ftruncate(fd, 100000));
+	p = map(fd, 100000, PROT_READ | PROT_WRITE, MAP_SHARED);
+	memcpy(p + 50000, "abc", 4);
+	OK(unlink(pb("f")));
+	SAME_STR("abc", p + 50000, "map of a file removed through B");
+	memcpy(p + 70000, "def", 4);
+	OK(msync(p, 100000, MS_SYNC));
+	EQ(4, pread(fd, got, 4, 70000), "read of it");
+	SAME_STR("def", got, "store after the removal");
+	OK(close(fd));
+	EQ('a', p[50000], "the map outlives the descriptor");
+}
+
+const struct px_test px_mmap_tests[] = {
+	{"mmap.shared", shared_write, 0, 0},	 {"mmap.store_then_read", store_then_read, 0, 0}, {"mmap.two_maps", two_maps, 0, 0},
+	{"mmap.private", private_map, 0, 0},	 {"mmap.truncated", truncated_map, 0, 0},	  {"mmap.tail", tail_of_page, 0, 0},
+	{"mmap.append", append_descriptor, 0, 0}, {"mmap.unlinked", unlinked_map, 0, 0},	  {NULL, NULL, 0, 0},
+};

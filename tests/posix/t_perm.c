@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Topic: who may: permission bits as an ordinary user, chmod, chown, set-id bits, sticky and setgid directories, access(2). */
+#include "px.h"
+
+#include <sys/fsuid.h>
+#include <sys/wait.h>
+
+static void *const none = NULL;
+
+/* ---- every class of user against every bit ---- */
+static const struct {
+	uid_t owner;
+	gid_t group;
+	unsigned shift;
+} classes[] = {{PX_USER, PX_USER2, 6}, {PX_USER2, PX_USER, 3}, {PX_USER2, PX_USER2, 0}};
+
+static void check_bits(void *arg)
+{
+	(void)arg;
+	for (unsigned k = 0; k < PX_LEN(classes); k++)
+		for (unsigned bits = 0; bits < 8; bits++)
+			for (int b = 0; b <= px.two; b++) {
+				char name[32], what[80];
+				snprintf(name, sizeof(name), "f%u-%u", k, bits);
+				snprintf(what, sizeof(what), "%s, mount %c, mode bits %u of class %u", name, 'A' + b, bits, k);
+				int r = open(px_path(b, name), O_RDONLY), w = open(px_path(b, name), O_WRONLY);
+				EQ(!!(bits & 4), r >= 0, "open for read: %s", what);
+				EQ(!!(bits & 2), w >= 0, "open for write: %s", what);
+				EQ(!!(bits & 4), access(px_path(b, name), R_OK) == 0, "access R_OK: %s", what);
+				EQ(!!(bits & 2), access(px_path(b, name), W_OK) == 0, "access W_OK: %s", what);
+				EQ(!!(bits & 1), access(px_path(b, name), X_OK) == 0, "access X_OK: %s", what);
+				EQ(!!(bits & 2), truncate(px_path(b, name), 0) == 0, "truncate: %s", what);
+				close(r);
+				close(w);
+			}
+}
+
+static void bits_of_files(void)
+{
+	for (unsigned k = 0; k < PX_LEN(classes); k++)
+		for (unsigned bits = 0; bits < 8; bits++) {
+			char name[32];
+			snprintf(name, sizeof(name), "f%u-%u", k, bits);
+			px_mkfile(pa("%s", name));
+			OK(chown(pa("%s", name), classes[k].owner, classes[k].group));
+			/* All other classes have all bits: only the right class may count. */
+			OK(chmod(pa("%s", name), (0777 & ~(7u << classes[k].shift)) | (bits << classes[k].shift)));
+		}
+	px_as(PX_USER, PX_USER, check_bits, none);
+}
+
+static void check_dirs(void *arg)
+{
+	struct stat st;
+
+	(void)arg;
+	for (unsigned k = 0; k < PX_LEN(classes); k++)
+		for (unsigned bits = 0; bits < 8; bits++)
+			for (int b = 0; b <= px.two; b++) {
+				char name[32], in[40], made[40];
+				snprintf(name, sizeof(name), "d%u-%u", k, bits);
+				snprintf(in, sizeof(in), "%s/in", name);
+				snprintf(made, sizeof(made), "%s/made", name);
+				int r = open(px_path(b, name), O_RDONLY | O_DIRECTORY);
+				EQ(!!(bits & 4), r >= 0, "open of directory %s, mount %c", name, 'A' + b);
+				close(r);
+				EQ(!!(bits & 1), stat(px_path(b, in), &st) == 0, "stat in directory %s, mount %c", name, 'A' + b);
+				bool may = (bits & 3) == 3;
+				EQ(may, mkdir(px_path(b, made), 0755) == 0, "mkdir in directory %s, mount %c", name, 'A' + b);
+				EQ(may, rename(px_path(b, in), px_path(b, made)) == 0 || errno == ENOTDIR || errno == EISDIR,
+				   "rename in directory %s, mount %c (refused for another reason)", name, 'A' + b);
+				EQ(may, rmdir(px_path(b, made)) == 0, "rmdir in directory %s, mount %c", name, 'A' + b);
+				EQ(may, link(px_path(b, in), px_path(b, made)) == 0, "link in directory %s, mount %c", name, 'A' + b);
+				EQ(may, unlink(px_path(b, made)) == 0, "unlink in directory %s, mount %c", name, 'A' + b);
+			}
+}
+
+static void bits_of_dirs(void)
+{
+	for (unsigned k = 0; k < PX_LEN(classes); k++)
+		for (unsigned bits = 0; bits < 8; bits++) {
+			char name[32];
+			snprintf(name, sizeof(name), "d%u-%u", k, bits);
+			NEED(mkdir(pa("%s", name), 0777));
+			px_mkfile(pa("%s/in", name));
+			OK(chown(pa("%s/in", name), PX_USER, PX_USER));
+			OK(chown(pa("%s", name), classes[k].owner, classes[k].group));
+			OK(chmod(pa("%s", name), (0777 & ~(7u << classes[k].shift)) | (bits << classes[k].shift)));
+		}
+	px_as(PX_USER, PX_USER, check_dirs, none);
+}
+
+/* A change of mode or owner through B counts at once for what A decides. */
+static void as_other_opens(void *arg)
+{
+	int want = *(int *)arg, fd = open(pa("f"), O_RDONLY), e = errno;
+	EQ(want, fd >= 0 ? 0 : e, "open through A right after a change through B (errno)");
+}
+
+static void change_counts_at_once(void)
+{
+	int yes = 0, no = EACCES;
+
+	px_mkfile(pa("f"));
+	px_as(PX_USER, PX_USER, as_other_opens, &yes);
+	OK(chmod(pb("f"), 0600));
+	px_as(PX_USER, PX_USER, as_other_opens, &no);
+	OK(chown(pb("f"), PX_USER, 0));
+	px_as(PX_USER, PX_USER, as_other_opens, &yes);
+	OK(chown(pb("f"), 0, PX_USER));
+	px_as(PX_USER, PX_USER, as_other_opens, &no);
+	OK(chmod(pb("f"), 0640));
+	px_as(PX_USER, PX_USER, as_other_opens, &yes);
+	OK(chmod(pb("."), 0700));
+	px_as(PX_USER, PX_USER, as_other_opens, &no);
+	OK(chmod(pb("."), 0777));
+	px_as(PX_USER, PX_USER, as_other_opens, &yes);
+}
+
+/* ---- chmod and chown ---- */
+static void user_changes(void *arg)
+{
+	(void)arg;
+	FAILS(EPERM, chmod(pa("root"), 0777));
+	FAILS(EPERM, chown(pa("root"), PX_USER, (gid_t)-1));
+	FAILS(EPERM, chown(pa("mine"), PX_USER2, (gid_t)-1));
+	FAILS(EPERM, chown(pa("mine"), (uid_t)-1, PX_USER2));
+	OK(chown(pa("mine"), PX_USER, PX_USER));
+	OK(chown(pa("mine"), (uid_t)-1, PX_USER));
+	OK(chmod(pb("mine"), 0604));
+	EQ(0604, px_same_stat("mine").st_mode & 07777, "mode after chmod by its owner");
+	OK(chmod(pa("mine"), 06755));
+	EQ(06755, px_same_stat("mine").st_mode & 07777, "set-id bits set by the owner, a member of the group");
+	OK(chmod(pa("theirs"), 02755));
+	EQ(0755, px_same_stat("theirs").st_mode & 07777, "S_ISGID by an owner who is no member of the group");
+	FAILS(EPERM, utimensat(AT_FDCWD, pa("root"), (struct timespec[2]){{1, 0}, {1, 0}}, 0));
+	FAILS(EACCES, utimensat(AT_FDCWD, pa("root"), NULL, 0));
+	OK(utimensat(AT_FDCWD, pa("writable"), NULL, 0));
+	FAILS(EPERM, utimensat(AT_FDCWD, pa("writable"), (struct timespec[2]){{1, 0}, {1, 0}}, 0));
+	FAILS(EPERM, mknod(pa("dev"), S_IFCHR | 0600, 0x103));
+	OK(mkfifo(pa("fifo"), 0600));
+	OK(close((int)NEED(open(pa("new"), O_CREAT | O_RDWR, 0644))));
+	EQ(PX_USER, px_same_stat("new").st_uid, "owner of a new file");
+	EQ(PX_USER, px_same_stat("new").st_gid, "group of a new file");
+	OK(symlink("x", pa("newlink")));
+	EQ(PX_USER, px_same_stat("newlink").st_uid, "owner of a new symlink");
+	int fd = (int)NEED(open(pa("ro"), O_CREAT | O_RDWR, 0400));
+	EQ(1, write(fd, "x", 1), "write to a file made read-only by its mode");
+	FAILS(EACCES, open(pa("ro"), O_RDWR));
+}
+
+static void chmod_chown(void)
+{
+	px_mkfile(pa("root"));
+	px_mkfile(pa("mine"));
+	px_mkfile(pa("theirs"));
+	px_mkfile(pa("writable"));
+	OK(chmod(pa("writable"), 0666));
+	OK(chown(pa("mine"), PX_USER, PX_USER));
+	OK(chown(pa("theirs"), PX_USER, PX_USER2));
+	for (mode_t m = 0; m <= 07777; m += 0111) {
+		OK(chmod(px_path(m % 2, "root"), m));
+		EQ(S_IFREG | m, px_same_stat("root").st_mode, "mode");
+	}
+	OK(chmod(pa("root"), 0644));
+	OK(chown(pa("root"), 4000000000u, 3000000000u));
+	EQ(4000000000u, px_same_stat("root").st_uid, "a large user id");
+	EQ(3000000000u, px_same_stat("root").st_gid, "a large group id");
+	OK(chown(pb("root"), 0, 0));
+	NEED(symlink("mine", pa("l")));
+	OK(lchown(pb("l"), 7, 8));
+	EQ(7, px_same_stat("l").st_uid, "owner of the symlink");
+	EQ(PX_USER, px_same_stat("mine").st_uid, "owner of its target");
+	OK(chmod(pb("l"), 0640));
+	EQ(0640, px_same_stat("mine").st_mode & 07777, "mode through the symlink");
+	px_as(PX_USER, PX_USER, user_changes, none);
+}
+
+/* ---- set-id bits go when what they stand for changes ---- */
+static void write_one(void *arg)
+{
+	(void)!pwrite(px_open(px_path(false, arg), O_WRONLY), "x", 1, 0);
+}
+
+static void truncate_one(void *arg)
+{
+	OK(truncate(pa("%s", (char *)arg), 5));
+}
+
+static void allocate_one(void *arg)
+{
+	OK(fallocate(px_open(px_path(false, arg), O_WRONLY), 0, 0, 100));
+}
+
+static void append_one(void *arg)
+{
+	EQ(1, write(px_open(px_path(false, arg), O_WRONLY | O_APPEND), "x", 1), "append");
+}
+
+static void direct_one(void *arg)
+{
+	void *buf;
+	int fd = px_open(px_path(false, arg), O_WRONLY | O_DIRECT);
+	if (posix_memalign(&buf, 4096, 4096) == 0)
+		EQ(4096, pwrite(fd, memset(buf, 1, 4096), 4096, 0), "direct write");
+}
+
+static void chown_one(void *arg)
+{
+	OK(chown(pa("%s", (char *)arg), PX_USER, PX_USER));
+}
+
+static const struct {
+	const char *what;
+	void (*fn)(void *);
+} killers[] = {{"write", write_one},	   {"truncate", truncate_one}, {"fallocate", allocate_one},
+	       {"append", append_one}, {"direct write", direct_one}, {"chown", chown_one}};
+
+static void set_id(void)
+{
+	static const struct {
+		mode_t before, after;
+	} modes[] = {{06777, 0777}, {04777, 0777}, {02777, 0777}, {02767, 02767}, {01777, 01777}};
+	char name[32];
+
+	for (size_t k = 0; k < PX_LEN(killers); k++)
+		for (size_t i = 0; i < PX_LEN(modes); i++) {
+			snprintf(name, sizeof(name), "f%zu-%zu", k, i);
+			px_make(pa("%s", name), "abc", 3);
+			OK(chown(pa("%s", name), PX_USER, PX_USER));
+			OK(chmod(pa("%s", name), modes[i].before));
+			EQ(modes[i].before, px_same_stat(name).st_mode & 07777, "mode set");
+			px_as(PX_USER, PX_USER, killers[k].fn, name);
+			mode_t got = px_same_stat(name).st_mode & 07777;
+			/* fallocate: local file systems differ; S_ISGID without group execute is theirs, too. */
+			if (px.local && (killers[k].fn == allocate_one || modes[i].before == 02767))
+				continue;
+			EQ(modes[i].after, got, "mode %#o after %s by its owner", modes[i].before, killers[k].what);
+		}
+	/* Root's writes leave the bits, root's chown does not. */
+	px_make(pa("r"), "abc", 3);
+	OK(chmod(pa("r"), 06755));
+	write_one("r");
+	EQ(06755, px_same_stat("r").st_mode & 07777, "mode after a write by root");
+	OK(chown(pb("r"), PX_USER, PX_USER));
+	EQ(0755, px_same_stat("r").st_mode & 07777, "mode after chown by root");
+	NEED(mkdir(pa("d"), 0755));
+	OK(chmod(pa("d"), 06755));
+	OK(chown(pb("d"), PX_USER, PX_USER));
+	EQ(06755, px_same_stat("d").st_mode & 07777, "mode of a directory after chown by root");
+}
+
+/* Bits set through B are cleared by a write through A that has the file cached. */
+static void set_id_between(void)
+{
+	int fd;
+
+	px_make(pa("f"), "abc", 3);
+	OK(chown(pa("f"), PX_USER, PX_USER));
+	fd = px_open(pa("f"), O_RDWR);
+	EQ(1, pwrite(fd, "x", 1, 0), "write through A");
+	OK(chmod(pb("f"), 06777));
+	px_as(PX_USER, PX_USER, write_one, "f");
+	EQ(0777, px_same_stat("f").st_mode & 07777, "mode after chmod 06777 through B and a write through A");
+}
+
+/* ---- directories that hand down their group, sticky ones ---- */
+static void make_in_setgid(void *arg)
+{
+	(void)arg;
+	px_mkfile(pa("g/f"));
+	NEED(mkdir(pb("g/d"), 0755));
+	NEED(symlink("x", pa("g/l")));
+	NEED(mkfifo(pb("g/p"), 0644));
+	int fd = (int)NEED(open(pa("g/x"), O_CREAT | O_RDWR, 02775)); /* not a member: the bit must not stay */
+	EQ(1, write(fd, "x", 1), "write");
+}
+
+static void setgid_dirs(void)
+{
+	static const char *const names[] = {"g/f", "g/d", "g/l", "g/p", "g/x"};
+
+	NEED(mkdir(pa("g"), 0777));
+	OK(chown(pa("g"), 0, PX_USER2));
+	OK(chmod(pb("g"), 02777));
+	px_as(PX_USER, PX_USER, make_in_setgid, none);
+	for (size_t i = 0; i < PX_LEN(names); i++) {
+		EQ(PX_USER2, px_same_stat(names[i]).st_gid, "group of %s in a setgid directory", names[i]);
+		EQ(PX_USER, px_same_stat(names[i]).st_uid, "owner of %s", names[i]);
+	}
+	EQ(02755, px_same_stat("g/d").st_mode & 07777, "mode of a directory made in a setgid directory");
+	EQ(0, px_same_stat("g/x").st_mode & 02000, "S_ISGID of a file whose maker is no member of the group");
+	NEED(mkdir(pa("g/d/deep"), 0700));
+	EQ(02700, px_same_stat("g/d/deep").st_mode & 07777, "mode of a directory two levels down");
+	EQ(PX_USER2, px_same_stat("g/d/deep").st_gid, "its group");
+}
+
+static void in_sticky(void *arg)
+{
+	(void)arg;
+	FAILS(EPERM, unlink(pa("s/theirs")));
+	FAILS(EPERM, rename(pa("s/theirs"), pa("s/x")));
+	FAILS(EPERM, rename(pa("s/mine"), pa("s/theirs")));
+	FAILS(EPERM, rmdir(pa("s/dir")));
+	FAILS(EPERM, renameat2(AT_FDCWD, pa("s/mine"), AT_FDCWD, pa("s/theirs"), RENAME_EXCHANGE));
+	OK(rename(pb("s/mine"), pb("s/own")));
+	OK(unlink(pa("s/own")));
+	OK(unlink(pa("mysticky/theirs")));
+}
+
+static void sticky(void)
+{
+	NEED(mkdir(pa("s"), 0777));
+	NEED(mkdir(pa("mysticky"), 0777));
+	px_mkfile(pa("s/theirs"));
+	px_mkfile(pa("s/mine"));
+	px_mkfile(pa("mysticky/theirs"));
+	NEED(mkdir(pa("s/dir"), 0777));
+	OK(chown(pa("s/theirs"), PX_USER2, PX_USER2));
+	OK(chown(pa("s/mine"), PX_USER, PX_USER));
+	OK(chown(pa("mysticky/theirs"), PX_USER2, PX_USER2));
+	OK(chown(pa("mysticky"), PX_USER, PX_USER));
+	OK(chmod(pb("s"), 01777));
+	OK(chmod(pb("mysticky"), 01777));
+	EQ(S_IFDIR | 01777, px_same_stat("s").st_mode, "mode of a sticky directory");
+	px_as(PX_USER, PX_USER, in_sticky, none);
+	px_listing("s", (const char *const[]){"theirs", "dir"}, 2);
+}
+
+/* access(2) asks for the real user, faccessat with AT_EACCESS for the effective one; root may all but execute. */
+static void access_users(void)
+{
+	px_mkfile(pa("f"));
+	OK(chmod(pa("f"), 0));
+	OK(access(pa("f"), R_OK | W_OK));
+	FAILS(EACCES, access(pa("f"), X_OK));
+	OK(chmod(pb("f"), 0010));
+	OK(access(pa("f"), X_OK));
+	FAILS(ENOENT, access(pa("absent"), F_OK));
+	OK(chmod(pa("f"), 0600));
+	if (fork() == 0) {
+		NEED(setresuid(PX_USER, 0, 0));
+		FAILS(EACCES, access(pa("f"), R_OK));
+		FAILS(EACCES, access(pb("f"), W_OK));
+		OK(faccessat(AT_FDCWD, pa("f"), R_OK, AT_EACCESS));
+		OK(close((int)NEED(open(pb("f"), O_RDWR))));
+		_exit(0);
+	}
+	wait(NULL);
+	/* The file-system user alone decides. */
+	setfsuid(PX_USER);
+	FAILS(EACCES, open(pa("f"), O_RDONLY));
+	px_mkfile(pa("by_fsuid"));
+	setfsuid(0);
+	EQ(PX_USER, px_same_stat("by_fsuid").st_uid, "owner of a file made with another fsuid");
+}
+
+/* Rights are those of the open: a descriptor goes on when the mode has changed. */
+static void at_open(void *arg)
+{
+	int fd = px_open(pa("f"), O_RDWR);
+
+	(void)arg;
+	OK(chmod(pb("f"), 0));
+	FAILS(EACCES, open(pa("f"), O_RDONLY));
+	EQ(3, pwrite(fd, "abc", 3, 0), "write through a descriptor after chmod 0");
+	char got[3];
+	EQ(3, pread(fd, got, 3, 0), "read through it");
+	OK(ftruncate(fd, 2));
+	OK(fchmod(fd, 0644));
+	EQ(2, px_same_stat("f").st_size, "size");
+}
+
+static void descriptor_rights(void)
+{
+	px_mkfile(pa("f"));
+	OK(chown(pa("f"), PX_USER, PX_USER));
+	px_as(PX_USER, PX_USER, at_open, none);
+}
+
+const struct px_test px_perm_tests[] = {
+	{"perm.files", bits_of_files, 0, 0},	   {"perm.dirs", bits_of_dirs, 0, 0}, {"perm.at_once", change_counts_at_once, 0, 0},
+	{"perm.chmod_chown", chmod_chown, 0, 0},   {"perm.set_id", set_id, 0, 0},	    {"perm.set_id_between", set_id_between, 0, 0},
+	{"perm.setgid_dirs", setgid_dirs, 0, 0},   {"perm.sticky", sticky, 0, 0},	    {"perm.access", access_users, 0, 0},
+	{"perm.descriptor", descriptor_rights, 0, 0}, {NULL, NULL, 0, 0},
+};
