@@ -152,6 +152,7 @@ struct chk_want {
 	fs_addr addr;
 	uint64_t res_id;
 	bool place;
+	bool quiet;	  /* only the verdict: no finding, no change */
 	const char *what; /* of findings: "inode 7", ... */
 };
 enum chk_verdict chk_judge(struct chk *c, void *block, const struct chk_want *w);
@@ -166,7 +167,8 @@ struct chk_copies {
 	const char *what;
 	const fs_addr *at;
 	unsigned n;
-	bool (*sane)(struct chk *c, const void *block, void *arg); /* may wait */
+	bool (*sane)(struct chk *c, const void *block, void *arg);
+	bool (*there)(struct chk *c, const void *block, void *arg); /* what it names is where it says; where no majority decides */
 	void *arg;
 	const uint8_t *fs_id8; /* NULL: any */
 };

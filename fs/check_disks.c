@@ -34,18 +34,30 @@ static bool ent_sane(struct chk *c, unsigned i, const struct fs_disk_ent_disk *e
 {
 	uint64_t size = le64_get(e->size_subs), start = le64_get(e->region_start);
 	uint32_t n = le32_get(e->nchunks);
-	unsigned there;
 
-	if (size > c->disk[i].size_subs || start < FS_SYSTEM_SUB || start > size || n > c->nregions ||
+	return !(size > c->disk[i].size_subs || start < FS_SYSTEM_SUB || start > size || n > c->nregions ||
 	    (uint64_t)n * c->region_subs > size - start || e->usage > 3 || e->state || !all_zero(e->reserved, sizeof(e->reserved)) ||
-	    start % c->block_subs || all_zero(e->uuid, sizeof(e->uuid)))
-		return false;
-	if (!n)
-		return true;
-	/* Two of three: a damaged bitmap does not make the entry wrong. */
-	there = bitmap_there(c, i, start, 0) + bitmap_there(c, i, start + (uint64_t)(n - 1) * c->region_subs, n - 1) +
-		bitmap_there(c, i, start + (uint64_t)(n / 2) * c->region_subs, n / 2);
-	return there >= 2;
+	    start % c->block_subs || all_zero(e->uuid, sizeof(e->uuid)));
+}
+
+/* Two of three bitmaps: a damaged one does not make the entry wrong. */
+static bool ent_there(struct chk *c, unsigned i, const struct fs_disk_ent_disk *e)
+{
+	uint64_t start = le64_get(e->region_start);
+	uint32_t n = le32_get(e->nchunks);
+
+	return !n || bitmap_there(c, i, start, 0) + bitmap_there(c, i, start + (uint64_t)(n - 1) * c->region_subs, n - 1) +
+				     bitmap_there(c, i, start + (uint64_t)(n / 2) * c->region_subs, n / 2) >= 2;
+}
+
+static bool disktab_there(struct chk *c, const void *block, void *arg)
+{
+	unsigned first = *(unsigned *)arg * FS_DISKS_PER_BLOCK;
+
+	for (unsigned i = first; i < c->ndisks && i < first + FS_DISKS_PER_BLOCK; i++)
+		if (!ent_there(c, i, &((const struct fs_disktab_disk *)block)->d[i - first]))
+			return false;
+	return true;
 }
 
 static bool disktab_sane(struct chk *c, const void *block, void *arg)
@@ -72,7 +84,7 @@ static int disk_table(struct chk *c)
 
 	for (unsigned b = 0; b < DISKTAB_BLOCKS && !rc; b++) {
 		struct chk_copies k = {.type = FS_BT_DISKTAB, .what = "disk table", .at = at, .n = c->ndisks, .sane = disktab_sane,
-				       .arg = &b, .fs_id8 = c->super.fs_id};
+				       .there = disktab_there, .arg = &b, .fs_id8 = c->super.fs_id};
 
 		for (unsigned i = 0; i < c->ndisks; i++)
 			at[i] = FS_ADDR(i, FS_DISKTAB_SUB + b);
@@ -219,10 +231,20 @@ static bool slottab_sane(struct chk *c, const void *block, void *arg)
 
 		if (i >= c->nslots ? !all_zero(&t->s[k], sizeof(t->s[k]))
 				   : !chk_addr_ok(c, a, c->log_subs) || FS_ADDR_SUB(a) < FS_SYSTEM_SUB ||
-					     FS_ADDR_SUB(a) + c->log_subs > c->disk[FS_ADDR_DISK(a)].region_start || !slot_there(c, a, i) ||
+					     FS_ADDR_SUB(a) + c->log_subs > c->disk[FS_ADDR_DISK(a)].region_start ||
 					     le64_get(t->s[k].addr[1]) || le64_get(t->s[k].addr[2]))
 			return false;
 	}
+	return true;
+}
+
+static bool slottab_there(struct chk *c, const void *block, void *arg)
+{
+	unsigned first = *(unsigned *)arg * FS_SLOTS_PER_BLOCK;
+
+	for (unsigned i = first; i < c->nslots && i < first + FS_SLOTS_PER_BLOCK; i++)
+		if (!slot_there(c, le64_get(((const struct fs_slottab_disk *)block)->s[i - first].addr[0]), i))
+			return false;
 	return true;
 }
 
@@ -266,7 +288,7 @@ int chk_slots(struct chk *c)
 		rc = -ENOMEM;
 	for (unsigned b = 0; b < SLOTTAB_BLOCKS && !rc; b++) {
 		struct chk_copies k = {.type = FS_BT_SLOTTAB, .what = "log slot table", .at = at, .n = c->ndisks, .sane = slottab_sane,
-				       .arg = &b, .fs_id8 = c->super.fs_id};
+				       .there = slottab_there, .arg = &b, .fs_id8 = c->super.fs_id};
 
 		for (unsigned i = 0; i < c->ndisks; i++)
 			at[i] = FS_ADDR(i, FS_SLOTTAB_SUB + b);

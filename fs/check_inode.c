@@ -281,7 +281,8 @@ static void xattr_inline(struct look *l)
 
 	if (len <= most && chk_xattr_list(p + end - len, len) == len)
 		return;
-	for (unsigned n = sizeof(struct fs_xattr_ent_disk) + 1; n <= most; n++) { /* the length may be what is wrong */
+	/* The length may be what is wrong. Only shorter ones: bytes before the list may be what a user once wrote into the file. */
+	for (unsigned n = sizeof(struct fs_xattr_ent_disk) + 1; n <= TS_MIN(len, most); n++) {
 		if (chk_xattr_list(p + end - n, n) == n)
 			best = n;
 	}
@@ -328,11 +329,11 @@ static int xattr_block_read(struct look *l, const struct fs_bptr_disk *p, struct
 	return 0;
 }
 
+/* The rest of the block is zero, so the list itself shows its length. 1: nothing in it. */
 static int xattr_block_contents(struct look *l, struct fs_xattr_disk *x, fs_addr a, bool fixed)
 {
 	const struct fs_inode_disk *d = l->d;
-	unsigned used = le16_get(x->used), sound = chk_xattr_list(x->ents, TS_MIN(used, (unsigned)sizeof(x->ents)));
-	unsigned inl = le16_get(d->xattr_len);
+	unsigned used = le16_get(x->used), sound = chk_xattr_list(x->ents, sizeof(x->ents)), inl = le16_get(d->xattr_len);
 	const uint8_t *list = d->payload + FS_INODE_PAYLOAD - PTR - inl;
 
 	for (unsigned at = 0; at < sound;) {
@@ -342,14 +343,12 @@ static int xattr_block_contents(struct look *l, struct fs_xattr_disk *x, fs_addr
 			sound = at;
 		at += (unsigned)sizeof(*e) + e->name_len + le16_get(e->value_len);
 	}
-	if (sound != used) {
-		unsigned more = chk_xattr_list(x->ents, sizeof(x->ents));
-
-		if (used < more && sound == used)
-			more = sound;
-		sound = TS_MAX(sound, used > sizeof(x->ents) ? more : sound);
-		chk_found(l->c, true, "inode %llu: %u bytes of extended attributes in its block are damaged -> %u are kept", INO(l), used, sound);
+	if (!sound)
+		return 1;
+	if (sound != used || !all_zero(x->ents + sound, sizeof(x->ents) - sound)) {
+		chk_found(l->c, true, "inode %llu: %u bytes of extended attributes in its block, %u are sound -> those are kept", INO(l), used, sound);
 		x->used = le16_make((uint16_t)sound);
+		memset(x->ents + sound, 0, sizeof(x->ents) - sound);
 		fixed = true;
 	}
 	if (!all_zero(x->reserved, sizeof(x->reserved))) {
@@ -384,8 +383,15 @@ static int xattr_pointer(struct look *l, bool *there)
 	*there = !rc;
 	front_fits(l);
 	xattr_inline(l);
-	if (!rc)
+	if (!rc) {
 		rc = xattr_block_contents(l, x, le64_get(p->addr[0]), fixed);
+		if (rc > 0) {
+			WRONG(l, "inode %llu: no sound attribute is in its block -> let go", INO(l));
+			d->flags = le32_make(le32_get(d->flags) & ~(uint32_t)FS_IF_XATTR_BLOCK);
+			memset(p, 0, PTR);
+			*there = false;
+		}
+	}
 	ts_free(x);
 	return rc < 0 ? rc : 0;
 }

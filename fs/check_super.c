@@ -6,7 +6,7 @@
 #define BODY sizeof(struct fs_mhdr_disk)
 
 struct copy {
-	bool valid, sane;
+	bool valid, sane, first, there; /* first: of equal ones */
 	unsigned votes;
 	uint64_t version;
 };
@@ -15,7 +15,7 @@ static bool same(const uint8_t *a, const uint8_t *b)
 {
 	const struct fs_mhdr_disk *x = (const void *)a, *y = (const void *)b;
 
-	return x->res_kind == y->res_kind && x->res_id.v == y->res_id.v && x->res_gen.v == y->res_gen.v && x->flags.v == y->flags.v &&
+	return !memcmp(x->fs_id8, y->fs_id8, sizeof(x->fs_id8)) && x->res_kind == y->res_kind && x->res_id.v == y->res_id.v && x->res_gen.v == y->res_gen.v && x->flags.v == y->flags.v &&
 	       x->reserved.v == y->reserved.v && !memcmp(a + BODY, b + BODY, FS_SUB - BODY);
 }
 
@@ -28,25 +28,44 @@ static bool copy_valid(const struct chk_copies *k, const uint8_t *block, fs_addr
 	       le64_get(h->version) <= CHK_VERSION_MAX && le64_get(h->version);
 }
 
-static int choose(struct chk *c, const struct chk_copies *k, const uint8_t *all, struct copy *v)
+/* The first of equal copies collects their votes. */
+static void vote(struct chk *c, const struct chk_copies *k, const uint8_t *all, struct copy *v)
 {
-	int best = -1;
-
 	for (unsigned i = 0; i < k->n; i++) {
 		const uint8_t *b = all + (size_t)i * FS_SUB;
+		unsigned j = 0;
 
 		v[i].valid = copy_valid(k, b, k->at[i]);
 		v[i].sane = v[i].valid && (!k->sane || k->sane(c, b, k->arg));
 		v[i].version = fs_mdhdr_version(b);
-		for (unsigned j = 0; v[i].sane && j < i; j++) {
-			if (v[j].sane && same(b, all + (size_t)j * FS_SUB)) {
-				v[j].votes++; /* the first of equal ones collects */
-				break;
-			}
-		}
+		while (v[i].sane && j < i && !(v[j].first && same(b, all + (size_t)j * FS_SUB)))
+			j++;
+		v[i].first = v[i].sane && j == i;
+		if (v[i].sane)
+			v[j].votes++;
 	}
+}
+
+static bool better(const struct copy *a, const struct copy *b)
+{
+	if (a->there != b->there)
+		return a->there;
+	return a->votes != b->votes ? a->votes > b->votes : a->version > b->version;
+}
+
+/* A majority counts; else the copy whose places are true, the most frequent, the newest of those. -1: none. */
+static int choose(struct chk *c, const struct chk_copies *k, const uint8_t *all, struct copy *v)
+{
+	int best = -1;
+
+	vote(c, k, all, v);
 	for (unsigned i = 0; i < k->n; i++) {
-		if (v[i].sane && (best < 0 || v[i].votes > v[best].votes || (v[i].votes == v[best].votes && v[i].version > v[best].version)))
+		if (!v[i].first)
+			continue;
+		v[i].there = !k->there || (k->n > 2 && 2 * v[i].votes > k->n) || k->there(c, all + (size_t)i * FS_SUB, k->arg);
+		if (k->n > 2 && 2 * v[i].votes > k->n)
+			return (int)i;
+		if (v[i].there && (best < 0 || better(&v[i], &v[best])))
 			best = (int)i;
 	}
 	return best;
@@ -130,9 +149,10 @@ static bool segtab_sane(struct chk *c, const struct fs_super_disk *s)
 	       all_zero((const uint8_t *)&s->segtab[n], (FS_SEGTAB_EXTENTS - n) * sizeof(s->segtab[0]));
 }
 
-/* The first block of the segment table lies where it says: tells the true copy from a plausible one. */
-static bool segtab_there(struct chk *c, const struct fs_super_disk *s)
+/* The segment table lies where it says: tells the true copy from a plausible one. */
+static bool super_there(struct chk *c, const void *block, void *arg)
 {
+	const struct fs_super_disk *s = block;
 	uint8_t *b = chk_page();
 	bool ok = b != NULL;
 
@@ -166,13 +186,14 @@ static bool super_sane(struct chk *c, const void *block, void *arg)
 		return false;
 	if (!s->name[0] || !memchr(s->name, 0, sizeof(s->name)))
 		return false;
-	return segtab_sane(c, s) && segtab_there(c, s);
+	return segtab_sane(c, s);
 }
 
 int chk_super(struct chk *c)
 {
 	fs_addr *at = ts_alloc(2 * (size_t)c->ndisks * sizeof(*at));
-	struct chk_copies k = {.type = FS_BT_SUPER, .what = "superblock", .at = at, .n = 2 * c->ndisks, .sane = super_sane};
+	struct chk_copies k = {.type = FS_BT_SUPER, .what = "superblock", .at = at, .n = 2 * c->ndisks, .sane = super_sane,
+				.there = super_there};
 	struct fs_super_disk *s = chk_page();
 	int rc = at && s ? 0 : -ENOMEM;
 

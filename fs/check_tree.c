@@ -460,6 +460,55 @@ static int visit_block(struct chk *c, struct node *n, uint64_t mask, void *b)
 	return ((struct fs_mhdr_disk *)b)->type == FS_BT_DIRINDEX ? index_block(c, n, b, mask, fixed) : leaf(c, n, b, mask, fixed);
 }
 
+/* First what can be nobody's: a stray pointer must not take a place from the leaf that has it. */
+static int stray(struct chk *c, struct node *n, uint64_t mask, void *b, bool *is)
+{
+	struct chk_want w = {.kind = TOK_DIR, .addr = le64_get(n->p[__builtin_ctzll(mask)].addr[0]), .res_id = n->t->dir, .quiet = true};
+	unsigned first, slots, cf, cn;
+	struct fs_dirleaf_disk *l = b;
+	int rc = chk_read(c, w.addr, b, 1);
+
+	if (rc)
+		return rc;
+	w.type = l->h.type == FS_BT_DIRINDEX ? FS_BT_DIRINDEX : FS_BT_DIRLEAF;
+	*is = chk_judge(c, b, &w) == CHK_NOT;
+	if (*is || w.type == FS_BT_DIRINDEX || (claim_of(n, l, &cf, &cn) && run_mask(cf, cn) & mask))
+		return 0;
+	*is = !proper(mask, &first, &slots) || !names_fit(c, n, l, first, slots, true);
+	return 0;
+}
+
+static uint64_t same_block(const struct node *n, unsigned i)
+{
+	uint64_t mask = 0;
+
+	for (unsigned k = 0; k < SLOTS; k++)
+		mask |= (uint64_t)(!ptr_zero(&n->p[k]) && n->p[k].addr[0].v == n->p[i].addr[0].v) << k;
+	return mask;
+}
+
+static int drop_strays(struct chk *c, struct node *n, void *b)
+{
+	uint64_t done = 0;
+	int rc = 0;
+
+	for (unsigned i = 0; i < SLOTS && !rc; i++) {
+		uint64_t mask = ptr_zero(&n->p[i]) || done >> i & 1 ? 0 : same_block(n, i);
+		bool is = false;
+
+		if (!mask)
+			continue;
+		done |= mask;
+		rc = stray(c, n, mask, b, &is);
+		if (rc || !is)
+			continue;
+		chk_found(c, true, "directory %llu, slot %u of level %u: leads to no block that belongs there -> removed",
+			  (unsigned long long)n->t->dir, i, n->level);
+		clear_slots(n, mask);
+	}
+	return rc;
+}
+
 static int visit_slots(struct chk *c, struct node *n)
 {
 	uint64_t done = 0;
@@ -468,16 +517,17 @@ static int visit_slots(struct chk *c, struct node *n)
 
 	for (unsigned i = 0; i < SLOTS; i++)
 		pointer(c, n, i);
+	if (!rc)
+		rc = drop_strays(c, n, b);
 	for (unsigned i = 0; i < SLOTS && !rc; i++) {
-		uint64_t mask = 0;
+		uint64_t mask = done >> i & 1 || ptr_zero(&n->p[i]) ? 0 : same_block(n, i);
 
-		if (done >> i & 1 || ptr_zero(&n->p[i]))
+		if (!mask)
 			continue;
-		for (unsigned k = i; k < SLOTS; k++)
-			mask |= (uint64_t)(n->p[k].addr[0].v == n->p[i].addr[0].v) << k;
 		rc = visit_block(c, n, mask, b);
-		for (unsigned k = 0; k < SLOTS; k++) /* slots that were given to it meanwhile, too */
-			done |= (uint64_t)(mask >> k & 1 || (!ptr_zero(&n->p[i]) && n->p[k].addr[0].v == n->p[i].addr[0].v)) << k;
+		done |= mask;
+		if (!ptr_zero(&n->p[i])) /* slots that were given to it meanwhile, too */
+			done |= same_block(n, i);
 	}
 	ts_free(b);
 	return rc;
