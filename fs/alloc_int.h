@@ -147,6 +147,7 @@ struct fs_ialloc {
 	} freed[FS_FREED_SLOTS]; /* inodes freed in segments of others, for their used_hint */
 };
 int fs_ialloc_refill(struct fs *fs) TS_MUST_CHECK;
+int fs_ialloc_await(struct fs *fs) TS_MUST_CHECK;
 void fs_ialloc_fiber(void *fs);
 struct fs_seg *fs_seg_find(struct fs *fs, uint64_t id);
 struct fs_seg *fs_seg_add(struct fs *fs, uint64_t id, fs_addr a);

@@ -267,10 +267,12 @@ static int refill(struct fs *fs, enum fs_region_type type, uint32_t subs)
 int fs_alloc_refill(struct fs *fs, int need_err)
 {
 	enum fs_region_type type;
+	int rc;
 
 	switch (abs(need_err)) {
 	case FS_NEED_INODE:
-		return fs_ialloc_refill(fs);
+		rc = fs_ialloc_refill(fs);
+		return rc ? rc : fs_ialloc_await(fs);
 	case FS_NEED_META:
 		type = FS_REGION_META;
 		break;

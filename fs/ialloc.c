@@ -363,6 +363,23 @@ int fs_ialloc_refill(struct fs *fs)
 	return rc;
 }
 
+/* A take found inodes ready but none of their tokens free at once (no grants while a node's recovery is pending, or another
+ * node looks at them): waits for one. No pins may be held. */
+int fs_ialloc_await(struct fs *fs)
+{
+	struct tok_pin pin = {0};
+	struct fs_seg *s;
+	unsigned i;
+	int rc;
+
+	if (!fs->ialloc->nready)
+		return 0;
+	s = slot_owner(fs, ts_list_entry(fs->ialloc->ready.next, struct fs_ino_slot, link), &i);
+	rc = tok_pin(fs->tok, TOK_INODE, slot_ino(s, i), TOK_EX, 0, TOK_END, 0, &pin);
+	tok_unpin(fs->tok, &pin); /* stays cached */
+	return rc;
+}
+
 /* Owned segments without a free inode say so in the table; claims by others skip them then. */
 static bool settle_full(struct fs *fs)
 {
