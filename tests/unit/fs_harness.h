@@ -91,5 +91,6 @@ void fsw_quorum_die(struct quorum *q); /* becomes pending in the group */
 void fsw_quorum_gate(struct quorum *q, bool may_write);
 void fsw_reset(void);
 struct net *fsw_net_new(struct ts_exec *x, unsigned node, uint64_t incarnation);
+void fsw_net_cut(struct net *n); /* nothing comes or goes any more */
 
 #endif

@@ -88,7 +88,7 @@ static void die(struct world *w, unsigned id)
 	n->dead = true;
 	n->fs->run = FS_RUN_STOPPED;
 	fs_io_resume(n->fs);
-	net_close(n->net);
+	fsw_net_cut(n->net);
 	fsw_quorum_die(n->quorum);
 }
 
@@ -210,7 +210,7 @@ static void blackout(struct world *w, uint64_t seed)
 		fs_kill(fs[i]);
 		if (n->quorum)
 			fsw_quorum_free(n->quorum);
-		if (n->net && !n->dead)
+		if (n->net)
 			net_close(n->net);
 		*n = (struct node){0};
 	}

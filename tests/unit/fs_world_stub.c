@@ -179,6 +179,7 @@ struct stub_net {
 	struct ts_exec *x;
 	unsigned node;
 	uint64_t incarnation;
+	bool cut;
 };
 static struct ts_list nets = TS_LIST_INIT(nets);
 struct packet {
@@ -212,7 +213,7 @@ static int net_stub_send(struct net *n, const struct net_out *o, uint64_t call_i
 	struct stub_net *s = net_priv(n);
 	struct packet *p;
 
-	if (!net_find(o->dst_node))
+	if (s->cut || !net_find(o->dst_node))
 		return -ENOTCONN;
 	p = ts_xalloc(sizeof(*p) + o->len);
 	p->dst = o->dst_node;
@@ -235,10 +236,18 @@ static void net_none_close(struct net *n)
 {
 	struct stub_net *s = net_priv(n);
 
+	if (!s->cut)
+		fsw_net_cut(n);
+	ts_free(s);
+}
+void fsw_net_cut(struct net *n)
+{
+	struct stub_net *s = net_priv(n);
+
+	s->cut = true;
 	ts_list_del(&s->link);
 	ts_list_for(i, &nets)
 		net_peer_drop(ts_list_entry(i, struct stub_net, link)->net, s->node);
-	ts_free(s);
 }
 static void net_none_stats(struct net *n, struct net_stats *out)
 {
