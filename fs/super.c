@@ -158,6 +158,12 @@ int fs_mount(const struct fs_mount_args *a, struct fs **out, char *errmsg, size_
 	*out = fs;
 	if (rc)
 		return rc;
+	if (le64_get(fs->super.feat_ro_compat) && !a->read_only) {
+		snprintf(errmsg, errlen, "the file system has features that this version can only read: mount it read-only");
+		fs_bare_free(fs);
+		*out = NULL;
+		return -EROFS;
+	}
 	fs->args = *a;
 	fs->self = quorum_self(a->quorum);
 	fs->incarnation = quorum_incarnation(a->quorum);
