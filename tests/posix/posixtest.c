@@ -263,7 +263,7 @@ static int setup(const char *a, const char *b)
 
 	if (getuid()) {
 		fputs("posixtest: not root; run it with sudo\n", stderr);
-		return 1;
+		return PX_SKIPPED;
 	}
 	px.two = strcmp(a, b) != 0;
 	px.kind = kind_of(a);
@@ -378,9 +378,11 @@ int main(int argc, char **argv)
 	sigemptyset(&chld);
 	sigaddset(&chld, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &chld, NULL);
-	if (setup(argv[i], argv[i + 1]))
-		return 1;
-	int rc = self ? self_test() : 0;
+	int rc = setup(argv[i], argv[i + 1]);
+	if (rc)
+		return rc;
+	if (self)
+		rc = self_test();
 	for (size_t k = 0; !self && k < PX_LEN(tables); k++)
 		for (const struct px_test *t = tables[k]; t->name; t++)
 			if (wanted(t, argv + i + 2))
