@@ -141,6 +141,16 @@ int chk_flush(struct chk *c) TS_MUST_CHECK;
 int chk_overlay_home(struct chk *c) TS_MUST_CHECK; /* repairing: what the logs left goes to the disks */
 void chk_overlay_free(struct chk *c);
 void *chk_page(void); /* 4 KiB, aligned; ts_free */
+static inline bool chk_zero(const void *p, size_t n)
+{
+	const uint8_t *b = p;
+
+	return !n || (!b[0] && !memcmp(b, b + 1, n - 1));
+}
+static inline bool chk_zero_ptr(const struct fs_bptr_disk *p)
+{
+	return !p->addr[0].v && chk_zero(p, sizeof(*p));
+}
 void chk_zero_block(struct chk *c, void *block, enum fs_block_type type, enum tok_kind kind, fs_addr a, uint64_t res_id, uint32_t gen);
 
 /* Header of a block that lies at a. place: it can be nowhere else (inodes, bitmaps, tables); else something pointed to it.

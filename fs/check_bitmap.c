@@ -22,16 +22,6 @@ static bool bit(const uint8_t *bits, uint32_t i)
 	return bits[i / 8] >> (i % 8) & 1;
 }
 
-static bool all_zero(const void *p, size_t n)
-{
-	const uint8_t *b = p;
-
-	for (size_t i = 0; i < n; i++)
-		if (b[i])
-			return false;
-	return true;
-}
-
 static int head_open(struct chk *c, uint32_t region, unsigned disk, struct head *h)
 {
 	uint8_t *buf = ts_alloc_aligned(FS_SUB, 2 * FS_SUB);
@@ -68,7 +58,7 @@ static void plain_fields(struct head *h)
 {
 	struct fs_bitmap_disk *b = h->b;
 	bool wrong = le32_get(b->region) != h->region || le16_get(b->disk) != h->disk || le64_get(b->first_sub) != FS_ADDR_SUB(h->at) ||
-		     le32_get(b->nsubs) != h->c->region_subs || b->reserved0 || !all_zero(b->reserved, sizeof(b->reserved)) ||
+		     le32_get(b->nsubs) != h->c->region_subs || b->reserved0 || !chk_zero(b->reserved, sizeof(b->reserved)) ||
 		     le32_get(b->h.res_gen);
 	uint64_t retyped = le64_get(b->retyped_version);
 
@@ -100,7 +90,7 @@ static int aux(struct head *h)
 		chk_found(h->c, true, "%s: its second block is lost -> made again", h->what);
 		chk_zero_block(h->c, h->x, FS_BT_CHUNKAUX, TOK_REGION, h->at + 1, h->region, 0);
 	}
-	if (!all_zero((uint8_t *)h->x + sizeof(h->x->h), FS_SUB - sizeof(h->x->h)) || le32_get(h->x->h.res_gen)) {
+	if (!chk_zero((uint8_t *)h->x + sizeof(h->x->h), FS_SUB - sizeof(h->x->h)) || le32_get(h->x->h.res_gen)) {
 		chk_found(h->c, true, "%s: its second block has marks of shipped frees, of which there are none -> cleared", h->what);
 		memset((uint8_t *)h->x + sizeof(h->x->h), 0, FS_SUB - sizeof(h->x->h));
 		h->x->h.res_gen = le32_make(0);
@@ -215,7 +205,7 @@ static void compare(struct head *h, const uint8_t *disk, const uint64_t *used)
 	if (missing && !h->lost)
 		chk_found(h->c, true, "%s: %u sub-blocks have an owner but are free, the first at sub %llu -> in use", h->what, missing,
 			  (unsigned long long)FS_ADDR_SUB(h->at) + first[1]);
-	if (!all_zero(disk + (h->c->region_subs + 7) / 8, FS_BITMAP_BITS / 8 - (h->c->region_subs + 7) / 8)) {
+	if (!chk_zero(disk + (h->c->region_subs + 7) / 8, FS_BITMAP_BITS / 8 - (h->c->region_subs + 7) / 8)) {
 		chk_found(h->c, true, "%s: bits behind the end of its bitmap are set -> cleared", h->what);
 		h->changed = true;
 	}

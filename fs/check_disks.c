@@ -8,16 +8,6 @@
 #define DISKTAB_BLOCKS ((FS_MAX_DISKS + FS_DISKS_PER_BLOCK - 1) / FS_DISKS_PER_BLOCK)
 #define SLOTTAB_BLOCKS (FS_MAX_SLOTS / FS_SLOTS_PER_BLOCK)
 
-static bool all_zero(const void *p, size_t n)
-{
-	const uint8_t *b = p;
-
-	for (size_t i = 0; i < n; i++)
-		if (b[i])
-			return false;
-	return true;
-}
-
 /* ---- disk table ------------------------------------------------------------------------------------------------------ */
 /* The bitmap of a region lies where the entry says. */
 static bool bitmap_there(struct chk *c, unsigned disk, uint64_t sub, uint32_t region)
@@ -36,8 +26,8 @@ static bool ent_sane(struct chk *c, unsigned i, const struct fs_disk_ent_disk *e
 	uint32_t n = le32_get(e->nchunks);
 
 	return !(size > c->disk[i].size_subs || start < FS_SYSTEM_SUB || start > size || n > c->nregions ||
-	    (uint64_t)n * c->region_subs > size - start || e->usage > 3 || e->state || !all_zero(e->reserved, sizeof(e->reserved)) ||
-	    start % c->block_subs || all_zero(e->uuid, sizeof(e->uuid)));
+	    (uint64_t)n * c->region_subs > size - start || e->usage > 3 || e->state || !chk_zero(e->reserved, sizeof(e->reserved)) ||
+	    start % c->block_subs || chk_zero(e->uuid, sizeof(e->uuid)));
 }
 
 /* Two of three bitmaps: a damaged one does not make the entry wrong. */
@@ -70,7 +60,7 @@ static bool disktab_sane(struct chk *c, const void *block, void *arg)
 	for (unsigned k = 0; k < FS_DISKS_PER_BLOCK; k++) {
 		unsigned i = b * FS_DISKS_PER_BLOCK + k;
 
-		if (i < c->ndisks ? !ent_sane(c, i, &t->d[k]) : !all_zero(&t->d[k], sizeof(t->d[k])))
+		if (i < c->ndisks ? !ent_sane(c, i, &t->d[k]) : !chk_zero(&t->d[k], sizeof(t->d[k])))
 			return false;
 	}
 	return true;
@@ -223,13 +213,13 @@ static bool slottab_sane(struct chk *c, const void *block, void *arg)
 	const struct fs_slottab_disk *t = block;
 	unsigned b = *(unsigned *)arg;
 
-	if (t->h.res_kind != TOK_FS || le64_get(t->h.res_id) != b || le32_get(t->h.res_gen) || !all_zero(t->reserved, sizeof(t->reserved)))
+	if (t->h.res_kind != TOK_FS || le64_get(t->h.res_id) != b || le32_get(t->h.res_gen) || !chk_zero(t->reserved, sizeof(t->reserved)))
 		return false;
 	for (unsigned k = 0; k < FS_SLOTS_PER_BLOCK; k++) {
 		unsigned i = b * FS_SLOTS_PER_BLOCK + k;
 		fs_addr a = le64_get(t->s[k].addr[0]);
 
-		if (i >= c->nslots ? !all_zero(&t->s[k], sizeof(t->s[k]))
+		if (i >= c->nslots ? !chk_zero(&t->s[k], sizeof(t->s[k]))
 				   : !chk_addr_ok(c, a, c->log_subs) || FS_ADDR_SUB(a) < FS_SYSTEM_SUB ||
 					     FS_ADDR_SUB(a) + c->log_subs > c->disk[FS_ADDR_DISK(a)].region_start ||
 					     le64_get(t->s[k].addr[1]) || le64_get(t->s[k].addr[2]))

@@ -28,16 +28,6 @@ static bool kind_known(unsigned mode)
 	return S_ISREG(mode) || S_ISDIR(mode) || S_ISLNK(mode) || S_ISCHR(mode) || S_ISBLK(mode) || S_ISFIFO(mode) || S_ISSOCK(mode);
 }
 
-static bool all_zero(const void *p, size_t n)
-{
-	const uint8_t *b = p;
-
-	for (size_t i = 0; i < n; i++)
-		if (b[i])
-			return false;
-	return true;
-}
-
 static bool has_block(const struct fs_inode_disk *d)
 {
 	return le32_get(d->flags) & FS_IF_XATTR_BLOCK;
@@ -56,7 +46,7 @@ static bool looks_like_pointers(const struct chk *c, const struct fs_inode_disk 
 	const char *why;
 
 	for (unsigned i = 0; i < FS_INODE_PTRS; i++) {
-		if (all_zero(&p[i], PTR))
+		if (chk_zero(&p[i], PTR))
 			continue;
 		if (!chk_bptr_sane(c, &p[i], true, &why) && !(p[i].flags & FS_BP_INDEX))
 			return false;
@@ -192,7 +182,7 @@ static void small_fields(struct look *l)
 		d->pool = 0;
 		d->copies = 1;
 	}
-	if (!all_zero(d->reserved, sizeof(d->reserved))) {
+	if (!chk_zero(d->reserved, sizeof(d->reserved))) {
 		WRONG(l, "inode %llu: reserved bytes are used -> cleared", INO(l));
 		memset(d->reserved, 0, sizeof(d->reserved));
 	}
@@ -345,13 +335,13 @@ static int xattr_block_contents(struct look *l, struct fs_xattr_disk *x, fs_addr
 	}
 	if (!sound)
 		return 1;
-	if (sound != used || !all_zero(x->ents + sound, sizeof(x->ents) - sound)) {
+	if (sound != used || !chk_zero(x->ents + sound, sizeof(x->ents) - sound)) {
 		chk_found(l->c, true, "inode %llu: %u bytes of extended attributes in its block, %u are sound -> those are kept", INO(l), used, sound);
 		x->used = le16_make((uint16_t)sound);
 		memset(x->ents + sound, 0, sizeof(x->ents) - sound);
 		fixed = true;
 	}
-	if (!all_zero(x->reserved, sizeof(x->reserved))) {
+	if (!chk_zero(x->reserved, sizeof(x->reserved))) {
 		chk_found(l->c, true, "inode %llu: reserved bytes of its attribute block are used -> cleared", INO(l));
 		memset(x->reserved, 0, sizeof(x->reserved));
 		fixed = true;
@@ -369,7 +359,7 @@ static int xattr_pointer(struct look *l, bool *there)
 	int rc = 1;
 
 	*there = false;
-	if (!has_block(d) && (all_zero(p, PTR) || front(d) > FS_INODE_PAYLOAD - PTR))
+	if (!has_block(d) && (chk_zero(p, PTR) || front(d) > FS_INODE_PAYLOAD - PTR))
 		return 0;
 	x = chk_page();
 	if (!x)

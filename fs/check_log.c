@@ -20,14 +20,6 @@ static uint64_t ring_bytes(const struct chk *c)
 	return (uint64_t)(c->log_subs - 2) * FS_SUB;
 }
 
-static bool all_zero(const uint8_t *p, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		if (p[i])
-			return false;
-	return true;
-}
-
 /* ---- headers ------------------------------------------------------------------------------------------------------------ */
 /* As the mount judges it (loghead.c), and a Lamport time that can be. */
 static bool head_good(struct chk *c, const struct fs_loghead_disk *h, uint32_t slot, fs_addr a)
@@ -53,7 +45,7 @@ static const char *head_odd(struct fs_loghead_disk *h, uint32_t slot)
 	if (h->h.res_kind != TOK_SLOT || le64_get(h->h.res_id) != slot || le32_get(h->h.res_gen) || le16_get(h->h.flags) ||
 	    le32_get(h->h.reserved))
 		odd = "resource";
-	if (le32_get(h->reserved0) || !all_zero(h->reserved, sizeof(h->reserved)))
+	if (le32_get(h->reserved0) || !chk_zero(h->reserved, sizeof(h->reserved)))
 		odd = "reserved fields";
 	if (state == FS_LOG_FREE && (le64_get(h->incarnation) || le64_get(h->tail_lsn) || le64_get(h->seal_lsn) || le32_get(h->node) ||
 				     le64_get(h->sealed_by)))

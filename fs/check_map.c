@@ -22,13 +22,6 @@ static uint64_t c_block(const struct chk *c)
 	return (uint64_t)c->block_subs * FS_SUB;
 }
 
-static bool ptr_zero(const struct fs_bptr_disk *p)
-{
-	static const struct fs_bptr_disk zero;
-
-	return !memcmp(p, &zero, sizeof(zero));
-}
-
 bool chk_bptr_sane(const struct chk *c, const struct fs_bptr_disk *p, bool data, const char **why)
 {
 	fs_addr a = le64_get(p->addr[0]);
@@ -83,7 +76,7 @@ static bool ptr_check(struct chk *c, struct fs_bptr_disk *p, bool data, uint64_t
 	const char *why;
 	bool mended;
 
-	if (ptr_zero(p) || chk_bptr_sane(c, p, data, &why))
+	if (chk_zero_ptr(p) || chk_bptr_sane(c, p, data, &why))
 		return false;
 	mended = le64_get(p->addr[0]) && ptr_mend(c, p, data, TS_MAX(c->clock, 1u));
 	chk_found(c, true, "inode %llu, block %llu: its pointer %s -> %s", (unsigned long long)ino, (unsigned long long)idx, why,
@@ -181,7 +174,7 @@ static bool walk_node(struct walk *w, struct fs_bptr_disk *p, unsigned level, ui
 		w->m->subs++;
 		fixed |= walk_ptrs(w, b->p, CHK_FAN, level - 1, base, rc);
 		for (unsigned i = 0; i < CHK_FAN; i++)
-			used |= !ptr_zero(&b->p[i]);
+			used |= !chk_zero_ptr(&b->p[i]);
 	}
 	if (*rc > 0 || (!*rc && !used)) {
 		chk_found(w->c, true, "inode %llu, blocks from %llu: the pointer leads to %s -> removed", (unsigned long long)w->ino,
@@ -207,7 +200,7 @@ static bool walk_ptrs(struct walk *w, struct fs_bptr_disk *p, unsigned n, unsign
 		uint64_t idx = base + i * span;
 
 		changed |= ptr_check(w->c, &p[i], !level, w->ino, idx);
-		if (ptr_zero(&p[i]))
+		if (chk_zero_ptr(&p[i]))
 			continue;
 		if (idx >= w->limit) {
 			chk_found(w->c, true, "inode %llu, block %llu: lies beyond the largest file -> removed", (unsigned long long)w->ino,
@@ -303,12 +296,12 @@ static int visit_map(struct visit *w, struct fs_bptr_disk *p, unsigned n, unsign
 		struct fs_indirect_disk *b;
 		bool below = false, here = false;
 
-		if (ptr_zero(&p[i]) || !chk_bptr_sane(w->c, &p[i], !level, &why) || !w->budget)
+		if (chk_zero_ptr(&p[i]) || !chk_bptr_sane(w->c, &p[i], !level, &why) || !w->budget)
 			continue;
 		w->budget--;
 		rc = w->v->block(w->c, w->v->arg, w->ino, &p[i], level > 0, base + i * span, &here);
 		*changed |= here;
-		if (rc || !level || ptr_zero(&p[i]))
+		if (rc || !level || chk_zero_ptr(&p[i]))
 			continue;
 		b = chk_page();
 		rc = b ? chk_read(w->c, le64_get(p[i].addr[0]), b, 1) : -ENOMEM;

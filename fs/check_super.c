@@ -120,14 +120,6 @@ static bool pow2(uint32_t x)
 	return x && !(x & (x - 1));
 }
 
-static bool all_zero(const uint8_t *p, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		if (p[i])
-			return false;
-	return true;
-}
-
 /* Extents of the segment table: on disks, in order, without gaps. */
 static bool segtab_sane(struct chk *c, const struct fs_super_disk *s)
 {
@@ -146,7 +138,7 @@ static bool segtab_sane(struct chk *c, const struct fs_super_disk *s)
 		next += blocks;
 	}
 	return next == (nseg + FS_SEGS_PER_BLOCK - 1) / FS_SEGS_PER_BLOCK &&
-	       all_zero((const uint8_t *)&s->segtab[n], (FS_SEGTAB_EXTENTS - n) * sizeof(s->segtab[0]));
+	       chk_zero((const uint8_t *)&s->segtab[n], (FS_SEGTAB_EXTENTS - n) * sizeof(s->segtab[0]));
 }
 
 /* The segment table lies where it says: tells the true copy from a plausible one. */
@@ -182,7 +174,7 @@ static bool super_sane(struct chk *c, const void *block, void *arg)
 	    le32_get(s->log_subs) < 2 + (128u << 10) / FS_SUB || le32_get(s->log_subs) > (1u << 20) || !le32_get(s->nregions))
 		return false;
 	if (s->meta_copies != 1 || s->data_copies != 1 || s->reserved0[0] || s->reserved0[1] || le32_get(s->reserved1) ||
-	    !all_zero(s->reserved, sizeof(s->reserved)))
+	    !chk_zero(s->reserved, sizeof(s->reserved)))
 		return false;
 	if (!s->name[0] || !memchr(s->name, 0, sizeof(s->name)))
 		return false;

@@ -17,13 +17,6 @@ struct node { /* 64 slots */
 	bool changed;
 };
 
-static bool ptr_zero(const struct fs_bptr_disk *p)
-{
-	static const struct fs_bptr_disk zero;
-
-	return !memcmp(p, &zero, sizeof(zero));
-}
-
 static uint64_t slot_prefix(const struct node *n, unsigned slot)
 {
 	return n->prefix | (uint64_t)slot << (58 - n->bits);
@@ -61,7 +54,7 @@ static void pointer(struct chk *c, struct node *n, unsigned i)
 	struct fs_bptr_disk p = n->p[i];
 	const char *why = NULL;
 
-	if (ptr_zero(&p))
+	if (chk_zero_ptr(&p))
 		return;
 	p.flags &= (uint8_t)~FS_BP_INDEX;
 	if (chk_bptr_sane(c, &p, false, &why))
@@ -87,6 +80,10 @@ static void make_equal(struct chk *c, struct node *n, uint64_t mask)
 	unsigned best = (unsigned)__builtin_ctzll(mask), most = 0;
 	bool equal = true;
 
+	for (unsigned i = best; i < SLOTS; i++)
+		equal = equal && (!(mask >> i & 1) || !memcmp(&n->p[i], &n->p[best], sizeof(n->p[i])));
+	if (equal)
+		return;
 	for (unsigned i = 0; i < SLOTS; i++) {
 		unsigned same = 0;
 
@@ -99,9 +96,6 @@ static void make_equal(struct chk *c, struct node *n, uint64_t mask)
 			best = i;
 		}
 	}
-	equal = most == (unsigned)__builtin_popcountll(mask);
-	if (equal)
-		return;
 	chk_found(c, true, "directory %llu: pointers to one leaf differ -> made equal", (unsigned long long)n->t->dir);
 	for (unsigned i = 0; i < SLOTS; i++)
 		if (mask >> i & 1 && i != best)
@@ -143,7 +137,7 @@ static bool leaf_place(struct chk *c, struct node *n, struct fs_dirleaf_disk *l,
 		return true;
 	}
 	for (unsigned i = 0; i < SLOTS; i++)
-		others |= (uint64_t)(!(mask >> i & 1) && !ptr_zero(&n->p[i])) << i;
+		others |= (uint64_t)(!(mask >> i & 1) && !chk_zero_ptr(&n->p[i])) << i;
 	if (claim && want & mask && !(want & others) && !(run && (mask & want) == want && names_fit(c, n, l, rf, rn, false) &&
 							    !names_fit(c, n, l, cf, cn, false))) {
 		*first = cf;
@@ -177,7 +171,7 @@ static void leaf_fill(struct chk *c, struct node *n, struct fs_dirleaf_disk *l, 
 		chk_found(c, true, "directory %llu: slots of a leaf are not those of its depth %u -> corrected", (unsigned long long)n->t->dir, depth);
 		clear_slots(n, mask & ~want);
 		for (unsigned i = 0; i < SLOTS; i++)
-			if (want >> i & 1 && ptr_zero(&n->p[i]))
+			if (want >> i & 1 && chk_zero_ptr(&n->p[i]))
 				n->p[i] = p;
 		n->changed = true;
 	}
@@ -378,7 +372,7 @@ static int index_block(struct chk *c, struct node *n, struct fs_dirindex_disk *b
 		if (rc)
 			return rc;
 		for (unsigned i = 0; i < SLOTS; i++)
-			used += !ptr_zero(&b->p[i]);
+			used += !chk_zero_ptr(&b->p[i]);
 		n->t->subs -= !used;
 	}
 	if (!used) {
@@ -478,12 +472,12 @@ static int stray(struct chk *c, struct node *n, uint64_t mask, void *b, bool *is
 	return 0;
 }
 
-static uint64_t same_block(const struct node *n, unsigned i)
+static uint64_t same_block(const struct node *n, unsigned i) /* of a slot that is not empty: has an address by now */
 {
 	uint64_t mask = 0;
 
 	for (unsigned k = 0; k < SLOTS; k++)
-		mask |= (uint64_t)(!ptr_zero(&n->p[k]) && n->p[k].addr[0].v == n->p[i].addr[0].v) << k;
+		mask |= (uint64_t)(n->p[k].addr[0].v == n->p[i].addr[0].v) << k;
 	return mask;
 }
 
@@ -493,7 +487,7 @@ static int drop_strays(struct chk *c, struct node *n, void *b)
 	int rc = 0;
 
 	for (unsigned i = 0; i < SLOTS && !rc; i++) {
-		uint64_t mask = ptr_zero(&n->p[i]) || done >> i & 1 ? 0 : same_block(n, i);
+		uint64_t mask = chk_zero_ptr(&n->p[i]) || done >> i & 1 ? 0 : same_block(n, i);
 		bool is = false;
 
 		if (!mask)
@@ -520,13 +514,13 @@ static int visit_slots(struct chk *c, struct node *n)
 	if (!rc)
 		rc = drop_strays(c, n, b);
 	for (unsigned i = 0; i < SLOTS && !rc; i++) {
-		uint64_t mask = done >> i & 1 || ptr_zero(&n->p[i]) ? 0 : same_block(n, i);
+		uint64_t mask = done >> i & 1 || chk_zero_ptr(&n->p[i]) ? 0 : same_block(n, i);
 
 		if (!mask)
 			continue;
 		rc = visit_block(c, n, mask, b);
 		done |= mask;
-		if (!ptr_zero(&n->p[i])) /* slots that were given to it meanwhile, too */
+		if (!chk_zero_ptr(&n->p[i])) /* slots that were given to it meanwhile, too */
 			done |= same_block(n, i);
 	}
 	ts_free(b);
@@ -560,7 +554,7 @@ int chk_tree(struct chk *c, struct fs_inode_disk *d, struct chk_tree *t)
 		return inline_names(c, d, t);
 	rc = visit_slots(c, &root);
 	for (unsigned i = 0; i < SLOTS; i++)
-		used |= !ptr_zero(&root.p[i]);
+		used |= !chk_zero_ptr(&root.p[i]);
 	t->changed |= root.changed;
 	chk_set_free(&t->set);
 	if (rc || used)
