@@ -57,6 +57,11 @@ static void on_group(void *arg, const struct quorum_group_view *g)
 {
 	struct sim_life *l = arg;
 	sim_say(l->node->sim, "n%u group epoch %llu members %u pending %u", l->node->id, (unsigned long long)g->epoch, g->nmembers, g->npending);
+	for (unsigned i = 0; i < g->npending; i++) {
+		struct sim_life *dead = sim_life(l->node->sim, g->pending[i].node);
+		if (dead && dead->incarnation == g->pending[i].incarnation)
+			sim_work_life_dead(dead);
+	}
 	if (l->fs)
 		fs_group_view(l->fs, g);
 	ts_cond_broadcast(&l->changed);
@@ -133,6 +138,10 @@ static void mount_fiber(void *arg)
 	rc = fs_unmount(l->fs, false);
 	l->fs = NULL;
 	l->mounted = false;
+	if (rc && l->evicted) {
+		l->excluded = true;
+		return;
+	}
 	if (rc)
 		sim_fail(s, "n%u: clean unmount failed: %d", l->node->id, rc);
 	for (unsigned i = 0; i < SIM_DISKS; i++)

@@ -5,7 +5,11 @@
  * operation, so each object has one history, while different objects of one directory are worked on from all nodes at once.
  * Every answer must equal the model's. When a node dies, what it had changed and nobody else had seen or forced may have
  * reverted to any state since the last durable one; the next look settles it, and must find one of those. What another
- * node has seen, what was fsynced, and what a living node has acknowledged is certain: its loss is a failure. */
+ * node has seen, what was fsynced, and what a living node has acknowledged is certain: its loss is a failure.
+ *
+ * A node is dead here from the moment any other one sees it pending in the group, although a node that is cut off or
+ * frozen learns it later: what it says from then on is no longer looked at. An operation of another node that was under way on an
+ * object when its last writer died was disturbed: it met the state before or after, so its answer settles nothing. */
 #include "tests/sim/sim.h"
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,6 +18,7 @@
 #define SLOTS	 6
 #define FILES	 4096
 #define HIST	 10
+#define SLOT_HIST 48
 #define MAX_SIZE (200u << 10)
 
 struct content {
@@ -23,8 +28,10 @@ struct content {
 struct mfile {
 	int fid;
 	bool used, isdir, locked, uncertain;
+	bool wild; /* an append met another size than we knew */
 	uint64_t ino;
-	unsigned dirty_node;
+	unsigned dirty;	   /* bit per node: whose death may take some of hist back */
+	unsigned crashes;  /* times it became uncertain */
 	struct content cur, hist[HIST], pending;
 	unsigned nhist;
 	bool has_pending;
@@ -33,8 +40,8 @@ struct mslot {
 	unsigned dir;
 	char name[16];
 	bool locked, uncertain;
-	int cur, hist[HIST], pending; /* fid or -1 */
-	unsigned nhist, dirty_node;
+	int cur, hist[SLOT_HIST], pending; /* fid or -1 */
+	unsigned nhist, dirty_node, crashes;
 	bool has_pending;
 };
 struct mop {
@@ -127,22 +134,36 @@ static void content_free(struct content *c)
 	c->data = NULL;
 }
 
-static void slot_seen(struct mslot *m, unsigned node)
+static void slot_could_be(struct mslot *m, int fid)
 {
-	if (m->dirty_node && m->dirty_node != node) { /* the token came over: forced and at home */
-		m->dirty_node = 0;
-		m->nhist = 0;
-	}
+	for (unsigned i = 0; i < m->nhist; i++)
+		if (m->hist[i] == fid)
+			return;
+	if (m->nhist < SLOT_HIST)
+		m->hist[m->nhist++] = fid;
 }
 
+static void slot_durable(struct mslot *m)
+{
+	m->dirty_node = 0;
+	if (!m->uncertain)
+		m->nhist = 0;
+}
+
+static void slot_seen(struct mslot *m, unsigned node)
+{
+	if (m->dirty_node && m->dirty_node != node) /* the token came over: forced and at home */
+		slot_durable(m);
+}
+
+/* What a living node acknowledged is so, whatever was uncertain before. */
 static void slot_change(struct mslot *m, unsigned node, int fid)
 {
 	slot_seen(m, node);
-	if (m->nhist < HIST)
-		m->hist[m->nhist++] = m->cur;
+	slot_could_be(m, m->cur);
 	m->cur = fid;
 	m->dirty_node = node;
-	m->has_pending = false;
+	m->has_pending = m->uncertain = false;
 }
 
 static void slot_pending(struct mslot *m, int fid)
@@ -153,36 +174,63 @@ static void slot_pending(struct mslot *m, int fid)
 
 static void file_durable(struct mfile *f)
 {
-	f->dirty_node = 0;
-	f->nhist = 0;
+	f->dirty = 0;
+	if (!f->uncertain)
+		f->nhist = 0;
 }
 
 static void file_seen(struct mfile *f, unsigned node)
 {
-	if (f->dirty_node && f->dirty_node != node)
+	if (f->dirty & ~(1u << node))
 		file_durable(f);
 }
 
+/* Before the call: a death in the middle may leave either, and until it is acknowledged an earlier writer's death counts. */
 static void file_change(struct mfile *f, unsigned node)
 {
-	file_seen(f, node);
 	TS_ASSERT(f->nhist < HIST);
 	content_copy(&f->hist[f->nhist++], &f->cur);
-	f->dirty_node = node;
+	if (!f->cur.data)
+		content_copy(&f->cur, &(struct content){0});
+	f->dirty |= 1u << node;
+}
+
+/* Acknowledged: the tokens came over, so what others had done before is durable. */
+static void file_changed(struct mfile *f, unsigned node)
+{
+	if (f->uncertain || !(f->dirty & ~(1u << node)))
+		return;
+	struct content last = f->hist[f->nhist - 1];
+	f->hist[f->nhist - 1] = f->hist[0];
+	f->hist[0] = last;
+	f->nhist = 1;
+	f->dirty = 1u << node;
 }
 
 /* ---- failing ---------------------------------------------------------------------------------------------------------- */
 
 static bool life_over(struct sim_life *l)
 {
-	return !l->alive || l->excluded || !l->fs;
+	return !l->alive || l->excluded || l->evicted || !l->fs;
+}
+
+/* Its last writer died while this operation was under way (it was settled when it began). */
+static bool disturbed(const struct mslot *m, const struct mfile *f)
+{
+	return m->uncertain || (f && f->uncertain);
+}
+
+/* The object may be gone then, or be there again. */
+static bool excused(const struct mslot *m, const struct mfile *f, long rc)
+{
+	return disturbed(m, f) && (rc == -ENOENT || rc == -EEXIST || rc == -ESTALE || rc == -ENOTDIR || rc == -EISDIR);
 }
 
 /* A wrong answer. A node that is out may answer EIO to anything. */
 static void wrong(struct sim_life *l, struct mslot *m, const char *what, long got, long want)
 {
 	struct sim *s = l->node->sim;
-	if (l->excluded)
+	if (life_over(l))
 		return;
 	sim_fail(s, "n%u %s %u/%s: got %ld, the model says %ld", l->node->id, what, m ? m->dir : 0, m ? m->name : "-", got, want);
 }
@@ -194,7 +242,8 @@ static bool read_all(struct sim_life *l, struct mfile *f, struct mslot *m, struc
 	struct fs_file *h;
 	int rc = fs_open(l->fs, &cred, f->ino, O_RDONLY, &h);
 	if (rc) {
-		wrong(l, m, "open", rc, 0);
+		if (!excused(m, f, rc))
+			wrong(l, m, "open", rc, 0);
 		return false;
 	}
 	out->size = 0;
@@ -219,42 +268,52 @@ static bool byte_possible(const struct content *c, uint32_t off, uint8_t b)
 	return off < c->size ? c->data[off] == b : b == 0;
 }
 
-/* After a crash: size within what it may have been, and every byte from one of the states. Then that is the state. */
-static bool file_settle(struct sim_life *l, struct mfile *f, struct mslot *m)
+static void settle_check(struct sim_life *l, struct mfile *f, struct mslot *m, const struct content *got)
 {
-	struct content got = {0, calloc(1, MAX_SIZE)};
 	uint32_t min = f->cur.size, max = f->cur.size;
-	TS_ASSERT(got.data);
-	if (!read_all(l, f, m, &got)) {
-		content_free(&got);
-		return false;
-	}
 	for (unsigned i = 0; i < f->nhist; i++) {
 		min = TS_MIN(min, f->hist[i].size);
 		max = TS_MAX(max, f->hist[i].size);
 	}
-	if (got.size < min || got.size > max)
-		wrong(l, m, "size after a crash", got.size, min == max ? min : max);
-	for (uint32_t o = 0; o < got.size; o++) {
-		bool ok = byte_possible(&f->cur, o, got.data[o]);
+	if (got->size < min || got->size > max)
+		wrong(l, m, "size after a crash", got->size, min == max ? min : max);
+	for (uint32_t o = 0; o < got->size; o++) {
+		bool ok = byte_possible(&f->cur, o, got->data[o]);
 		for (unsigned i = 0; !ok && i < f->nhist; i++)
-			ok = byte_possible(&f->hist[i], o, got.data[o]);
+			ok = byte_possible(&f->hist[i], o, got->data[o]);
 		if (!ok) {
 			sim_fail(l->node->sim, "n%u file %d (inode %llu) byte %u is %#x after a crash: in no state it ever had", l->node->id, f->fid,
-				 (unsigned long long)f->ino, o, got.data[o]);
+				 (unsigned long long)f->ino, o, got->data[o]);
 			break;
 		}
 	}
+}
+
+/* After a crash: size within what it may have been, and every byte from one of the states. Then that is the state. */
+static bool file_settle(struct sim_life *l, struct mfile *f, struct mslot *m)
+{
+	struct content got = {0, calloc(1, MAX_SIZE)};
+	unsigned crashes = f->crashes;
+	TS_ASSERT(got.data);
+	if (!read_all(l, f, m, &got) || life_over(l) || f->crashes != crashes) {
+		content_free(&got);
+		return false;
+	}
+	if (!f->wild)
+		settle_check(l, f, m, &got);
 	content_copy(&f->cur, &got);
 	content_free(&got);
-	f->uncertain = false;
-	file_durable(f);
+	f->uncertain = f->wild = false;
+	if (f->dirty & (1u << l->node->id)) /* another's operation was cut off on what is only in our memory */
+		f->dirty = 1u << l->node->id;
+	else
+		file_durable(f);
 	return true;
 }
 
 static struct mfile *file_by_ino(struct sim_work *w, struct mslot *m, uint64_t ino)
 {
-	int cands[HIST + 2];
+	int cands[SLOT_HIST + 2];
 	unsigned n = 0;
 	cands[n++] = m->cur;
 	for (unsigned i = 0; i < m->nhist; i++)
@@ -269,10 +328,11 @@ static struct mfile *file_by_ino(struct sim_work *w, struct mslot *m, uint64_t i
 static bool slot_settle(struct sim_work *w, struct sim_life *l, struct mslot *m)
 {
 	struct fs_attr a;
+	unsigned crashes = m->crashes;
 	if (!m->uncertain)
 		return true;
 	int rc = fs_lookup(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), &a);
-	if (life_over(l))
+	if (life_over(l) || m->crashes != crashes)
 		return false;
 	if (rc && rc != -ENOENT) {
 		wrong(l, m, "lookup after a crash", rc, 0);
@@ -296,10 +356,12 @@ static bool slot_settle(struct sim_work *w, struct sim_life *l, struct mslot *m)
 			return false;
 		}
 	}
+	if (m->dirty_node == l->node->id) /* another's operation was cut off on what is only in our memory */
+		slot_could_be(m, m->cur);
 	m->cur = now;
 	m->uncertain = false;
-	m->nhist = 0;
-	m->dirty_node = 0;
+	if (m->dirty_node != l->node->id)
+		slot_durable(m);
 	return true;
 }
 
@@ -342,7 +404,7 @@ static void do_create(struct sim_work *w, struct mop *op, struct sim_life *l, st
 		       : fs_create(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), S_IFREG | 0644, O_RDWR | O_CREAT | O_EXCL, &h, &at);
 	if (life_over(l))
 		return;
-	if (rc != (had ? -EEXIST : 0)) {
+	if (rc != (had ? -EEXIST : 0) && !(disturbed(m, NULL) && (rc == 0 || rc == -EEXIST))) {
 		wrong(l, m, "create", rc, had ? -EEXIST : 0);
 		return;
 	}
@@ -350,10 +412,21 @@ static void do_create(struct sim_work *w, struct mop *op, struct sim_life *l, st
 		slot_seen(m, l->node->id);
 		return;
 	}
+	if (!f)
+		f = file_new(w, isdir);
 	f->ino = at.ino;
 	slot_change(m, l->node->id, f->fid);
 	if (h)
 		fs_release(l->fs, h);
+}
+
+/* A disturbed operation that would make the slot fid: it did or it did not. */
+static void slot_disturbed(struct mslot *m, unsigned node, int rc, int fid)
+{
+	slot_could_be(m, fid);
+	if (rc == 0)
+		m->dirty_node = node;
+	m->uncertain = true;
 }
 
 static void do_unlink(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m)
@@ -365,12 +438,23 @@ static void do_unlink(struct sim_work *w, struct mop *op, struct sim_life *l, st
 		       : fs_unlink(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name));
 	if (life_over(l))
 		return;
-	if (rc != (had ? 0 : -ENOENT))
+	if (disturbed(m, NULL) && (rc == 0 || excused(m, NULL, rc)))
+		slot_disturbed(m, l->node->id, rc, -1);
+	else if (rc != (had ? 0 : -ENOENT))
 		wrong(l, m, isdir ? "rmdir" : "unlink", rc, had ? 0 : -ENOENT);
 	else if (had)
 		slot_change(m, l->node->id, -1);
 	else
 		slot_seen(m, l->node->id);
+}
+
+static void rename_disturbed(struct mslot *a, struct mslot *b, unsigned node, int rc)
+{
+	slot_disturbed(b, node, rc, a->cur);
+	for (unsigned i = 0; i < a->nhist; i++)
+		slot_could_be(b, a->hist[i]);
+	slot_disturbed(a, node, rc, -1);
+	a->has_pending = b->has_pending = false;
 }
 
 static void do_rename(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *a, struct mslot *b)
@@ -393,6 +477,10 @@ static void do_rename(struct sim_work *w, struct mop *op, struct sim_life *l, st
 	int rc = fs_rename(l->fs, &cred, w->dir_ino[a->dir], a->name, strlen(a->name), w->dir_ino[b->dir], b->name, strlen(b->name), 0);
 	if (life_over(l))
 		return;
+	if ((disturbed(a, NULL) || disturbed(b, NULL)) && (rc == 0 || excused(a, NULL, rc) || excused(b, NULL, rc))) {
+		rename_disturbed(a, b, l->node->id, rc);
+		return;
+	}
 	if (rc != want) {
 		wrong(l, a, "rename", rc, want);
 		return;
@@ -416,10 +504,12 @@ static void do_link(struct sim_work *w, struct mop *op, struct sim_life *l, stru
 	int rc = fs_link(l->fs, &cred, w->file[a->cur].ino, w->dir_ino[b->dir], b->name, strlen(b->name), &at);
 	if (life_over(l))
 		return;
-	if (rc != want)
-		wrong(l, b, "link", rc, want);
-	else if (!want)
+	if (rc == 0 && (want == 0 || disturbed(b, NULL)))
 		slot_change(b, l->node->id, a->cur);
+	else if (rc && (excused(a, NULL, rc) || excused(b, NULL, rc)))
+		return;
+	else if (rc != want)
+		wrong(l, b, "link", rc, want);
 	else
 		slot_seen(b, l->node->id);
 }
@@ -430,65 +520,73 @@ static bool flush_file(struct sim_work *w, struct sim_life *l, struct mfile *f, 
 	if (life_over(l))
 		return false;
 	if (rc) {
-		wrong(l, m, "fsync", rc, 0);
+		if (!excused(m, f, rc))
+			wrong(l, m, "fsync", rc, 0);
 		return false;
 	}
 	file_durable(f);
-	if (m->dirty_node == l->node->id) { /* its name was committed to the same log before */
-		m->dirty_node = 0;
-		m->nhist = 0;
+	if (m->dirty_node == l->node->id) /* its name was committed to the same log before */
+		slot_durable(m);
+	return true;
+}
+
+/* False: the answer was wrong, or says nothing. */
+static bool write_once(struct sim_work *w, struct sim_life *l, struct mslot *m, struct mfile *f, struct fs_file *h)
+{
+	struct sim *s = w->s;
+	uint32_t len = 1 + (uint32_t)sim_below(s, sim_chance(s, 50) ? 3000 : 60000);
+	uint32_t off = (uint32_t)sim_below(s, sim_chance(s, 60) ? f->cur.size + 1 : MAX_SIZE - len);
+	bool append = sim_chance(s, 20);
+	if (append)
+		off = f->cur.size;
+	if (off + len > MAX_SIZE)
+		return false;
+	uint8_t *buf = malloc(len), mark = ++w->stamp ? w->stamp : ++w->stamp;
+	TS_ASSERT(buf);
+	for (uint32_t i = 0; i < len; i++)
+		buf[i] = (uint8_t)(mark + (off + i) / 509);
+	file_change(f, l->node->id);
+	if (off > f->cur.size)
+		memset(f->cur.data + f->cur.size, 0, off - f->cur.size);
+	memcpy(f->cur.data + off, buf, len);
+	f->cur.size = TS_MAX(f->cur.size, off + len);
+	uint64_t at = 0;
+	ssize_t n = fs_write(l->fs, h, buf, len, append ? 0 : off, append, false, &at);
+	free(buf);
+	if (life_over(l))
+		return false;
+	if (n < 0 && excused(m, f, n)) {
+		f->uncertain = true;
+		return false;
 	}
+	if (n == (ssize_t)len && f->uncertain && append && at != off) {
+		f->wild = true;
+		return false;
+	}
+	if (n != (ssize_t)len || (append && at != off)) {
+		wrong(l, m, append ? "append" : "write", n, len);
+		return false;
+	}
+	file_changed(f, l->node->id);
 	return true;
 }
 
 static void do_write(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m)
 {
-	struct sim *s = w->s;
 	struct mfile *f = m->cur >= 0 ? &w->file[m->cur] : NULL;
 	struct fs_file *h;
 	if (!f || f->isdir)
 		return;
 	int rc = fs_open(l->fs, &cred, f->ino, O_RDWR, &h);
 	if (rc || life_over(l)) {
-		if (rc)
+		if (rc && !excused(m, f, rc))
 			wrong(l, m, "open", rc, 0);
 		return;
 	}
-	if (f->nhist >= HIST - 2 && !flush_file(w, l, f, m, h))
-		return;
-	uint32_t len = 1 + (uint32_t)sim_below(s, sim_chance(s, 50) ? 3000 : 60000);
-	uint32_t off = (uint32_t)sim_below(s, sim_chance(s, 60) ? f->cur.size + 1 : MAX_SIZE - len);
-	bool append = sim_chance(s, 20);
-	if (append)
-		off = f->cur.size;
-	if (off + len > MAX_SIZE) {
+	if ((f->nhist < HIST - 2 || flush_file(w, l, f, m, h)) && f->nhist < HIST - 2 && write_once(w, l, m, f, h) && sim_chance(w->s, 25))
+		(void)flush_file(w, l, f, m, h);
+	if (!life_over(l))
 		fs_release(l->fs, h);
-		return;
-	}
-	uint8_t *buf = malloc(len), mark = ++w->stamp ? w->stamp : ++w->stamp;
-	TS_ASSERT(buf);
-	for (uint32_t i = 0; i < len; i++)
-		buf[i] = (uint8_t)(mark + (off + i) / 509);
-	struct content old = f->cur;
-	file_change(f, l->node->id);
-	if (off > f->cur.size)
-		memset(f->cur.data ? f->cur.data + f->cur.size : (content_copy(&f->cur, &old), f->cur.data + f->cur.size), 0, off - f->cur.size);
-	if (!f->cur.data)
-		content_copy(&f->cur, &old);
-	memcpy(f->cur.data + off, buf, len); /* in the history before the call: a crash in the middle may leave either */
-	f->cur.size = TS_MAX(f->cur.size, off + len);
-	uint64_t at = 0;
-	ssize_t n = fs_write(l->fs, h, buf, len, append ? 0 : off, append, false, &at);
-	free(buf);
-	if (life_over(l))
-		return;
-	if (n != (ssize_t)len || (append && at != off)) {
-		wrong(l, m, append ? "append" : "write", n, len);
-		return;
-	}
-	if (sim_chance(s, 25) && !flush_file(w, l, f, m, h))
-		return;
-	fs_release(l->fs, h);
 }
 
 static void do_truncate(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m)
@@ -498,25 +596,26 @@ static void do_truncate(struct sim_work *w, struct mop *op, struct sim_life *l, 
 	if (!f || f->isdir || f->nhist >= HIST - 1)
 		return;
 	struct fs_setattr sa = {.valid = FS_SET_SIZE, .size = sim_below(w->s, sim_chance(w->s, 50) ? f->cur.size + 1 : MAX_SIZE)};
-	struct content old = f->cur;
 	file_change(f, l->node->id);
-	if (!f->cur.data)
-		content_copy(&f->cur, &old);
 	if (sa.size > f->cur.size)
 		memset(f->cur.data + f->cur.size, 0, sa.size - f->cur.size);
 	f->cur.size = (uint32_t)sa.size;
 	int rc = fs_setattr(l->fs, &cred, f->ino, &sa, &at);
 	if (life_over(l))
 		return;
-	if (rc || at.size != sa.size)
+	if (excused(m, f, rc))
+		f->uncertain = true;
+	else if (rc || at.size != sa.size)
 		wrong(l, m, "truncate", rc ? rc : (long)at.size, (long)sa.size);
+	else
+		file_changed(f, l->node->id);
 }
 
 static void do_check(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m)
 {
 	struct fs_attr at;
 	int rc = fs_lookup(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), &at);
-	if (life_over(l))
+	if (life_over(l) || ((rc == 0 || rc == -ENOENT) && disturbed(m, NULL)))
 		return;
 	if (rc != (m->cur >= 0 ? 0 : -ENOENT)) {
 		wrong(l, m, "lookup", rc, m->cur >= 0 ? 0 : -ENOENT);
@@ -530,7 +629,7 @@ static void do_check(struct sim_work *w, struct mop *op, struct sim_life *l, str
 		wrong(l, m, "lookup: inode", (long)at.ino, (long)f->ino);
 		return;
 	}
-	if (f->isdir)
+	if (f->isdir || disturbed(m, f))
 		return;
 	if (at.size != f->cur.size) {
 		wrong(l, m, "lookup: size", (long)at.size, f->cur.size);
@@ -538,7 +637,7 @@ static void do_check(struct sim_work *w, struct mop *op, struct sim_life *l, str
 	}
 	struct content got = {0, calloc(1, MAX_SIZE)};
 	TS_ASSERT(got.data);
-	bool ok = read_all(l, f, m, &got) && !life_over(l);
+	bool ok = read_all(l, f, m, &got) && !life_over(l) && !disturbed(m, f);
 	if (ok && got.size != f->cur.size)
 		wrong(l, m, "read: size", got.size, f->cur.size);
 	else if (ok && got.size && memcmp(got.data, f->cur.data, got.size)) {
@@ -600,6 +699,8 @@ static void do_list(struct sim_work *w, struct mop *op, struct sim_life *l, unsi
 	} while (t.cookie != before);
 	for (unsigned i = 0; i < SLOTS; i++) {
 		struct mslot *m = &w->slot[dir][i];
+		if (disturbed(m, NULL) && t.seen[i] <= 1)
+			continue;
 		if (t.seen[i] != (m->cur >= 0)) {
 			wrong(l, m, "readdir: times listed", t.seen[i], m->cur >= 0);
 			return;
@@ -622,10 +723,12 @@ static void do_fsync(struct sim_work *w, struct mop *op, struct sim_life *l, str
 	if (life_over(l))
 		return;
 	if (rc) {
-		wrong(l, m, "open", rc, 0);
+		if (!excused(m, f, rc))
+			wrong(l, m, "open", rc, 0);
 		return;
 	}
-	if (flush_file(w, l, f, m, h))
+	(void)flush_file(w, l, f, m, h);
+	if (!life_over(l))
 		fs_release(l->fs, h);
 }
 
@@ -642,10 +745,8 @@ static bool room(struct sim_life *l, struct mop *op)
 				wrong(l, m, "sync", rc, 0);
 			return false;
 		}
-		if (m->dirty_node == l->node->id) {
-			m->nhist = 0;
-			m->dirty_node = 0;
-		}
+		if (m->dirty_node == l->node->id)
+			slot_durable(m);
 		if (m->nhist >= HIST - 2)
 			return false; /* another node's: its next operation forces it */
 	}
@@ -710,7 +811,7 @@ static bool setup(struct sim_work *w, struct sim_life *l)
 		int rc = fs_mknod(l->fs, &cred, 1, name, strlen(name), S_IFDIR | 0755, 0, NULL, &at);
 		if (rc == -EEXIST)
 			rc = fs_lookup(l->fs, &cred, 1, name, strlen(name), &at);
-		if (rc) {
+		if (rc || life_over(l)) {
 			wrong(l, NULL, "setup mkdir", rc, 0);
 			return false;
 		}
@@ -753,7 +854,8 @@ void sim_work_verify(void *arg)
 			op_begin(w, &op, l, "verify");
 			if (prepare(w, &op, l, &w->slot[d][i], NULL))
 				do_check(w, &op, l, &w->slot[d][i]);
-			op_end(&op);
+			if (!life_over(l)) /* else it was ended with its life */
+				op_end(&op);
 		}
 	}
 	if (!life_over(l))
@@ -766,23 +868,37 @@ void sim_work_verify(void *arg)
 
 static void slot_crashed(struct mslot *m)
 {
-	if (m->has_pending && m->nhist < HIST)
-		m->hist[m->nhist++] = m->pending;
+	if (m->has_pending)
+		slot_could_be(m, m->pending);
 	m->has_pending = false;
 	m->uncertain = true;
+	m->crashes++;
 }
 
+static void file_crashed(struct mfile *f, unsigned node)
+{
+	f->dirty &= ~(1u << node);
+	f->uncertain = true;
+	f->crashes++;
+}
+
+/* Harmless twice: evicted by the others first, taken down later. */
 void sim_work_life_dead(struct sim_life *l)
 {
 	struct sim_work *w = l->node->sim->work;
+	if (l->evicted)
+		return;
+	l->evicted = true;
 	w->setup_running = false;
 	for (unsigned d = 0; d < DIRS; d++)
 		for (unsigned i = 0; i < SLOTS; i++)
-			if (w->slot[d][i].dirty_node == l->node->id)
+			if (w->slot[d][i].dirty_node == l->node->id) {
 				slot_crashed(&w->slot[d][i]);
+				w->slot[d][i].dirty_node = 0;
+			}
 	for (int i = 0; i < w->nfiles; i++)
-		if (w->file[i].dirty_node == l->node->id)
-			w->file[i].uncertain = true;
+		if (w->file[i].dirty & (1u << l->node->id))
+			file_crashed(&w->file[i], l->node->id);
 	ts_list_for_safe(e, tmp, &w->ops) {
 		struct mop *op = ts_list_entry(e, struct mop, link);
 		if (op->life != l)
