@@ -317,6 +317,18 @@ static struct data_blk *pending(struct data_file *df, uint64_t seq)
 	return NULL;
 }
 
+/* Something data_commit would do. */
+static bool has_work(struct data_file *df, uint64_t before_ns)
+{
+	ts_list_for(n, &df->active) {
+		struct data_blk *b = ts_list_entry(n, struct data_blk, active);
+
+		if (b->ready || (data_is_inline(b) && b->dirtied_ns <= before_ns))
+			return true;
+	}
+	return false;
+}
+
 int fs_data_writeback(struct fs *fs, struct fs_inode *ip)
 {
 	struct data_file *df = ip->data;
@@ -328,7 +340,8 @@ int fs_data_writeback(struct fs *fs, struct fs_inode *ip)
 		return 0;
 	df->users++;
 	while (!rc && (start_waves(fs, df, seq, UINT64_MAX), b = pending(df, seq))) {
-		rc = data_commit(fs, df, true);
+		/* Not for nothing: it wakes all who wait here, and two of them would wake each other for ever. */
+		rc = has_work(df, UINT64_MAX) ? data_commit(fs, df, true) : 0;
 		b = pending(df, seq);
 		if (!rc && b && b->ios)
 			ts_cond_wait(&df->cond, "data to be written, inode", ip->ino, 0);
@@ -412,17 +425,6 @@ int fs_data_revoke(struct fs *fs, uint64_t ino, bool drop)
 }
 
 /* ---- the fiber ------------------------------------------------------------------------------------------------------ */
-
-static bool has_work(struct data_file *df, uint64_t before_ns)
-{
-	ts_list_for(n, &df->active) {
-		struct data_blk *b = ts_list_entry(n, struct data_blk, active);
-
-		if (b->ready || (data_is_inline(b) && b->dirtied_ns <= before_ns))
-			return true;
-	}
-	return false;
-}
 
 static void flush_file(struct fs *fs, struct data_file *df, bool all)
 {
