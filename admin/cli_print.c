@@ -9,7 +9,7 @@ struct column {
 };
 struct layout {
 	const char *verb;
-	struct column cols[9];
+	struct column cols[12]; /* ended by a column without a key */
 };
 
 static const struct layout layouts[] = {

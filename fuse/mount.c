@@ -100,20 +100,16 @@ int tfuse_mount(struct tfuse *tf, struct fs *fs, char *errmsg, size_t errlen)
 		return -errno;
 	}
 	struct tf_job *j = tf_job_new(tf, job_mount);
-	rc = j ? ts_loop_fd_add(ts_exec_loop(tf->exec), tf->fd, EPOLLIN, tf_readable, tf) : -ENOMEM;
-	if (rc) {
-		ts_free(j);
-		snprintf(errmsg, errlen, "mount %s: %s", tf->mountpoint, strerror(-rc));
-		goto fail;
+	rc = j ? tf_job_run(j, "mount", 0) : -ENOMEM;
+	if (rc == 0) { /* not before: an unmounted descriptor polls as broken */
+		rc = ts_loop_fd_add(ts_exec_loop(tf->exec), tf->fd, EPOLLIN, tf_readable, tf);
+		if (rc)
+			(void)!tfuse_unmount(tf, true);
 	}
-	tf->polling = true;
-	rc = tf_job_run(j, "mount", 0);
+	tf->polling = rc == 0;
 	if (rc == 0)
 		return 0;
 	snprintf(errmsg, errlen, "mount %s: %s", tf->mountpoint, strerror(-rc));
-	ts_loop_fd_del(ts_exec_loop(tf->exec), tf->fd);
-	tf->polling = false;
-fail:
 	close(tf->fd);
 	tf->fd = -1;
 	return rc;
