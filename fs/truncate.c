@@ -79,8 +79,8 @@ static void cut_pages(struct fs *fs, struct data_blk *b, uint32_t keep)
 		if (c->valid & data_bit(keep / DATA_PAGE))
 			memset(c->mem + keep % DATA_CHUNK, 0, DATA_PAGE - keep % DATA_PAGE);
 	}
-	if (b->next == NEXT_EXTEND && !b->ready && page <= b->map.subs)
-		data_blk_release(fs, b);
+	if (!b->ready && (!b->ndirty || (b->next == NEXT_EXTEND && page <= b->map.subs)))
+		data_blk_release(fs, b); /* nothing left that needs it */
 	data_blk_active(fs, b);
 }
 
@@ -164,7 +164,8 @@ static int shrink_map(struct fs *fs, struct data_file *df, uint64_t size, struct
 		rc = data_blk_known(fs, b);
 		if (!rc && b->next == NEXT_NONE && !b->ready && !b->ios && b->map.addr && b->map.subs > keep) {
 			rc = fs_map_trim(fs, df, idx, keep, cut);
-			b->known = false;
+			if (!rc)
+				b->map.subs = keep; /* its dirty pages, if any, lie below */
 		}
 		data_blk_put(fs, b);
 	}

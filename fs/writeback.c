@@ -210,7 +210,7 @@ void data_wave_start(struct fs *fs, struct data_blk *b)
 	if (b->ios || b->io_rc || !b->ndirty || data_is_inline(b))
 		return;
 	wave_plan(fs, b, &w);
-	TS_ASSERT(w.base);
+	TS_ASSERT(b->known && w.base && w.end);
 	b->ios = 1; /* the wave cannot end before it is built */
 	b->wave_seq = b->seq;
 	for (unsigned p = 0; p < w.end; p++) {
