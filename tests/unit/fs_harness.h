@@ -55,7 +55,7 @@ struct fsh {
 	unsigned replayed;    /* logs, by the last fsh_core */
 	bool may_write;	      /* the write gate of the disks */
 	void (*kill)(struct fs *fs); /* frees a node's memory */
-	/* Every completed write and flush, in order. */
+	/* Every completed write and flush, in order; a flush's off = how many writes had completed when it was submitted. */
 	void (*record)(void *arg, unsigned disk, enum nsd_op op, uint64_t off, const void *data, uint64_t len);
 	void *record_arg;
 };
@@ -63,6 +63,7 @@ struct fsh {
 struct fsh *fsh_new(unsigned ndisks, uint64_t bytes_each); /* filled with a pattern, not with zeros */
 void fsh_free(struct fsh *h);				   /* with whatever is still open */
 uint64_t fsh_random(struct fsh *h);
+void fsh_disk_settle(struct fsh_disk *d); /* all of it is stable now */
 /* Runs fn(arg) on a fiber to its end; time jumps. Fails the test when everything waits and no timer is armed. */
 void fsh_run(struct fsh *h, ts_fn fn, void *arg);
 void fsh_settle(struct fsh *h, uint64_t ns); /* lets ns of virtual time pass */
