@@ -350,6 +350,24 @@ static void close_fiber(void *arg)
 	}
 }
 
+static void finding(void *arg, const char *text, bool repaired)
+{
+	struct fsx *x = arg;
+
+	TS_PANIC("seed %lu step %u: fs check: %s", x->seed, x->step, text);
+}
+static void check_fiber(void *arg)
+{
+	struct fsx *x = arg;
+	struct fs_check_args a = {.disks = x->h->devs, .ndisks = x->h->ndisks, .env = &x->h->env, .finding = finding, .arg = x};
+	struct fs_check_result r;
+	char err[256] = "";
+	int rc = fs_check(&a, true, &r, err, sizeof(err));
+
+	if (rc || r.findings)
+		TS_PANIC("seed %lu step %u: fs check: %d, %lu findings, %s", x->seed, x->step, rc, r.findings, err);
+}
+
 static void run_seed(uint64_t seed, unsigned rounds, uint32_t block, unsigned ndisks)
 {
 	struct fsx *x = ts_xalloc(sizeof(*x));
@@ -386,6 +404,7 @@ static void run_seed(uint64_t seed, unsigned rounds, uint32_t block, unsigned nd
 			fsh_run(x->h, close_fiber, x);
 			fsh_unmount(x->h);
 		}
+		fsh_run(x->h, check_fiber, x); /* after a power failure as replay will leave it */
 	}
 	for (unsigned i = 0; i < FILES; i++) {
 		settle(&x->m[i]);
