@@ -91,6 +91,33 @@ static void mount_gone(void *arg)
 	mount_free(m);
 }
 
+static bool inside_own_mount(struct daemon *d, const char *dir)
+{
+	ts_list_for(l, &d->mounts) {
+		const char *m = ts_list_entry(l, struct mount, link)->dir;
+		size_t n = strlen(m);
+		if (!strncmp(dir, m, n) && dir[n] == '/')
+			return true;
+	}
+	return false;
+}
+
+/* A mount whose daemon died answers ENOTCONN: it is nobody's any more and goes. */
+static int mount_point_stat(const char *dir)
+{
+	struct stat st;
+	int rc = stat(dir, &st);
+	for (unsigned i = 0; rc && errno == ENOTCONN && i < 8; i++) {
+		if (umount2(dir, MNT_DETACH))
+			return -errno;
+		ts_notice("mount point %s: a dead mount was cleared", dir);
+		rc = stat(dir, &st);
+	}
+	if (rc)
+		return -errno;
+	return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
+}
+
 static int check_request(struct daemon *d, const char *name, const char *dir, char *errmsg, size_t errlen)
 {
 	struct mount *m = mount_find(d, name);
@@ -104,8 +131,11 @@ static int check_request(struct daemon *d, const char *name, const char *dir, ch
 		snprintf(errmsg, errlen, "mount point %s: not an absolute path", dir);
 		return -EINVAL;
 	}
-	struct stat st;
-	if (stat(dir, &st) || !S_ISDIR(st.st_mode)) {
+	if (inside_own_mount(d, dir)) { /* looking it up would wait for this very thread */
+		snprintf(errmsg, errlen, "mount point %s: lies inside a mount of this daemon; choose a directory outside, or bind-mount", dir);
+		return -EINVAL;
+	}
+	if (mount_point_stat(dir)) {
 		snprintf(errmsg, errlen, "mount point %s: no such directory; make it first", dir);
 		return -ENOTDIR;
 	}
