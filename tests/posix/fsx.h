@@ -31,7 +31,7 @@ struct fsx {
 	uint8_t *model, *buf; /* buf: max bytes and a bit, aligned */
 	struct fsx_mount m[FSX_MOUNTS];
 	unsigned nmounts;
-	bool lenient, no_direct, no_map;
+	bool lenient, no_direct, no_map, wild_map;
 	uint64_t off_ops; /* bit set: operation that is not supported here */
 	struct fsx_done log[FSX_LOG];
 	unsigned nlog;

@@ -27,6 +27,7 @@ static void usage(FILE *f)
 	      "  --size N       largest size of the file (by seed: 6000 to 3500000)\n"
 	      "  --lenient      leave out what the file system does not support\n"
 	      "  --no-direct    without O_DIRECT           --no-map     without mmap\n"
+	      "  --wild-map     maps of several mounts without msync and fstat, as on a local file system\n"
 	      "  --save DIR     on failure put there what the file should be\n"
 	      "  --plant N      wrong bytes from operation N on: the run must fail\n",
 	      f);
@@ -195,6 +196,8 @@ static int parse(int argc, char **argv, struct fsx *x, struct args *a)
 			x->lenient = true;
 		} else if (!strcmp(o, "--no-direct")) {
 			x->no_direct = true;
+		} else if (!strcmp(o, "--wild-map")) {
+			x->wild_map = true;
 		} else if (!strcmp(o, "--no-map")) {
 			x->no_map = true;
 		} else {

@@ -12,7 +12,7 @@ static unsigned entries(void)
 static void make_many(const char *dir, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
-		const char *p = i % 2 ? pb("%s/entry-%06u", dir, i) : pa("%s/entry-%06u", dir, i);
+		const char *p = i / 50 % 2 ? pb("%s/entry-%06u", dir, i) : pa("%s/entry-%06u", dir, i);
 		int fd = open(p, O_CREAT | O_EXCL | O_WRONLY, 0644);
 		NEED(fd);
 		close(fd);
@@ -63,7 +63,7 @@ static void many(void)
 	px_gone("d/entry-");
 	for (unsigned i = 0; i < n; i++)
 		if (i % 10)
-			NEED(unlink(i % 3 ? pa("d/entry-%06u", i) : pb("d/entry-%06u", i)));
+			NEED(unlink(i / 50 % 3 ? pa("d/entry-%06u", i) : pb("d/entry-%06u", i)));
 		else
 			left++;
 	for (int b = 0; b <= px.two; b++) {

@@ -144,8 +144,8 @@ static void t_copy(void)
 
 static void t_mmap(void)
 {
-	char *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, px_open(pa("d/f"), O_RDWR), 0);
-	NEED(p == MAP_FAILED ? -1 : 0);
+	char *p;
+	NEED((p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, px_open(pa("d/f"), O_RDWR), 0)) == MAP_FAILED ? -1 : 0);
 	p[0] = 'm';
 	OK(msync(p, 4096, MS_SYNC));
 	OK(munmap(p, 4096));
