@@ -364,12 +364,162 @@ static void other_calls(void **state)
 	fsh_free(h);
 }
 
+/* ---- many fibers, revokes in between: pages are whole, appended records all there -------------------------------------------- */
+#define PAGES 400u
+struct crowd {
+	struct fsh *h;
+	struct fs *fs;
+	struct fs_file f, log;
+	struct ts_group group;
+	uint64_t stamp, records;
+	unsigned left;
+};
+
+static void nap(struct crowd *c)
+{
+	if (fsh_random(c->h) % 3 == 0)
+		ts_sleep_until(ts_exec_now(c->fs->exec) + fsh_random(c->h) % (20 * TS_NS_PER_MS));
+	else
+		ts_fiber_yield();
+}
+
+static void crowd_writer(void *arg)
+{
+	struct crowd *c = arg;
+	uint64_t *p = ts_xalloc(64 * 4096);
+
+	for (unsigned i = 0; i < 150; i++) {
+		uint64_t first = fsh_random(c->h) % PAGES, n = 1 + fsh_random(c->h) % TS_MIN(64u, PAGES - first), v = ++c->stamp;
+		unsigned how = (unsigned)(fsh_random(c->h) % 8);
+
+		for (uint64_t k = 0; k < n * 512; k++)
+			p[k] = v;
+		if (how == 0)
+			assert_int_equal(du_truncate(c->fs, &c->f, first * 4096), 0);
+		else if (how == 1)
+			assert_int_equal(fs_fallocate(c->fs, &c->f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, first * 4096, n * 4096), 0);
+		else if (how == 2)
+			assert_int_equal(fs_fallocate(c->fs, &c->f, 0, first * 4096, n * 4096), 0);
+		else
+			assert_int_equal(fs_write(c->fs, &c->f, p, n * 4096, first * 4096, false, false, NULL), (int64_t)n * 4096);
+		nap(c);
+	}
+	ts_free(p);
+	c->left--;
+	ts_group_done(&c->group, 0);
+}
+
+static void crowd_reader(void *arg)
+{
+	struct crowd *c = arg;
+	uint64_t *p = ts_xalloc(64 * 4096);
+
+	while (c->left) {
+		uint64_t first = fsh_random(c->h) % PAGES;
+		ssize_t n = fs_read(c->fs, &c->f, p, (1 + fsh_random(c->h) % 64) * 4096, first * 4096);
+
+		assert_true(n >= 0 && n % 4096 == 0);
+		for (uint64_t k = 0; k < (uint64_t)n / 8; k++)
+			if (p[k] != p[k / 512 * 512] || p[k] > c->stamp)
+				TS_PANIC("page %lu is torn: %#lx and %#lx", first + k / 512, p[k], p[k / 512 * 512]);
+		nap(c);
+	}
+	ts_free(p);
+	ts_group_done(&c->group, 0);
+}
+
+static void crowd_appender(void *arg)
+{
+	struct crowd *c = arg;
+
+	for (unsigned i = 0; i < 300; i++) {
+		uint64_t rec[2] = {c->records, ~c->records};
+
+		c->records++;
+		assert_int_equal(fs_write(c->fs, &c->log, rec, sizeof(rec), 0, true, false, NULL), sizeof(rec));
+		nap(c);
+	}
+	c->left--;
+	ts_group_done(&c->group, 0);
+}
+
+static void crowd_other(void *arg)
+{
+	struct crowd *c = arg;
+
+	while (c->left) {
+		struct fs_file *f = fsh_random(c->h) % 2 ? &c->f : &c->log;
+
+		switch (fsh_random(c->h) % 4) {
+		case 0:
+			assert_int_equal(fs_tok_stub_revoke(c->fs->tok, TOK_DATA, f->ip->ino, fsh_random(c->h) % 2 ? TOK_NL : TOK_SH), 0);
+			break;
+		case 1:
+			assert_int_equal(fs_tok_stub_revoke(c->fs->tok, TOK_INODE, f->ip->ino, TOK_NL), 0);
+			break;
+		case 2:
+			assert_int_equal(fs_sync(c->fs), 0);
+			break;
+		default:
+			assert_int_equal(fs_fsync(c->fs, f, false), 0);
+		}
+		ts_sleep_until(ts_exec_now(c->fs->exec) + fsh_random(c->h) % (40 * TS_NS_PER_MS));
+	}
+	ts_group_done(&c->group, 0);
+}
+
+static void crowd_body(struct fsh *h, struct fs *fs)
+{
+	static const ts_fn fns[] = {crowd_writer, crowd_writer, crowd_appender, crowd_appender, crowd_reader, crowd_reader, crowd_reader, crowd_other};
+	struct crowd *c = ts_xalloc(sizeof(*c));
+	uint64_t *seen;
+
+	*c = (struct crowd){.h = h, .fs = fs, .left = 4};
+	ts_group_init(&c->group);
+	du_create(fs, &c->f);
+	du_create(fs, &c->log);
+	for (unsigned i = 0; i < TS_ARRAY_LEN(fns); i++) {
+		ts_group_add(&c->group);
+		assert_int_equal(ts_fiber_spawn(fs->exec, "crowd", fns[i], c), 0);
+	}
+	(void)ts_group_wait(&c->group, "the crowd");
+	du_revoke(fs, &c->log);
+	assert_int_equal(c->records, 600);
+	seen = ts_xalloc(600 * 16);
+	assert_int_equal(fs_read(fs, &c->log, seen, 600 * 16, 0), 600 * 16);
+	for (unsigned i = 0; i < 600; i++) { /* order may differ from that of the counting */
+		assert_true(seen[2 * i] == ~seen[2 * i + 1] && seen[2 * i] < 600);
+		for (unsigned k = 0; k < i; k++)
+			assert_true(seen[2 * k] != seen[2 * i]);
+	}
+	ts_free(seen);
+	du_close(fs, &c->f);
+	du_close(fs, &c->log);
+	ts_free(c);
+}
+static void many_fibers(void **state)
+{
+	for (unsigned run = 0; run < 4; run++) {
+		struct fsh *h = du_new(2, 64 * MIB, run % 2 ? 256 << 10 : 64 << 10);
+
+		h->rng += run;
+		for (unsigned d = 0; d < 2; d++) {
+			h->disk[d]->read_ns = TS_NS_PER_MS / 2;
+			h->disk[d]->write_ns = run * TS_NS_PER_MS;
+			h->disk[d]->flush_ns = 2 * TS_NS_PER_MS;
+		}
+		du_run(h, crowd_body);
+		fsh_free(h);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(inline_files), cmocka_unit_test(growing_tail), cmocka_unit_test(streams),
 		cmocka_unit_test(sparse_files), cmocka_unit_test(cut_and_grown), cmocka_unit_test(errors),
 		cmocka_unit_test(full_disk), cmocka_unit_test(other_calls),
+		cmocka_unit_test(many_fibers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
