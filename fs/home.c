@@ -229,8 +229,10 @@ static int write_wanted(struct fs *fs, const struct wanted *w)
 		look(fs, w, &l);
 		if (!l.dirty && !l.writing)
 			return 0;
+		rc = l.dirty ? fs_log_force(fs, l.lsn) : 0; /* outside home_mutex: shared with other revokes */
 		l = (struct look){0};
-		rc = write_batch(fs, w, &n);
+		if (!rc)
+			rc = write_batch(fs, w, &n);
 		if (rc)
 			return rc;
 		look(fs, w, &l);

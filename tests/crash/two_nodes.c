@@ -416,6 +416,8 @@ static uint8_t *record_run(struct world *w)
 
 	w->h = fsh_new(1, BYTES);
 	w->h->rng = seed;
+	memset(w->h->disk[0]->now, 0xa5, BYTES); /* what was never written is no zero: a block without its data is seen */
+	memset(w->h->disk[0]->stable, 0xa5, BYTES);
 	fsh_format_args(w->h, &a);
 	for (unsigned i = 1; i <= 2; i++)
 		node_new(&w->node[i], w->h, i, 100 + i);

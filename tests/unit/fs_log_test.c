@@ -316,7 +316,12 @@ static void crashes(void **state)
 
 	if (one)
 		return crash_rounds(strtoull(one, NULL, 0), 12);
-	for (uint64_t seed = 1; seed <= 25; seed++)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	const uint64_t seeds = 7;
+#else
+	const uint64_t seeds = 20;
+#endif
+	for (uint64_t seed = 1; seed <= seeds; seed++)
 		crash_rounds(seed, 12);
 }
 
