@@ -53,15 +53,29 @@ static void on_view(void *arg, const struct quorum_view *v)
 	ts_cond_broadcast(&l->changed);
 }
 
+/* Who was a member and is none any more is dead, also when all others forgot the group and found only its log. */
+static void deaths(struct sim *s, const struct quorum_group_view *g)
+{
+	for (unsigned id = 1; id <= s->nnodes; id++) {
+		struct sim_life *l = sim_life(s, id);
+		bool in = false, pending = false;
+		for (unsigned i = 0; l && i < g->nmembers; i++)
+			in |= g->members[i].node == id && g->members[i].incarnation == l->incarnation;
+		for (unsigned i = 0; l && i < g->npending; i++)
+			pending |= g->pending[i].node == id && g->pending[i].incarnation == l->incarnation;
+		if (in && !l->member_since)
+			l->member_since = g->epoch;
+		else if (pending || (l && !in && l->member_since && g->epoch > l->member_since && !l->unmount))
+			sim_work_life_dead(l);
+	}
+}
+
 static void on_group(void *arg, const struct quorum_group_view *g)
 {
 	struct sim_life *l = arg;
 	sim_say(l->node->sim, "n%u group epoch %llu members %u pending %u", l->node->id, (unsigned long long)g->epoch, g->nmembers, g->npending);
-	for (unsigned i = 0; i < g->npending; i++) {
-		struct sim_life *dead = sim_life(l->node->sim, g->pending[i].node);
-		if (dead && dead->incarnation == g->pending[i].incarnation)
-			sim_work_life_dead(dead);
-	}
+	if (g->quorate)
+		deaths(l->node->sim, g);
 	if (l->fs)
 		fs_group_view(l->fs, g);
 	ts_cond_broadcast(&l->changed);

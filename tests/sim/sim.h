@@ -37,6 +37,7 @@ struct sim_life { /* one incarnation of one node's daemon */
 	struct ts_cond changed;
 	bool mounted, excluded, unmount, unmounted, started;
 	bool evicted; /* for the others and the model it is dead, whether it knows or not */
+	uint64_t member_since; /* epoch of the first view of the group with it */
 	uint64_t peers[SIM_NODES + 1];
 	unsigned clients;
 	uint32_t pid;
