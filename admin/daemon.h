@@ -48,6 +48,7 @@ struct daemon {
 	uint64_t started_ns;
 	bool stopping, excluded, suspended;
 	char excluded_why[160];
+	void (*out)(struct daemon *d, const char *why); /* ends this incarnation at once */
 	int exit_code;
 	struct ts_list disks, mounts;
 	struct ts_cond changed; /* view, disks, mounts */

@@ -82,8 +82,10 @@ static void mount_gone(void *arg)
 	m->tf = NULL;
 	int rc = fs_unmount(m->fs, true);
 	m->fs = NULL;
-	if (rc)
+	if (rc) {
 		ts_err("mount %s: not left clean: %s; its log will be replayed", m->dir, strerror(-rc));
+		m->d->out(m->d, "a file system could not be left clean");
+	}
 	if (!m->d->excluded)
 		keys_unregister(m->d, m->disks, m->ndisks);
 	ts_notice("file system %s: unmounted from %s", m->name, m->dir);
@@ -116,6 +118,13 @@ static int mount_point_stat(const char *dir)
 	if (rc)
 		return -errno;
 	return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
+}
+
+/* fs/ keeps its tokens and its place in the group: only the end of this incarnation lets others recover. */
+static void mount_stopped(void *arg, const char *why)
+{
+	struct mount *m = arg;
+	m->d->out(m->d, why);
 }
 
 static int check_request(struct daemon *d, const char *name, const char *dir, char *errmsg, size_t errlen)
@@ -184,7 +193,7 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 	if (rc)
 		return rc;
 	struct tfuse_args ta = {.exec = d->exec, .source = m->name, .mountpoint = m->dir,
-				.ms_flags = flags & ~(unsigned long)MS_STRICTATIME, .gone = mount_gone, .arg = m};
+				.ms_flags = flags & ~(unsigned long)MS_STRICTATIME, .gone = mount_gone, .stopped = mount_stopped, .arg = m};
 	m->tf = tfuse_new(&ta);
 	if (!m->tf) {
 		snprintf(errmsg, errlen, "mount %s: out of memory", m->dir);

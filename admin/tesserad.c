@@ -68,14 +68,13 @@ static void on_group(void *arg, const struct quorum_group_view *g)
 	ts_cond_broadcast(&d->changed);
 }
 
-static void on_excluded(void *arg, const char *why)
+static void daemon_out(struct daemon *d, const char *why)
 {
-	struct daemon *d = arg;
 	if (d->excluded)
 		return;
 	d->excluded = true;
 	snprintf(d->excluded_why, sizeof(d->excluded_why), "%s", why);
-	ts_err("node %u: excluded from the cluster: %s; all I/O stops, tesserad ends and may start again", d->conf.node_id, why);
+	ts_err("node %u: out of the cluster: %s; all I/O stops, tesserad ends and may start again as a new incarnation", d->conf.node_id, why);
 	ts_list_for(l, &d->mounts) {
 		struct mount *m = ts_list_entry(l, struct mount, link);
 		if (m->fs)
@@ -85,6 +84,11 @@ static void on_excluded(void *arg, const char *why)
 	}
 	d->exit_code = EXIT_EXCLUDED;
 	ts_loop_stop(d->loop);
+}
+
+static void on_excluded(void *arg, const char *why)
+{
+	daemon_out(arg, why);
 }
 
 static void on_suspended(void *arg, bool suspended)
@@ -230,6 +234,7 @@ static int run(const char *path)
 	ts_log_open("tesserad", (enum ts_log_level)d.conf.log_level, true);
 	harden();
 	d.listen_fd = -1;
+	d.out = daemon_out;
 	ts_list_init(&d.disks);
 	ts_list_init(&d.mounts);
 	ts_cond_init(&d.changed);

@@ -15,6 +15,8 @@ struct tfuse_args {
 	unsigned long ms_flags; /* MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME */
 	/* The kernel side is gone (umount): called once, on a fiber. */
 	void (*gone)(void *arg);
+	/* The file system stopped itself (I/O error, impossible state): this incarnation must end, so that others recover it. */
+	void (*stopped)(void *arg, const char *why);
 	void *arg;
 };
 struct tfuse *tfuse_new(const struct tfuse_args *a) TS_MUST_CHECK; /* NULL: no memory or no threads */

@@ -50,6 +50,7 @@ struct tfuse {
 	char *source, *mountpoint;
 	unsigned long ms_flags;
 	void (*gone)(void *arg);
+	void (*stopped)(void *arg, const char *why);
 	void *arg;
 	struct fs *fs;
 	int fd;

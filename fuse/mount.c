@@ -20,6 +20,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 	tf->exec = a->exec;
 	tf->ms_flags = a->ms_flags;
 	tf->gone = a->gone;
+	tf->stopped = a->stopped;
 	tf->arg = a->arg;
 	tf->fd = -1;
 	tf->epoch = 1;

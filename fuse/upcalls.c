@@ -190,5 +190,7 @@ void tf_inval_names(void *arg, uint64_t dir)
 void tf_stopped(void *arg, const char *why)
 {
 	struct tfuse *tf = arg;
-	ts_err("mount %s: stopped: %s; every operation answers EIO, unmount it", tf->mountpoint, why);
+	ts_err("mount %s: stopped: %s; every operation answers EIO", tf->mountpoint, why);
+	if (tf->stopped)
+		tf->stopped(tf->arg, why);
 }
