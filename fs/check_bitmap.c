@@ -188,12 +188,11 @@ static void pool_take(struct head *h, uint64_t *used)
 
 static void compare(struct head *h, const uint8_t *disk, const uint64_t *used)
 {
-	uint32_t leaked = 0, missing = 0, first[2] = {0, 0}, zero = 0;
+	uint32_t leaked = 0, missing = 0, first[2] = {0, 0};
 
 	for (uint32_t i = 0; i < h->c->region_subs; i++) {
 		bool want = i < FS_CHUNK_HEAD || used[i / 64] >> (i % 64) & 1, is = bit(disk, i);
 
-		zero += !want;
 		if (is && !want && !leaked++)
 			first[0] = i;
 		if (!is && want && !missing++)

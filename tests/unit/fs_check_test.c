@@ -714,7 +714,8 @@ static int image_down(void **state)
 {
 	image_drop(image);
 	fsh_free(image);
-	print_message("%lu changes, %lu found, %lu repairs refused\n", nchanges, nfound, nrefused);
+	if (nchanges)
+		print_message("%lu changes, %lu found, %lu repairs refused\n", nchanges, nfound, nrefused);
 	return 0;
 }
 
@@ -870,6 +871,319 @@ static void test_labels(void **state)
 	assert_int_equal(ncomplaints, 0);
 }
 
+/* ---- what a repair keeps ------------------------------------------------------------------------------------------------------------ */
+/* Mounted again after a repair. */
+struct again {
+	struct fs *fs;
+	void (*body)(struct fs *fs);
+};
+static void again_fiber(void *arg)
+{
+	struct again *g = arg;
+
+	g->body(g->fs);
+}
+static void reopen(struct fsh *h, void (*body)(struct fs *))
+{
+	struct again g = {.fs = fsh_mount(h), .body = body};
+
+	fsh_run(h, again_fiber, &g);
+	fsh_unmount(h);
+}
+
+/* Whatever was lost: it can be used. */
+static void use_it(struct fs *f)
+{
+	uint64_t dir, file;
+	char name[32];
+
+	fs = f;
+	dir = mk(FS_ROOT_INO, "after the repair", S_IFDIR | 0755);
+	for (unsigned i = 0; i < 100; i++) {
+		snprintf(name, sizeof(name), "file %u", i);
+		file = mk(dir, name, S_IFREG | 0644);
+		if (i % 10 == 0)
+			put(file, i * 9000, 30000, (uint8_t)i);
+		if (i % 3 == 0)
+			assert_int_equal(fs_unlink(fs, &me, dir, name, strlen(name)), 0);
+	}
+}
+
+static void repaired(struct fsh *h, const char *expect, void (*body)(struct fs *))
+{
+	struct run r;
+
+	check(h, true, true, &r);
+	assert_int_equal(r.rc, 0);
+	assert_int_equal(r.unfixed, 0);
+	if (!strstr(r.first, expect))
+		fail_msg("expected \"%s\", the first finding is \"%s\"", expect, r.first);
+	expect_clean(h, false, expect);
+	reopen(h, body);
+	expect_clean(h, false, "after it was used again");
+}
+
+static void seal_block(fs_addr a)
+{
+	struct target t = {.addr = a};
+
+	touch_block(a);
+	reseal(image, &t);
+}
+
+static uint64_t look(uint64_t dir, const char *name)
+{
+	int rc = fs_lookup(fs, &me, dir, name, strlen(name), &at);
+
+	return rc ? 0 : at.ino;
+}
+
+static void read_is(uint64_t ino, uint64_t off, uint8_t fill, bool same)
+{
+	uint8_t buf[5000];
+	struct fs_file *f;
+
+	assert_int_equal(fs_open(fs, &me, ino, O_RDONLY, &f), 0);
+	assert_int_equal(fs_read(fs, f, buf, sizeof(buf), off), sizeof(buf));
+	for (size_t i = 0; i < sizeof(buf); i++)
+		assert_int_equal(buf[i] == fill, same);
+	fs_release(fs, f);
+}
+
+static void all_there(struct fs *f)
+{
+	fs = f;
+	assert_int_equal(look(FS_ROOT_INO, "lost+found"), 0);
+	assert_int_equal(look(made.dir, "flat"), made.flat);
+	assert_int_equal(look(made.dir, "high"), made.high);
+	assert_true(look(made.tree, "f1") != 0);
+	read_is(made.flat, 0, 2, true);
+	read_is(made.high, 100ull * BLOCK, 4, true);
+	read_is(made.sparse, 20ull * BLOCK, 6, true);
+	assert_int_equal(fs_getattr(fs, &me, made.many, &at), 0);
+	assert_int_equal(at.size, 1500);
+}
+
+static void test_height(void **state)
+{
+	fs_addr a = find_block(image, FS_BT_INODE, made.sparse);
+
+	for (unsigned h = 0; h < 9; h++) {
+		if (h == 2)
+			continue;
+		((struct fs_inode_disk *)block_at(image, a))->map_height = (uint8_t)h;
+		seal_block(a);
+		repaired(image, "map height", all_there);
+		image_restore(image);
+	}
+}
+
+static void test_segments(void **state)
+{
+	const struct fs_super_disk *s = (const void *)block_at(image, FS_ADDR(0, FS_SUPER_SUB));
+	fs_addr a = le64_get(s->segtab[0].addr[0]);
+
+	memset(block_at(image, a) + sizeof(struct fs_mhdr_disk), 0, FS_SUB - sizeof(struct fs_mhdr_disk));
+	seal_block(a);
+	repaired(image, "put into the segment table", all_there);
+	image_restore(image);
+	memset(block_at(image, a), 0x55, FS_SUB);
+	touch_block(a);
+	repaired(image, "segment table block 0", all_there);
+}
+
+static void found_again(struct fs *f)
+{
+	uint64_t lost;
+	char name[32];
+
+	fs = f;
+	lost = look(FS_ROOT_INO, "lost+found");
+	assert_true(lost != 0);
+	assert_int_equal(look(made.dir, "dir"), 0);
+	snprintf(name, sizeof(name), "#%llu", (unsigned long long)made.dir);
+	assert_int_equal(look(lost, name), made.dir);
+	assert_int_equal(look(made.dir, "flat"), made.flat);
+	assert_int_equal(look(lost, ".."), FS_ROOT_INO);
+	assert_int_equal(look(made.dir, ".."), lost);
+}
+
+/* An entry of an inline directory that leads to ino. */
+static struct fs_dirent_disk *entry_of(fs_addr dir, uint64_t ino)
+{
+	struct fs_inode_disk *d = (void *)block_at(image, dir);
+
+	for (unsigned off = 0; off < le16_get(d->inline_len);) {
+		struct fs_dirent_disk *e = (void *)(d->payload + off);
+
+		if (le64_get(e->ino) == ino)
+			return e;
+		off += le16_get(e->rec_len);
+	}
+	fail_msg("no entry");
+	return NULL;
+}
+
+static void forget_name(uint64_t dir, uint64_t ino)
+{
+	fs_addr a = find_block(image, FS_BT_INODE, dir);
+	struct fs_inode_disk *d = (void *)block_at(image, a);
+	struct fs_dirent_disk *e = entry_of(a, ino);
+
+	e->ino = le64_make(0);
+	e->name_len = 0;
+	d->size = le64_make(le64_get(d->size) - 1);
+	seal_block(a);
+}
+
+static void test_lost(void **state)
+{
+	forget_name(FS_ROOT_INO, made.dir);
+	repaired(image, "no directory names it", found_again);
+}
+
+static void many_found(struct fs *f)
+{
+	uint64_t lost;
+
+	fs = f;
+	lost = look(FS_ROOT_INO, "lost+found");
+	assert_int_equal(fs_getattr(fs, &me, lost, &at), 0);
+	assert_true(at.size >= 40);
+	assert_int_equal(fs_getattr(fs, &me, made.tree, &at), 0);
+	assert_int_equal(at.size, 0);
+}
+
+static void test_lost_many(void **state)
+{
+	fs_addr a = find_block(image, FS_BT_INODE, made.tree);
+
+	memset(block_at(image, a) + PAYLOAD, 0, FS_INODE_PTRS * PTR); /* its whole tree */
+	seal_block(a);
+	repaired(image, "a tree without leaves", many_found);
+}
+
+static void both_there(struct fs *f)
+{
+	fs = f;
+	read_is(made.flat, BLOCK, 2, true);
+	read_is(made.sparse, 20ull * BLOCK, 6, false);
+}
+
+static void test_double(void **state)
+{
+	fs_addr a = find_block(image, FS_BT_INODE, made.flat), l2, l1;
+	struct fs_bptr_disk *p = (void *)(block_at(image, a) + PAYLOAD + PTR);
+	uint64_t at_most = le64_get(p->birth);
+
+	/* Block 20 of the sparse file: the first leaf of its tree. */
+	a = find_block(image, FS_BT_INODE, made.sparse);
+	l2 = ptr_in(image, a, PAYLOAD);
+	l1 = ptr_in(image, l2, offsetof(struct fs_indirect_disk, p[0]));
+	((struct fs_indirect_disk *)block_at(image, l1))->p[20].addr[0] = p->addr[0];
+	((struct fs_indirect_disk *)block_at(image, l1))->p[20].birth = le64_make(at_most - 1);
+	seal_block(l1);
+	repaired(image, "which inode", both_there);
+}
+
+static void loop_gone(struct fs *f)
+{
+	uint64_t lost;
+	char name[32];
+
+	fs = f;
+	lost = look(FS_ROOT_INO, "lost+found");
+	snprintf(name, sizeof(name), "#%llu", (unsigned long long)made.tree);
+	if (!look(lost, name)) {
+		snprintf(name, sizeof(name), "#%llu", (unsigned long long)made.dir);
+		assert_int_equal(look(lost, name), made.dir);
+	}
+}
+
+/* dir and tree lie below each other, nothing else names them. */
+static void test_loop(void **state)
+{
+	uint64_t dir = made.dir, tree = made.tree;
+	fs_addr a = find_block(image, FS_BT_INODE, dir), b = find_block(image, FS_BT_INODE, tree), leaf;
+	struct fs_dirent_disk *e = entry_of(a, made.fifo);
+	struct fs_inode_disk *d = (void *)block_at(image, a), *t = (void *)block_at(image, b);
+
+	forget_name(FS_ROOT_INO, dir);
+	forget_name(FS_ROOT_INO, tree);
+	d->parent = le64_make(tree);
+	t->parent = le64_make(dir);
+	e->ino = le64_make(tree);
+	e->gen = t->h.res_gen;
+	e->type = DT_DIR;
+	seal_block(a);
+	seal_block(b);
+	leaf = ptr_in(image, b, PAYLOAD);
+	e = (void *)((struct fs_dirleaf_disk *)block_at(image, leaf))->ents;
+	e->ino = le64_make(dir);
+	e->gen = d->h.res_gen;
+	e->type = DT_DIR;
+	seal_block(leaf);
+	repaired(image, "below itself", loop_gone);
+}
+
+/* The bitmap of the chunk that a block lies in says that it is free. */
+static void test_free_but_used(void **state)
+{
+	struct fs_bitmap_disk *b;
+	fs_addr a = find_bitmap(image, FS_REGION_DATA, true);
+
+	b = (void *)block_at(image, a);
+	b->bits[0] = (1 << FS_CHUNK_HEAD) - 1;
+	memset(b->bits + 1, 0, sizeof(b->bits) - 1);
+	seal_block(a);
+	repaired(image, "free", all_there);
+	image_restore(image);
+	a = find_bitmap(image, FS_REGION_META, true);
+	memset(block_at(image, a), 0, FS_SUB);
+	touch_block(a);
+	repaired(image, "bitmap is lost", all_there);
+}
+
+/* Little memory: more passes, the same result; too little: says how much. */
+static void test_memory(void **state)
+{
+	struct run r = {.h = image, .bound = 150000};
+
+	fsh_run(image, check_fiber, &r);
+	if (r.rc || r.res.findings)
+		fail_msg("%d (%s) %s", r.rc, r.err, r.first);
+	r = (struct run){.h = image, .bound = 9000};
+	fsh_run(image, check_fiber, &r);
+	assert_int_equal(r.rc, -ENOMEM);
+	assert_non_null(strstr(r.err, "MiB"));
+}
+
+/* Every read and write that fails once: an error with a text, or a finding; never a crash, and the next run gets through. */
+static void test_io_errors(void **state)
+{
+	fs_addr a = find_block(image, FS_BT_INODE, made.flat);
+
+	for (unsigned op = 0; op < 2; op++) {
+		for (uint64_t nth = 1; nth < 400; nth += op ? 1 : 13) {
+			struct run r;
+
+			((struct fs_inode_disk *)block_at(image, a))->nlink = le32_make(7);
+			seal_block(a);
+			image->disk[0]->fail_op = op ? NSD_WRITE : NSD_READ;
+			image->disk[0]->fail_nth = nth;
+			image->disk[0]->fail_rc = op ? -EIO : -ETIMEDOUT;
+			check(image, true, true, &r);
+			assert_true(!r.rc || r.err[0]);
+			if (image->disk[0]->fail_nth) /* so many there were not */
+				nth = 400;
+			image->disk[0]->fail_nth = 0;
+			repair_and_look(image, "after an error");
+			image_restore(image);
+		}
+	}
+	assert_int_equal(ncomplaints, 0);
+}
+
 /* ---- many faults at once --------------------------------------------------------------------------------------------------------- */
 struct spot {
 	fs_addr addr;
@@ -952,6 +1266,12 @@ static void fuzz(uint64_t first, uint64_t seeds)
 		nchanges++;
 		nfound += r.rc || r.res.findings;
 		repair_and_look(image, what);
+		if (seed % 8 == 0) {
+			reopen(image, use_it);
+			check(image, false, false, &r);
+			if (r.rc || r.res.findings)
+				complain("%s: after it was used again: %d (%s), %s", what, r.rc, r.err, r.first);
+		}
 		image_restore(image);
 	}
 	print_message("seeds %llu to %llu, %lu refused\n", (unsigned long long)first, (unsigned long long)(first + seeds - 1), nrefused);
@@ -978,9 +1298,19 @@ int main(void)
 		cmocka_unit_test(test_intents),
 		cmocka_unit_test_setup_teardown(test_change_log, intents_up, image_down),
 		cmocka_unit_test_setup_teardown(test_labels, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_height, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_segments, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_lost, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_lost_many, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_double, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_loop, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_free_but_used, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_memory, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_io_errors, image_up, image_down),
 		cmocka_unit_test_setup_teardown(test_fuzz, image_up, image_down),
 	};
 
+	ts_log_level_set(TS_LOG_WARN);
 	if (getenv("CHECK_FILTER"))
 		cmocka_set_test_filter(getenv("CHECK_FILTER"));
 	return cmocka_run_group_tests(tests, NULL, NULL);
