@@ -155,17 +155,24 @@ json_t *status_json(struct daemon *d)
 {
 	json_t *mounts = json_array();
 	struct net_stats n = {0};
-	ts_list_for(l, &d->mounts)
-		json_array_append_new(mounts, mount_json(ts_list_entry(l, struct mount, link)));
+	uint64_t requests = 0;
+	ts_list_for(l, &d->mounts) {
+		struct mount *m = ts_list_entry(l, struct mount, link);
+		struct tfuse_stats f = {0};
+		json_array_append_new(mounts, mount_json(m));
+		if (m->tf)
+			tfuse_stats_get(m->tf, &f);
+		requests += f.requests;
+	}
 	if (d->net)
 		net_stats_get(d->net, &n);
 	uint64_t now = ts_exec_now(d->exec), until = quorum_lease_until_ns(d->quorum);
-	return json_pack("{s:s,s:s,s:i,s:I,s:I,s:o,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I},s:o,s:o,s:s}", "state", daemon_state(d), "cluster",
+	return json_pack("{s:s,s:s,s:i,s:I,s:I,s:o,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I},s:{s:I},s:o,s:o,s:s}", "state", daemon_state(d), "cluster",
 			 d->conf.cluster_name, "node", (int)d->conf.node_id, "incarnation", (json_int_t)d->incarnation, "uptime_ms",
 			 (json_int_t)((now - d->started_ns) / TS_NS_PER_MS), "view", view_json(d), "lease_ms",
 			 (json_int_t)(until > now ? (until - now) / TS_NS_PER_MS : 0), "net", "frames_sent", (json_int_t)n.frames_sent, "frames_received",
 			 (json_int_t)n.frames_received, "bytes_sent", (json_int_t)n.bytes_sent, "bytes_received", (json_int_t)n.bytes_received, "resent",
-			 (json_int_t)n.resent, "reconnects", (json_int_t)n.reconnects, "disks", status_disks(d), "mounts", mounts, "version", TESSERA_VERSION);
+			 (json_int_t)n.resent, "reconnects", (json_int_t)n.reconnects, "fuse", "requests", (json_int_t)requests, "disks", status_disks(d), "mounts", mounts, "version", TESSERA_VERSION);
 }
 
 struct waiters {
