@@ -78,10 +78,11 @@ static void mount_gone(void *arg)
 	if (m->state == MOUNT_STARTING)
 		return; /* mount_start sees it and unwinds */
 	m->state = MOUNT_STOPPING;
-	tfuse_free(m->tf);
-	m->tf = NULL;
+	tfuse_drain(m->tf);
 	int rc = fs_unmount(m->fs, true);
 	m->fs = NULL;
+	tfuse_free(m->tf);
+	m->tf = NULL;
 	if (rc) {
 		ts_err("mount %s: not left clean: %s; its log will be replayed", m->dir, strerror(-rc));
 		m->d->out(m->d, "a file system could not be left clean");
@@ -215,8 +216,10 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 	rc = tfuse_mount(m->tf, m->fs, errmsg, errlen);
 	if (rc == 0)
 		return 0;
-	if (fs_unmount(m->fs, true))
+	if (fs_unmount(m->fs, true)) {
 		ts_err("mount %s: not left clean after a failed mount; its log will be replayed", m->dir);
+		d->out(d, "a file system could not be left clean");
+	}
 	m->fs = NULL;
 no_fs:
 	tfuse_free(m->tf);

@@ -28,7 +28,9 @@ int tfuse_mount(struct tfuse *tf, struct fs *fs, char *errmsg, size_t errlen) TS
 int tfuse_unmount(struct tfuse *tf, bool lazy) TS_MUST_CHECK;
 /* Aborts the connection: every request in the kernel ends with an error; used when this node is out. */
 void tfuse_abort(struct tfuse *tf);
-/* After gone() (or before tfuse_mount); from a fiber; waits for handlers and threads. */
+/* After gone(): waits until no handler runs any more; then fs_unmount() may be called, whose upcalls still come here. */
+void tfuse_drain(struct tfuse *tf);
+/* After fs_unmount() (or before tfuse_mount); from a fiber; waits for handlers and threads. */
 void tfuse_free(struct tfuse *tf);
 
 struct tfuse_stats {

@@ -22,6 +22,7 @@ struct tf_node { /* an inode the kernel may know */
 	uint32_t gen;
 	uint64_t nlookup;	  /* mirrored for notifier threads in `known` */
 	atomic_bool known;	  /* nlookup > 0 */
+	atomic_uint_least64_t replied_ns; /* when an entry reply for it last went out */
 	unsigned refs;		  /* jobs and requests using the struct */
 	bool attr_cached;	  /* a reply with an attribute timeout went out since the last invalidation */
 	bool pages_cached;	  /* opened with page cache since the last data invalidation */
@@ -54,7 +55,8 @@ struct tfuse {
 	void *arg;
 	struct fs *fs;
 	int fd;
-	bool inited, is_gone, aborted, have_epoch, polling;
+	bool inited, aborted, have_epoch, polling;
+	atomic_bool is_gone;	/* read by notifier threads too */
 	uint32_t proto_minor;	/* the kernel's */
 	uint64_t epoch;		/* of entry timeouts, from 1 */
 	struct ts_map nodes;

@@ -143,12 +143,18 @@ void tfuse_abort(struct tfuse *tf)
 	tf->fd = -1;
 }
 
+void tfuse_drain(struct tfuse *tf)
+{
+	while (tf->in_flight)
+		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, 0);
+}
+
 void tfuse_free(struct tfuse *tf)
 {
 	if (!tf)
 		return;
-	while (tf->in_flight)
-		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, 0);
+	tf->is_gone = true;
+	tfuse_drain(tf);
 	tf_notify_close(tf);
 	if (tf->polling)
 		ts_loop_fd_del(ts_exec_loop(tf->exec), tf->fd);

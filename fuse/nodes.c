@@ -41,6 +41,7 @@ struct tf_node *tf_node_get(struct tfuse *tf, uint64_t ino, uint32_t gen)
 	}
 	n->gen = gen;
 	n->nlookup++;
+	atomic_store(&n->replied_ns, ts_exec_now(tf->exec));
 	atomic_store(&n->known, true);
 	return n;
 }

@@ -16,6 +16,7 @@
 #define TF_PAGE		    4096ULL
 #define TF_EDGES	    32
 #define TF_BLOCKED_MS	    30
+#define TF_APPLY_NS	    (2 * TS_NS_PER_S) /* a reply written longer ago has been applied by its caller */
 
 static int notify_write(struct tfuse *tf, int code, const void *data, size_t len)
 {
@@ -31,13 +32,17 @@ static int notify_inval_inode(struct tfuse *tf, uint64_t ino, int64_t off, int64
 	return notify_write(tf, FUSE_NOTIFY_INVAL_INODE, &o, sizeof(o));
 }
 
-/* Invalidates, and again while the kernel says ENOENT but has the inode coming. Gives up only when it was forgotten or
- * the connection is gone (then there is no cache). */
+/* Invalidates, and again while the kernel says ENOENT although an entry reply that it may not have applied yet went out.
+ * A look-up count alone proves nothing: an inode number used again leaves the count of the old, unhashed inode behind.
+ * Gives up when it was forgotten, the reply is long applied, or the mount is gone (then there is no cache). */
 static int inval_until_known(struct tf_job *j, int64_t off, int64_t len)
 {
+	const struct ts_env *env = ts_exec_env(j->tf->exec);
 	for (;;) {
 		int rc = notify_inval_inode(j->tf, j->node->ino, off, len);
-		if (rc != -ENOENT || !atomic_load(&j->node->known))
+		if (rc != -ENOENT || !atomic_load(&j->node->known) || atomic_load(&j->tf->is_gone))
+			return rc;
+		if (ts_now_ns(env) > atomic_load(&j->node->replied_ns) + TF_APPLY_NS)
 			return rc;
 		struct timespec ts = {0, 200000};
 		nanosleep(&ts, NULL);
