@@ -30,6 +30,7 @@ struct mfile {
 	bool used, isdir, locked, uncertain;
 	bool wild; /* an append met another size than we knew */
 	uint64_t ino;
+	uint32_t gen;
 	unsigned dirty;	   /* bit per node: whose death may take some of hist back */
 	unsigned crashes;  /* times it became uncertain */
 	struct content cur, hist[HIST], pending;
@@ -311,17 +312,19 @@ static bool file_settle(struct sim_life *l, struct mfile *f, struct mslot *m)
 	return true;
 }
 
-static struct mfile *file_by_ino(struct sim_work *w, struct mslot *m, uint64_t ino)
+/* One of those the name may mean; one whose creation was cut off has no number yet. An inode may have been several of them. */
+static struct mfile *file_by_ino(struct sim_work *w, struct mslot *m, const struct fs_attr *a)
 {
-	int cands[SLOT_HIST + 2];
-	unsigned n = 0;
-	cands[n++] = m->cur;
-	for (unsigned i = 0; i < m->nhist; i++)
-		cands[n++] = m->hist[i];
-	for (unsigned i = 0; i < n; i++)
-		if (cands[i] >= 0 && (w->file[cands[i]].ino == ino || !w->file[cands[i]].ino))
-			return &w->file[cands[i]];
-	return NULL;
+	struct mfile *unborn = NULL;
+	for (unsigned i = 0; i <= m->nhist; i++) {
+		int fid = i < m->nhist ? m->hist[i] : m->cur;
+		struct mfile *f = fid >= 0 ? &w->file[fid] : NULL;
+		if (f && f->ino == a->ino && f->gen == a->gen)
+			return f;
+		if (f && !f->ino)
+			unborn = f;
+	}
+	return unborn;
 }
 
 /* What the name is now; settles it if a crash left it open. False: stop this operation. */
@@ -340,12 +343,13 @@ static bool slot_settle(struct sim_work *w, struct sim_life *l, struct mslot *m)
 	}
 	int now = -1;
 	if (rc == 0) {
-		struct mfile *f = file_by_ino(w, m, a.ino);
+		struct mfile *f = file_by_ino(w, m, &a);
 		if (!f) {
 			sim_fail(w->s, "n%u name %u/%s is inode %llu after a crash: it never was", l->node->id, m->dir, m->name, (unsigned long long)a.ino);
 			return false;
 		}
 		f->ino = a.ino;
+		f->gen = a.gen;
 		now = f->fid;
 	} else {
 		bool may = m->cur == -1;
@@ -415,6 +419,7 @@ static void do_create(struct sim_work *w, struct mop *op, struct sim_life *l, st
 	if (!f)
 		f = file_new(w, isdir);
 	f->ino = at.ino;
+	f->gen = at.gen;
 	slot_change(m, l->node->id, f->fid);
 	if (h)
 		fs_release(l->fs, h);
@@ -625,8 +630,8 @@ static void do_check(struct sim_work *w, struct mop *op, struct sim_life *l, str
 	if (rc)
 		return;
 	struct mfile *f = &w->file[m->cur];
-	if (at.ino != f->ino) {
-		wrong(l, m, "lookup: inode", (long)at.ino, (long)f->ino);
+	if (at.ino != f->ino || at.gen != f->gen) {
+		wrong(l, m, at.ino == f->ino ? "lookup: generation" : "lookup: inode", (long)at.ino, (long)f->ino);
 		return;
 	}
 	if (f->isdir || disturbed(m, f))
