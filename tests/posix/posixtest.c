@@ -257,18 +257,23 @@ static enum px_kind kind_of(const char *dir)
 	return PX_OTHER;
 }
 
-static int setup(const char *a, const char *b)
+static int setup(const char *dir_a, const char *dir_b)
 {
+	char a[PATH_MAX], b[PATH_MAX];
 	struct stat sa, sb;
 
 	if (getuid()) {
 		fputs("posixtest: not root; run it with sudo\n", stderr);
 		return PX_SKIPPED;
 	}
+	if (!realpath(dir_a, a) || !realpath(dir_b, b)) { /* the tests change their working directory */
+		fprintf(stderr, "posixtest: %s, %s: %s\n", dir_a, dir_b, strerror(errno));
+		return 1;
+	}
 	px.two = strcmp(a, b) != 0;
 	px.kind = kind_of(a);
-	snprintf(top_a, sizeof(top_a), "%s/px.%d", a, (int)getpid());
-	snprintf(top_b, sizeof(top_b), "%s/px.%d", b, (int)getpid());
+	snprintf(top_a, sizeof(top_a), "%.4000s/px.%d", a, (int)getpid());
+	snprintf(top_b, sizeof(top_b), "%.4000s/px.%d", b, (int)getpid());
 	if (mkdir(top_a, 0755)) {
 		fprintf(stderr, "posixtest: %s: %s\n", top_a, strerror(errno));
 		return 1;

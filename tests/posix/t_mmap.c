@@ -112,6 +112,30 @@ static void both_dirty(void)
 	free(want);
 }
 
+/* Both have stored into the same page, then one after the other writes back: one of the two pages wins, and neither waits
+ * for the other for ever. */
+static void same_page_dirty(void)
+{
+	int a = px_open(pa("f"), O_RDWR | O_CREAT), b;
+	char *p, *q, got[4096];
+
+	OK(ftruncate(a, 8192));
+	b = px_open(pb("f"), O_RDWR);
+	p = map(a, 8192, PROT_READ | PROT_WRITE, MAP_SHARED);
+	q = map(b, 8192, PROT_READ | PROT_WRITE, MAP_SHARED);
+	for (int i = 0; i < 5; i++) {
+		EQ(p[0], q[0], "the byte as both see it");
+		p[0] = (char)(100 + i);
+		q[0] = (char)(50 + i);
+		OK(i % 2 ? msync(p, 8192, MS_SYNC) : msync(q, 8192, MS_SYNC));
+		OK(i % 2 ? msync(q, 8192, MS_SYNC) : msync(p, 8192, MS_SYNC));
+		EQ(1, pread(i % 2 ? a : b, got, 1, 0), "read");
+		TRUE(got[0] == 100 + i || got[0] == 50 + i, "the byte is one of the two (%d)", got[0]);
+	}
+	OK(munmap(q, 8192));
+	OK(munmap(p, 8192));
+}
+
 static void private_map(void)
 {
 	char *p, want[5000];
@@ -230,7 +254,7 @@ static void unlinked_map(void)
 
 const struct px_test px_mmap_tests[] = {
 	{"mmap.shared", shared_write, 0, 0},	 {"mmap.store_then_read", store_then_read, 0, 0}, {"mmap.two_maps", two_maps, 0, 0},
-	{"mmap.both_dirty", both_dirty, 0, 0},
+	{"mmap.both_dirty", both_dirty, 0, 0},	 {"mmap.same_page_dirty", same_page_dirty, 0, 0},
 	{"mmap.private", private_map, 0, 0},	 {"mmap.truncated", truncated_map, 0, 0},	  {"mmap.tail", tail_of_page, 0, 0},
 	{"mmap.append", append_descriptor, 0, 0}, {"mmap.unlinked", unlinked_map, 0, 0},	  {NULL, NULL, 0, 0},
 };
