@@ -1287,6 +1287,20 @@ static void test_fuzz(void **state)
 	fuzz(first ? strtoull(first, NULL, 0) : 1, n ? strtoull(n, NULL, 0) : first ? 1 : 100);
 }
 
+static int crashed_up(void **state)
+{
+	image = populated(true);
+	image_take(image);
+	nchanges = nfound = nrefused = ncomplaints = 0;
+	return 0;
+}
+
+/* Beside a log that is not replayed yet. */
+static void test_fuzz_crashed(void **state)
+{
+	fuzz(500000, 60);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1310,6 +1324,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_memory, image_up, image_down),
 		cmocka_unit_test_setup_teardown(test_io_errors, image_up, image_down),
 		cmocka_unit_test_setup_teardown(test_fuzz, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_fuzz_crashed, crashed_up, image_down),
 	};
 
 	ts_log_level_set(TS_LOG_WARN);
