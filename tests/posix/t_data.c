@@ -106,6 +106,31 @@ static void interleave(void)
 	px_content("f", want, len);
 }
 
+/* Whole pages and blocks written by turns, with no read in between that could make up for a cache that was not dropped. */
+static void writes_by_turns(void)
+{
+	static const size_t lens[] = {10, 4096, 65536, PX_MIB};
+	char *buf = malloc(PX_MIB), *got = malloc(PX_MIB), name[16];
+
+	for (size_t i = 0; i < PX_LEN(lens); i++)
+		for (int turns = 2; turns < 8; turns++) {
+			snprintf(name, sizeof(name), "f%zu-%d", i, turns);
+			int fd[2] = {px_open(pa("%s", name), O_RDWR | O_CREAT), px_open(pb("%s", name), O_RDWR)};
+			for (int t = 0; t < turns; t++) {
+				memset(buf, 'a' + t, lens[i]);
+				EQ(lens[i], pwrite(fd[t % 2], buf, lens[i], 0), "write of turn %d", t);
+			}
+			for (int b = 0; b < 2; b++) {
+				EQ(lens[i], pread(fd[b], got, lens[i], 0), "read after %d turns, mount %c", turns, 'A' + b);
+				SAME_BYTES(buf, got, lens[i], "%zu bytes after %d turns of writes, mount %c", lens[i], turns, 'A' + b);
+			}
+			close(fd[0]);
+			close(fd[1]);
+		}
+	free(buf);
+	free(got);
+}
+
 static void cut(const char *name, bool b, long long to)
 {
 	static unsigned turn;
@@ -400,6 +425,7 @@ const struct px_test px_data_tests[] = {
 	{"data.across", across, 0, 0},
 	{"data.grow_by_turns", grow_by_turns, 0, 0},
 	{"data.interleave", interleave, 0, 0},
+	{"data.writes_by_turns", writes_by_turns, 0, 0},
 	{"data.truncate_zeros", truncate_zeros, 0, 0},
 	{"data.truncate_errors", truncate_errors, 0, 0},
 	{"data.holes_filled", holes_filled, 0, 0},

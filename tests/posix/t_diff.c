@@ -115,6 +115,19 @@ static void map_store(void)
 	EQ('x', c, "the byte stored through A, behind munmap");
 }
 
+/* copy_file_range ends at the end of the source that this node knows; another node's may be further until this one looks. */
+static void copy_old_end(void)
+{
+	int a = px_open(pa("f"), O_RDWR | O_CREAT), g = px_open(pa("g"), O_RDWR | O_CREAT);
+	off_t from = 10;
+
+	EQ(10, pwrite(a, "0123456789", 10, 0), "ten bytes through A");
+	EQ(10, pwrite(px_open(pb("f"), O_WRONLY), "0123456789", 10, 10), "ten more through B");
+	EQ(0, copy_file_range(a, &from, g, NULL, 10, 0), "copy of them through A");
+	EQ(20, px_stat(pa("f")).st_size, "size through A");
+	EQ(10, copy_file_range(a, &from, g, NULL, 10, 0), "copy of them behind the look");
+}
+
 static volatile sig_atomic_t faults;
 
 static void on_bus(int sig)
@@ -151,5 +164,6 @@ const struct px_test px_diff_tests[] = {
 	{"diff.lazy_atime", lazy_atime, PX_DIFF, 0},   {"diff.small_xattrs", small_xattrs, PX_DIFF, 0},
 	{"diff.not_offered", not_offered, PX_DIFF, 0}, {"diff.rwf_append", rwf_append, PX_DIFF | PX_TWO, 0},
 	{"diff.map_store", map_store, PX_DIFF, 0},     {"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},
+	{"diff.copy_old_end", copy_old_end, PX_DIFF | PX_TWO, 0},
 	{NULL, NULL, 0, 0},
 };
