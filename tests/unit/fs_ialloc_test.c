@@ -61,6 +61,55 @@ static void untake(void **state)
 	util_test(1, 300 << 20, 1 << 20, untake_body);
 }
 
+/* Many are ready, but no token can be had now (a node's death is being recovered): the refill waits, nobody says ENOSPC. */
+struct hold {
+	struct fs *fs;
+	struct tok_pin pin[FS_SEG_INODES];
+	unsigned n;
+};
+static void let_go(void *arg)
+{
+	struct hold *h = arg;
+
+	ts_sleep_until(ts_exec_now(h->fs->exec) + 100 * TS_NS_PER_MS);
+	while (h->n)
+		tok_unpin(h->fs->tok, &h->pin[--h->n]);
+}
+static void hold_ready(struct hold *h, const struct fs_seg *s)
+{
+	for (unsigned i = 0; i < FS_SEG_INODES; i++)
+		if (s->slot[i].state == FS_SLOT_READY) {
+			uint64_t ino = (s->id << FS_SEG_SHIFT) + i;
+
+			assert_int_equal(tok_pin(h->fs->tok, TOK_INODE, ino, TOK_SH, 0, TOK_END, 0, &h->pin[h->n++]), 0);
+		}
+}
+static void no_token_body(struct fs *fs)
+{
+	static struct hold h;
+	struct tok_pin pin = {0};
+	struct fs_buf *b;
+	uint64_t ino;
+	uint32_t gen;
+
+	assert_int_equal(take(fs, &ino, &pin, &b, &gen), 0);
+	fs_ialloc_untake(fs, ino, &pin, b);
+	h = (struct hold){.fs = fs};
+	assert_int_equal(fs->ialloc->nsegs, 1);
+	hold_ready(&h, ts_list_entry(fs->ialloc->segs.next, struct fs_seg, link));
+	assert_int_equal(h.n, fs->ialloc->nready);
+	assert_int_equal(fs_ialloc_take(fs, &ino, &pin, &b, &gen), -FS_NEED_INODE);
+	assert_int_equal(ts_fiber_spawn(fs->exec, "let go", let_go, &h), 0);
+	assert_int_equal(fs_alloc_refill(fs, -FS_NEED_INODE), 0);
+	assert_int_equal(h.n, 0);
+	assert_int_equal(fs_ialloc_take(fs, &ino, &pin, &b, &gen), 0);
+	fs_ialloc_untake(fs, ino, &pin, b);
+}
+static void no_token(void **state)
+{
+	util_test(1, 300 << 20, 1 << 20, no_token_body);
+}
+
 static void set_free(struct fs *fs, uint64_t ino)
 {
 	struct tok_pin pin = {0};
@@ -188,6 +237,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(unique), cmocka_unit_test(untake), cmocka_unit_test(freed),
 		cmocka_unit_test(claim),  cmocka_unit_test(table),  cmocka_unit_test(full),
+		cmocka_unit_test(no_token),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
