@@ -381,8 +381,11 @@ void fs_inode_closed(struct fs *fs, struct fs_inode *ip)
 
 static int revoke_cached(struct fs *fs, struct fs_inode *ip, bool drop)
 {
+	uint64_t errors = ip->wb_error_seq;
 	int rc = ip->data ? fs_data_writeback(fs, ip) : 0;
 
+	if (rc && ip->wb_error_seq != errors && rc == ip->wb_error)
+		rc = fs_data_writeback(fs, ip); /* the loss is told to the file's handles; the token may go */
 	if (!rc)
 		rc = fs_inode_write_lazy(fs, ip);
 	if (rc || !drop)
