@@ -17,6 +17,7 @@
 #define DIRS	 3
 #define SLOTS	 6
 #define FILES	 4096
+#define FILLERS	 20
 #define HIST	 10
 #define SLOT_HIST 48
 #define MAX_SIZE (200u << 10)
@@ -806,6 +807,21 @@ static void one_op(struct sim_work *w, struct sim_life *l)
 	op_end(&op);
 }
 
+/* Long names that nobody touches: the last directory is a tree of several blocks, the others stay in their inodes. */
+static int fill(struct sim_work *w, struct sim_life *l)
+{
+	char name[250];
+	int rc = 0;
+	memset(name, 'D', sizeof(name)); /* as the names of the test's own directories: not looked at */
+	for (unsigned i = 0; i < FILLERS && !rc && !life_over(l); i++) {
+		struct fs_attr at;
+		name[1] = (char)('a' + i);
+		rc = fs_mknod(l->fs, &cred, w->dir_ino[DIRS - 1], name, sizeof(name), S_IFREG | 0644, 0, NULL, &at);
+		rc = rc == -EEXIST ? 0 : rc;
+	}
+	return rc;
+}
+
 static bool setup(struct sim_work *w, struct sim_life *l)
 {
 	w->dir_ino[0] = 1;
@@ -822,9 +838,11 @@ static bool setup(struct sim_work *w, struct sim_life *l)
 		}
 		w->dir_ino[d] = at.ino;
 	}
-	int rc = fs_sync(l->fs);
+	int rc = fill(w, l);
+	if (!rc)
+		rc = fs_sync(l->fs);
 	if (rc)
-		wrong(l, NULL, "setup sync", rc, 0);
+		wrong(l, NULL, "setup", rc, 0);
 	return rc == 0 && !life_over(l);
 }
 
