@@ -163,6 +163,27 @@ static void truncate_zeros(void)
 		}
 }
 
+/* Reads across the end that B has just moved down: they stop there, although A's kernel believed in a later one. */
+static void end_moved(void)
+{
+	size_t size = 400000, to = 294452, from = 131075;
+	char *buf = calloc(1, size);
+
+	for (int i = 0; i < 12; i++) {
+		int a = px_open(pa("f%d", i), O_RDWR | O_CREAT), b;
+		EQ(225280, pwrite(a, buf, 225280, 0), "write through A");
+		b = px_open(pb("f%d", i), O_RDWR);
+		EQ(14865, pread(a, buf, 14865, 200704), "read through A");
+		EQ(size - from, pwrite(b, buf, size - from, (off_t)from), "write through B");
+		EQ(46075, pread(a, buf, 46075, 340235), "read of it through A");
+		OK(ftruncate(b, (off_t)to));
+		EQ(to - from, pread(a, buf, 191028, (off_t)from), "round %d: bytes read through A across the end that B moved", i);
+		close(a);
+		close(b);
+	}
+	free(buf);
+}
+
 static void truncate_errors(void)
 {
 	px_make(pa("f"), "abc", 3);
@@ -427,6 +448,7 @@ const struct px_test px_data_tests[] = {
 	{"data.interleave", interleave, 0, 0},
 	{"data.writes_by_turns", writes_by_turns, 0, 0},
 	{"data.truncate_zeros", truncate_zeros, 0, 0},
+	{"data.end_moved", end_moved, 0, 0},
 	{"data.truncate_errors", truncate_errors, 0, 0},
 	{"data.holes_filled", holes_filled, 0, 0},
 	{"data.far_offsets", far_offsets, 0, 0},
