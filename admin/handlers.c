@@ -243,6 +243,24 @@ static int fsck_run(struct call *k, const char *name, struct disk **disks, unsig
 	return rc;
 }
 
+/* A disk may be named instead of the file system on it. */
+static int fsck_name(struct call *k, const char *arg, const char **name)
+{
+	struct disk *dk;
+	*name = arg;
+	if (!strstr(arg, "://"))
+		return 0;
+	int rc = disk_open(k->d, arg, &dk, k->a->error, sizeof(k->a->error));
+	if (rc)
+		return rc;
+	if (dk->label_state != NSD_LABEL_OK)
+		return refuse(k, -ENODEV, "disk %s: carries no file system of Tessera (%s%s%s); see `tessera disk list`", arg,
+			      dk->label_state == NSD_LABEL_NONE ? "no label" : disk_label_word(dk->label_state), dk->label_what[0] ? ": " : "",
+			      dk->label_what);
+	*name = dk->label.fs_name;
+	return 0;
+}
+
 static void h_fsck(struct call *k)
 {
 	const char *name = pos_str(k, 0);
@@ -254,7 +272,9 @@ static void h_fsck(struct call *k)
 	}
 	ts_mutex_lock(&k->d->mount_lock, "another mount or format");
 	(void)disks_label_refresh(k->d); /* a disk that cannot be read is named below */
-	int rc = disks_of_fs(k->d, name, &disks, &n, k->a->error, sizeof(k->a->error));
+	int rc = fsck_name(k, name, &name);
+	if (rc == 0)
+		rc = disks_of_fs(k->d, name, &disks, &n, k->a->error, sizeof(k->a->error));
 	if (rc == 0 && (group_in_use(k, &disks[0]->label) || disks[0]->mount))
 		rc = refuse(k, -EBUSY, "file system %s: mounted (see `tessera fs list`); unmount it on every node first", name);
 	if (rc == 0 && !quorum_may_write(k->d->quorum))

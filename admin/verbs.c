@@ -24,7 +24,7 @@ const struct verb verb_table[] = {
 	{"umount", "NAME|DIRECTORY", 1, 1, VERB_DAEMON, "unmount a file system from this node",
 	 "Writes everything back, hands tokens over and leaves the log clean. Refused while files are open.",
 	 {{"lazy", 'l', NULL, "detach now, finish when the last user is gone"}}},
-	{"fsck", "NAME", 1, 1, VERB_DAEMON, "check a file system that no node has mounted",
+	{"fsck", "NAME|URL", 1, 1, VERB_DAEMON, "check a file system that no node has mounted",
 	 "Replays the logs of crashed nodes, then cross-checks every inode, directory, block and link count.",
 	 {{"no-repair", 'n', NULL, "only report (default)"}, {"yes", 'y', NULL, "repair what is found"}}},
 	{"diag waiters", "", 0, 0, VERB_DAEMON, "who waits for what, since when", "", {{0}}},

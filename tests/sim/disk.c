@@ -6,6 +6,7 @@
 #include "tests/sim/sim.h"
 #include <sys/mman.h>
 
+#define SIM_OLD_BYTES (64u << 10)
 #define SIM_LATE_MAX (100 * TS_NS_PER_MS) /* below quorum_times.settle_ms */
 
 struct unstable {
@@ -23,6 +24,7 @@ struct sim_disk {
 	bool reserved;
 	uint32_t generation;
 	uint64_t power; /* power cycles: what was on its way before is lost */
+	bool touched[SIM_DISK_BYTES / SIM_OLD_BYTES];
 };
 struct sim_dev { /* a node's opening of a disk */
 	struct sim_disk *d;
@@ -80,6 +82,18 @@ static void job_answer(void *arg, uint64_t a, uint64_t b)
 	job_free(j);
 }
 
+/* Whatever was never written is old contents of other use, not zeros: they shine through mistakes. Filled in when first met. */
+static void touch(struct sim_disk *d, uint64_t off, uint64_t len)
+{
+	for (uint64_t i = off / SIM_OLD_BYTES; i * SIM_OLD_BYTES < off + len; i++) {
+		if (d->touched[i] || i * SIM_OLD_BYTES < 1 << 20)
+			continue;
+		d->touched[i] = true;
+		memset(d->now + i * SIM_OLD_BYTES, 0xa5, SIM_OLD_BYTES);
+		memset(d->stable + i * SIM_OLD_BYTES, 0xa5, SIM_OLD_BYTES);
+	}
+}
+
 static void stable_all(struct sim_disk *d)
 {
 	struct ts_list *l;
@@ -94,12 +108,14 @@ static void job_land(void *arg, uint64_t a, uint64_t b)
 {
 	struct job *j = arg;
 	struct sim_disk *d = j->dev->d;
+	touch(d, j->off, j->len);
 	if (j->power != d->power) {
 		j->rc = -EIO;
 	} else if (j->op == NSD_READ) {
 		memcpy(j->data, d->now + j->off, j->len);
 	} else if (j->op == NSD_FLUSH) {
-		stable_all(d);
+		if (!d->s->plant || strcmp(d->s->plant, "lying-flush"))
+			stable_all(d);
 	} else {
 		struct unstable *u = malloc(sizeof(*u) + j->len);
 		TS_ASSERT(u);
@@ -263,10 +279,6 @@ void sim_disks_new(struct sim *s)
 		d->no = i;
 		d->now = image();
 		d->stable = image();
-		for (uint64_t off = 1 << 20; off < SIM_DISK_BYTES; off += 64 << 10) { /* old contents shine through mistakes */
-			memset(d->now + off, 0xa5, 512);
-			memset(d->stable + off, 0xa5, 512);
-		}
 		ts_list_init(&d->unstable);
 		s->disks[i] = d;
 	}
