@@ -323,3 +323,12 @@ void sim_disks_keys_reset(struct sim *s)
 		s->disks[i]->reserved = false;
 	}
 }
+
+unsigned sim_disks_unstable(struct sim *s)
+{
+	unsigned n = 0;
+	for (unsigned i = 0; i < SIM_DISKS; i++)
+		ts_list_for(l, &s->disks[i]->unstable)
+			n++;
+	return n;
+}

@@ -95,8 +95,15 @@ static void f_freeze(struct sim *s)
 	sim_say(s, "n%u frozen until %.0f ms", l->node->id, (double)l->frozen_until / 1e6);
 }
 
+static bool writes_unstable(struct sim *s)
+{
+	return sim_disks_unstable(s) > sim_below(s, 8);
+}
+
+/* Most of the time nothing is un-flushed, and a power failure then proves little. */
 static void f_blackout(struct sim *s)
 {
+	sim_run_until(s, writes_unstable, s->now + 500 * TS_NS_PER_MS);
 	sim_say(s, "power failure of everything");
 	for (unsigned i = 1; i <= s->nnodes; i++)
 		sim_node_crash(s, i, true);

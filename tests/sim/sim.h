@@ -98,6 +98,7 @@ void sim_disks_free(struct sim *s);
 struct nsd_dev *sim_disk_open(struct sim_life *l, unsigned no);
 void sim_disks_life_dead(struct sim_life *l); /* nothing is told to it any more; what is on its way may land */
 void sim_disks_blackout(struct sim *s);	      /* un-flushed writes: each kept or lost */
+unsigned sim_disks_unstable(struct sim *s);	      /* writes landed and not flushed */
 void sim_disks_keys_reset(struct sim *s);     /* reservations do not survive the target's power failure */
 
 /* net.c */
