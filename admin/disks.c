@@ -185,7 +185,7 @@ static void nothing_found(struct daemon *d, const char *name, char *errmsg, size
 			return;
 		}
 	}
-	snprintf(errmsg, errlen, "file system %s: no disk of this node carries it; see `tessera fs list` and `tessera disk list`", name);
+	snprintf(errmsg, errlen, "file system %s: no such file system on the disks of this node; see `tessera fs list` and `tessera disk list`", name);
 }
 
 int disks_of_fs(struct daemon *d, const char *name, struct disk ***out, unsigned *n, char *errmsg, size_t errlen)
