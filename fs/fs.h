@@ -59,6 +59,7 @@ struct fs_upcalls { /* into fuse/ (or the simulator's kernel); may be NULL membe
 	void (*inval_data)(void *arg, uint64_t ino, uint64_t start, uint64_t end); /* pages; dirty mmap pages come as writes meanwhile */
 	void (*inval_names)(void *arg, uint64_t dir_ino);		       /* every entry and readdir cache of this directory */
 	void (*stopped)(void *arg, const char *why);			       /* no more I/O: the mount answers EIO from now on */
+	bool (*interrupted)(void *arg); /* does whoever asked for the operation on this fiber want it no more? Never waits. */
 	void *arg;
 };
 struct fs_mount_args {
@@ -89,6 +90,8 @@ int fs_unmount(struct fs *fs, bool force) TS_MUST_CHECK;
 void fs_group_view(struct fs *fs, const struct quorum_group_view *g);
 void fs_suspend(struct fs *fs, bool suspended); /* lease or quorum lost: block operations, invalidate kernel caches / go on */
 void fs_excluded(struct fs *fs, const char *why);
+/* Operations that wait for lease or quorum, and have done nothing yet, look at upcalls.interrupted and end with -EINTR. */
+void fs_interrupt(struct fs *fs);
 void fs_kill(struct fs *fs); /* simulator: memory gone, nothing written (executor was killed) */
 
 uint64_t fs_group_id(const struct fs *fs);

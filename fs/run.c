@@ -8,13 +8,21 @@
 
 int fs_enter(struct fs *fs, unsigned op)
 {
-	while (fs->run == FS_RUN_MOUNTING || (fs->run == FS_RUN_LIVE && fs->suspended))
+	while (fs->run == FS_RUN_MOUNTING || (fs->run == FS_RUN_LIVE && fs->suspended)) {
+		if (fs->args.up.interrupted && fs->args.up.interrupted(fs->args.up.arg))
+			return -EINTR;
 		ts_cond_wait(&fs->run_cond, fs->suspended ? "suspended: no quorum or lease" : "mount", op, 0);
+	}
 	if (fs->run != FS_RUN_LIVE)
 		return -EIO;
 	if (op < TS_ARRAY_LEN(fs->stats.ops))
 		fs->stats.ops[op]++;
 	return 0;
+}
+
+void fs_interrupt(struct fs *fs)
+{
+	ts_cond_broadcast(&fs->run_cond);
 }
 
 static void tell_stopped(void *arg)

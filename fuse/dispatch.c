@@ -140,6 +140,7 @@ void tf_reply_err(struct tf_req *q, int err)
 static void req_free(struct tf_req *q)
 {
 	struct tfuse *tf = q->tf;
+	ts_list_del(&q->link);
 	if (q->big)
 		tf_buf_put(tf, q->buf);
 	ts_free(q);
@@ -151,6 +152,8 @@ static void req_free(struct tf_req *q)
 static void req_run(void *arg)
 {
 	struct tf_req *q = arg;
+	if (ts_fiber_self())
+		ts_fiber_data_set(q);
 	int rc = tf_ops[q->in->opcode].fn(q);
 	if (rc < 0 && rc != -TF_NOREPLY)
 		tf_reply_err(q, -rc);
@@ -183,8 +186,32 @@ static struct tf_req *req_new(struct tfuse *tf, size_t n)
 	q->arg_len = n - sizeof(*q->in);
 	q->cred = (struct fs_cred){.uid = q->in->uid, .gid = q->in->gid, .pid = q->in->pid};
 	ts_list_init(&q->node_link);
+	ts_list_push_back(&tf->requests, &q->link);
 	tf->in_flight++;
 	return q;
+}
+
+/* Asked by fs/ on the fiber of an operation that has not begun. A fiber of ours that is no request has no data. */
+bool tf_interrupted(void *arg)
+{
+	const struct tf_req *q = ts_fiber_data();
+	return q && q->interrupted;
+}
+
+/* The wait may be long (no quorum): whoever was interrupted gets EINTR if nothing was done yet. Other waits end by themselves
+ * and are answered normally. */
+int tf_op_interrupt(struct tf_req *q)
+{
+	const struct fuse_interrupt_in *in = tf_arg(q, sizeof(*in));
+	ts_list_for(l, &q->tf->requests) {
+		struct tf_req *r = ts_list_entry(l, struct tf_req, link);
+		if (in && r->in->unique == in->unique && r != q) {
+			r->interrupted = true;
+			fs_interrupt(q->tf->fs);
+			break;
+		}
+	}
+	return -TF_NOREPLY;
 }
 
 static void reject(struct tfuse *tf, int err)

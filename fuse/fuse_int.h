@@ -40,6 +40,8 @@ struct tf_req {
 	const uint8_t *arg;	/* behind the header */
 	size_t arg_len;
 	struct fs_cred cred;
+	struct ts_list link;	/* tfuse.requests */
+	bool interrupted;	/* a signal came for whoever waits for the answer */
 	struct tf_node *node;	/* op_write */
 	struct ts_list node_link;
 	uint64_t w_start, w_end; /* op_write: bytes covered */
@@ -64,6 +66,7 @@ struct tfuse {
 	unsigned npool;
 	uint8_t *rbuf;		/* where the next request is read to */
 	unsigned in_flight;
+	struct ts_list requests; /* that are on fibers */
 	struct ts_cond idle;
 	struct tf_notify *notify;
 	struct tfuse_stats st;
@@ -133,6 +136,8 @@ void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a);
 struct tf_node *tf_entry_fill(struct tfuse *tf, uint64_t parent, struct fuse_entry_out *e, const struct fs_attr *a, bool attrs, bool names);
 int tf_entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *a, bool attrs);
 void tf_attr_timeout(struct tfuse *tf, struct tf_node *n, const struct fs_attr *a, uint64_t *valid);
+
+bool tf_interrupted(void *arg);
 
 /* nodes.c */
 struct tf_node *tf_node_find(struct tfuse *tf, uint64_t ino);

@@ -29,6 +29,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 	tf->rbuf = ts_alloc_aligned(4096, TF_BUF_BYTES);
 	ts_map_init(&tf->nodes);
 	ts_cond_init(&tf->idle);
+	ts_list_init(&tf->requests);
 	if (!tf->source || !tf->mountpoint || !tf->rbuf || tf_notify_open(tf)) {
 		tfuse_free(tf);
 		return NULL;
@@ -43,6 +44,7 @@ void tfuse_upcalls(struct tfuse *tf, struct fs_upcalls *out)
 		.inval_data = tf_inval_data,
 		.inval_names = tf_inval_names,
 		.stopped = tf_stopped,
+		.interrupted = tf_interrupted,
 		.arg = tf,
 	};
 }

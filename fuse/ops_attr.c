@@ -122,11 +122,6 @@ int tf_op_batch_forget(struct tf_req *q)
 	return -TF_NOREPLY;
 }
 
-int tf_op_interrupt(struct tf_req *q)
-{
-	return -TF_NOREPLY; /* every wait here ends by itself (token, disk, recovery); the kernel waits for the answer */
-}
-
 /* POSIX ACLs are not enforced in this version: storing one would promise what nobody keeps. */
 static bool acl_name(const char *name)
 {
