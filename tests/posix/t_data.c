@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 
 /* Inline data ends at 3,901 bytes; pages are 4 KiB, blocks 64 KiB to 1 MiB and more. */
 static const long long borders[] = {1, 512, 3901, 4096, 8192, 65536, 131072, PX_MIB, 2 * PX_MIB};
@@ -421,6 +422,34 @@ static void direct_io(void)
 	px_size("f", (long long)len + 4096);
 }
 
+/* Blocks 50 to 76 of a file, at once: its map gets another level in between, and each block is found by the other. */
+static void map_grows(void)
+{
+	char *buf = malloc(PX_MIB), *got = malloc(PX_MIB);
+	unsigned wrong = 0;
+
+	for (int i = 0; i < 6; i++) {
+		int a = px_open(pa("f%d", i), O_RDWR | O_CREAT), b;
+		OK(setxattr(pa("f%d", i), "user.x", "stays", 5, 0));
+		for (int k = 50; k < 77; k++)
+			EQ(PX_MIB, pwrite(a, memset(buf, k, PX_MIB), PX_MIB, k * PX_MIB), "write of MiB %d", k);
+		OK(fsync(a));
+		b = px_open(pb("f%d", i), O_RDONLY);
+		for (int k = 50; k < 77; k++) {
+			EQ(PX_MIB, pread(b, got, PX_MIB, k * PX_MIB), "read of MiB %d through B", k);
+			wrong += memcmp(memset(buf, k, PX_MIB), got, PX_MIB) != 0;
+		}
+		EQ(5, getxattr(pb("f%d", i), "user.x", got, 10), "attribute beside the map");
+		SAME_BYTES("stays", got, 5, "attribute beside the map");
+		close(a);
+		close(b);
+		OK(unlink(pa("f%d", i)));
+	}
+	EQ(0, wrong, "MiB that are wrong through B, of 6 * 27");
+	free(buf);
+	free(got);
+}
+
 static void big(void)
 {
 	size_t len = 16 * PX_MIB, step = PX_MIB + 4099, total = (px.longrun ? 2048 : 96) * (size_t)PX_MIB;
@@ -460,6 +489,7 @@ const struct px_test px_data_tests[] = {
 	{"data.zero_and_bad", zero_and_bad, 0, 0},
 	{"data.syncs", syncs, 0, 0},
 	{"data.direct", direct_io, 0, 0},
+	{"data.map_grows", map_grows, 0, 0},
 	{"data.big", big, 0, 0},
 	{NULL, NULL, 0, 0},
 };
