@@ -75,6 +75,10 @@ uint64_t key_of(void *arg, unsigned node, uint64_t incarnation);
 int keys_register(struct daemon *d, struct disk **disks, unsigned n, bool *have, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void keys_unregister(struct daemon *d, struct disk **disks, unsigned n);
 
+/* peers.c */
+void peers_open(struct daemon *d);
+int peers_reachable(struct daemon *d, char *errmsg, size_t errlen) TS_MUST_CHECK; /* from a fiber; at most 3 s a member */
+
 /* mounts.c */
 int mount_start(struct daemon *d, const char *name, const char *dir, const char *opts, char *errmsg, size_t errlen) TS_MUST_CHECK;
 int mount_stop(struct daemon *d, const char *which, bool lazy, char *errmsg, size_t errlen) TS_MUST_CHECK;

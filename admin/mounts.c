@@ -239,6 +239,8 @@ int mount_start(struct daemon *d, const char *name, const char *dir, const char 
 		return rc;
 	ts_mutex_lock(&d->mount_lock, "another mount or format");
 	rc = check_request(d, name, dir, errmsg, errlen);
+	if (rc == 0)
+		rc = peers_reachable(d, errmsg, errlen);
 	if (rc == 0) {
 		(void)disks_label_refresh(d); /* a disk that cannot be read is named by mount_new */
 		rc = mount_new(d, name, dir, opts, &m, errmsg, errlen);

@@ -162,6 +162,7 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 	rc = net_tcp_open(&n, &d->net, errmsg, errlen);
 	if (rc)
 		return rc;
+	peers_open(d);
 	uint64_t v[CONF_DURABLE];
 	conf_durable_load(&d->conf, v);
 	struct quorum_cs_args q = {

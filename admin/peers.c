@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Do all members of the view hear us, and we them? Asked before a mount joins the group: a node with a wrong cluster key, or
+ * behind a firewall, is a member for corosync, but would hold up every token of the others. Must never happen: an answer
+ * that waits. */
+#include "admin/daemon.h"
+#include <stdio.h>
+
+#define PEER_HELLO	0x301
+#define PEER_TIMEOUT_NS (3 * TS_NS_PER_S)
+
+static void on_hello(void *arg, const struct net_msg *m)
+{
+	struct daemon *d = arg;
+	if (m->type == PEER_HELLO && m->call_id && net_reply(d->net, m, 0, NULL, 0))
+		ts_debug("peer %u: its greeting could not be answered", m->src_node);
+}
+
+void peers_open(struct daemon *d)
+{
+	net_handle(d->net, PEER_HELLO & 0xff00, on_hello, d);
+}
+
+int peers_reachable(struct daemon *d, char *errmsg, size_t errlen)
+{
+	struct quorum_view v = *quorum_view_get(d->quorum); /* a copy: the view may change while we ask */
+	for (unsigned i = 0; i < v.nmembers; i++) {
+		const struct quorum_member *m = &v.members[i];
+		struct net_out o = {.dst_node = m->node, .lane = NET_REQUEST, .type = PEER_HELLO, .view = v.number};
+		int result = 0;
+		if (m->node == d->conf.node_id)
+			continue;
+		int rc = net_call(d->net, &o, ts_exec_now(d->exec) + PEER_TIMEOUT_NS, &result, NULL, NULL);
+		if (rc == -ENOTCONN) /* it left meanwhile */
+			continue;
+		if (rc) {
+			snprintf(errmsg, errlen, "node %u (%s port %u): a member that does not answer (%s); check that its cluster key is ours and that no firewall is between",
+				 m->node, m->addr, m->port, strerror(-rc));
+			return rc;
+		}
+	}
+	return 0;
+}
