@@ -63,14 +63,17 @@ static void commit_one(struct fs *fs, struct fs_tx *tx, struct map_insert *in, s
 	b->ready = b->unwritten = false;
 }
 
+/* Blocks of one leaf. The root itself is the leaf of a map without levels, and it has fewer places than a block of pointers: what
+ * is beyond it waits until the map has grown. */
 static unsigned gather(struct data_file *df, uint64_t leaf, struct data_blk **v)
 {
+	bool flat = !fs_map_is_tree(df->ip) || fs_idisk(df->ip)->map_height == 0;
 	unsigned n = 0;
 
 	ts_list_for(l, &df->active) {
 		struct data_blk *b = ts_list_entry(l, struct data_blk, active);
 
-		if (!b->ready || b->idx / MAP_FAN != leaf)
+		if (!b->ready || b->idx / MAP_FAN != leaf || (flat && b->idx >= FS_INODE_PTRS))
 			continue;
 		if (!b->idx && n) { /* never left out: the inline bytes hang on it */
 			v[n == DATA_BATCH ? n - 1 : n] = v[0];

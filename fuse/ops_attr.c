@@ -3,18 +3,31 @@
  * held and no revoke has begun; between fs_getattr's answer and the reply there is no wait. */
 #include "fuse/fuse_int.h"
 
+/* Seconds and nanoseconds of a signed time: nanoseconds are never negative, also before 1970. */
+static uint64_t time_s(int64_t ns)
+{
+	int64_t s = ns / (int64_t)TS_NS_PER_S;
+	return (uint64_t)(ns % (int64_t)TS_NS_PER_S < 0 ? s - 1 : s);
+}
+
+static uint32_t time_ns(int64_t ns)
+{
+	int64_t r = ns % (int64_t)TS_NS_PER_S;
+	return (uint32_t)(r < 0 ? r + (int64_t)TS_NS_PER_S : r);
+}
+
 void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a)
 {
 	*out = (struct fuse_attr){
 		.ino = a->ino,
 		.size = a->size,
 		.blocks = a->blocks512,
-		.atime = (uint64_t)(a->atime_ns / (int64_t)TS_NS_PER_S),
-		.mtime = (uint64_t)(a->mtime_ns / (int64_t)TS_NS_PER_S),
-		.ctime = (uint64_t)(a->ctime_ns / (int64_t)TS_NS_PER_S),
-		.atimensec = (uint32_t)(a->atime_ns % (int64_t)TS_NS_PER_S),
-		.mtimensec = (uint32_t)(a->mtime_ns % (int64_t)TS_NS_PER_S),
-		.ctimensec = (uint32_t)(a->ctime_ns % (int64_t)TS_NS_PER_S),
+		.atime = time_s(a->atime_ns),
+		.mtime = time_s(a->mtime_ns),
+		.ctime = time_s(a->ctime_ns),
+		.atimensec = time_ns(a->atime_ns),
+		.mtimensec = time_ns(a->mtime_ns),
+		.ctimensec = time_ns(a->ctime_ns),
 		.mode = a->mode,
 		.nlink = a->nlink,
 		.uid = a->uid,

@@ -112,6 +112,7 @@ static void write_track(struct tf_req *q, const struct fuse_write_in *in)
 	if (!q->node)
 		return;
 	tf_node_ref(q->node);
+	q->node->pages_cached = true; /* a write through the page cache fills it, also on a handle opened before the last revoke */
 	q->w_start = in->offset;
 	q->w_end = in->offset + in->size - 1;
 	if (in->write_flags & FUSE_WRITE_CACHE)
