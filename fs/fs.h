@@ -116,7 +116,7 @@ struct fs_attr {
 	int64_t atime_ns, mtime_ns, ctime_ns, btime_ns;
 	uint32_t blksize;
 	bool cacheable;	      /* the inode token is held and no revoke has begun: attributes may be cached until inval_attr */
-	bool entry_cacheable; /* lookup: the directory token is held exclusively: the entry may be cached until inval_names */
+	bool entry_cacheable; /* lookup: the directory token is held (shared suffices): the entry may be cached until inval_names */
 };
 
 int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out) TS_MUST_CHECK;

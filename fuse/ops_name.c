@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names: look-up, making, removing, renaming, listing.
  * New objects carry attribute timeout 0 (the kernel applies a CREATE or LINK reply without looking at its version);
- * entries carry a timeout only while this node holds the directory exclusively and the kernel has the entry epoch;
+ * entries carry a timeout only while this node holds the directory's token and the kernel has the entry epoch;
  * READDIRPLUS entries never do (an epoch raised while one is in flight would be undone). */
 #include "fuse/fuse_int.h"
 #include <dirent.h>
