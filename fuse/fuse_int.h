@@ -28,6 +28,9 @@ struct tf_node { /* an inode the kernel may know */
 	bool pages_cached;	  /* opened with page cache since the last data invalidation */
 	uint64_t names_epoch;	  /* entries with a timeout were handed out in this epoch; 0 = none */
 	uint64_t late_writes;	  /* WRITEs of dirty mapped pages received */
+	unsigned late_pending;	  /* of these: answered, not yet applied */
+	int late_error;		  /* one of them failed: told at the next flush or fsync */
+	struct ts_cond late_cond;
 	struct ts_list writes;	  /* page-cache WRITEs not yet answered (tf_req.node_link) */
 };
 
@@ -67,6 +70,7 @@ struct tfuse {
 	uint8_t *rbuf;		/* where the next request is read to */
 	unsigned in_flight;
 	struct ts_list requests; /* that are on fibers */
+	unsigned late_total;	/* bound of answered, not yet applied WRITEs */
 	struct ts_cond idle;
 	struct tf_notify *notify;
 	struct tfuse_stats st;

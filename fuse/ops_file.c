@@ -115,10 +115,7 @@ static void write_track(struct tf_req *q, const struct fuse_write_in *in)
 	q->node->pages_cached = true; /* a write through the page cache fills it, also on a handle opened before the last revoke */
 	q->w_start = in->offset;
 	q->w_end = in->offset + in->size - 1;
-	if (in->write_flags & FUSE_WRITE_CACHE)
-		q->node->late_writes++;
-	else
-		ts_list_push_back(&q->node->writes, &q->node_link);
+	ts_list_push_back(&q->node->writes, &q->node_link);
 }
 
 static void write_untrack(struct tf_req *q)
@@ -127,6 +124,50 @@ static void write_untrack(struct tf_req *q)
 		return;
 	ts_list_del(&q->node_link);
 	tf_node_unref(q->tf, q->node);
+}
+
+#define LATE_MAX 256
+
+/* A page dirtied through a shared map, silently and maybe under a shared token only. It arrives when the kernel launders it, often
+ * because a revoke waits for just that: so it is answered first and applied when the token comes; flush, fsync and
+ * release wait for it, and tell if it failed. Beyond the bound it is answered when it is applied. */
+static int late_write(struct tf_req *q, const struct fuse_write_in *in)
+{
+	struct tfuse *tf = q->tf;
+	struct tf_node *n = tf_node_find(tf, q->in->nodeid);
+	struct fuse_write_out out = {.size = in->size};
+	bool early = n && tf->late_total < LATE_MAX;
+	if (early) {
+		n->late_writes++;
+		n->late_pending++;
+		tf->late_total++;
+		tf_node_ref(n);
+		(void)!tf_reply(q, &out, sizeof(out));
+	}
+	ssize_t r = fs_write(tf->fs, handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, false, false, NULL);
+	if (!early)
+		return r < 0 ? (int)r : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
+	if (r != (ssize_t)in->size)
+		n->late_error = r < 0 ? (int)r : -EIO;
+	tf->late_total--;
+	n->late_pending--;
+	ts_cond_broadcast(&n->late_cond);
+	tf_node_unref(tf, n);
+	return 0;
+}
+
+static int late_wait(struct tf_req *q)
+{
+	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
+	if (!n)
+		return 0;
+	tf_node_ref(n);
+	while (n->late_pending)
+		ts_cond_wait(&n->late_cond, "mapped pages to be written", n->ino, n->late_pending);
+	int rc = n->late_error;
+	n->late_error = 0;
+	tf_node_unref(q->tf, n);
+	return rc;
 }
 
 int tf_op_write(struct tf_req *q)
@@ -138,8 +179,10 @@ int tf_op_write(struct tf_req *q)
 		struct fuse_write_out none = {0};
 		return tf_reply(q, &none, sizeof(none)) ? -TF_NOREPLY : 0;
 	}
+	if (in->write_flags & FUSE_WRITE_CACHE)
+		return late_write(q, in);
 	uint64_t at = in->offset;
-	bool append = (in->flags & O_APPEND) && !(in->write_flags & FUSE_WRITE_CACHE);
+	bool append = in->flags & O_APPEND;
 	write_track(q, in);
 	ssize_t r = fs_write(q->tf->fs, handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, append,
 			     in->write_flags & FUSE_WRITE_KILL_SUIDGID, &at);
@@ -158,7 +201,9 @@ int tf_op_flush(struct tf_req *q)
 	const struct fuse_flush_in *in = tf_arg(q, sizeof(*in));
 	if (!in)
 		return -EINVAL;
-	int rc = fs_flush(q->tf->fs, handle(in->fh));
+	int rc = late_wait(q);
+	if (rc == 0)
+		rc = fs_flush(q->tf->fs, handle(in->fh));
 	if (rc)
 		return rc;
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
@@ -169,6 +214,7 @@ int tf_op_release(struct tf_req *q)
 	const struct fuse_release_in *in = tf_arg(q, sizeof(*in));
 	if (!in)
 		return -EINVAL;
+	(void)!late_wait(q); /* their handle may be this one; close(2) was told by flush */
 	fs_release(q->tf->fs, handle(in->fh));
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
 }
@@ -178,7 +224,9 @@ int tf_op_fsync(struct tf_req *q)
 	const struct fuse_fsync_in *in = tf_arg(q, sizeof(*in));
 	if (!in)
 		return -EINVAL;
-	int rc = fs_fsync(q->tf->fs, handle(in->fh), in->fsync_flags & FUSE_FSYNC_FDATASYNC);
+	int rc = late_wait(q);
+	if (rc == 0)
+		rc = fs_fsync(q->tf->fs, handle(in->fh), in->fsync_flags & FUSE_FSYNC_FDATASYNC);
 	if (rc)
 		return rc;
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
