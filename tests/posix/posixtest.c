@@ -182,7 +182,6 @@ static const struct {
 	const char *why;
 } defects[] = {
 	{"data.end_moved", true, "a node may read zeros behind an end that another node moved down"},
-	{"mmap.both_dirty", true, "two nodes with dirty shared maps of one file can wait for each other for ever"},
 	{"mmap.append", false, "a shared map of a file opened with O_APPEND is refused"},
 	{"race.replace", false, "open may meet ESTALE while its name is being replaced"},
 	{"open.at", false, "a removed directory that is still open answers ESTALE"},
