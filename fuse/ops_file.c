@@ -130,24 +130,36 @@ static void write_untrack(struct tf_req *q)
 
 /* A page dirtied through a shared map, silently and maybe under a shared token only. It arrives when the kernel launders it, often
  * because a revoke waits for just that: so it is answered first and applied when the token comes; flush, fsync and
- * release wait for it, and tell if it failed. Beyond the bound it is answered when it is applied. */
+ * release wait for it, and tell if it failed. Where the token is held, and beyond the bound, it is answered when it is applied.
+ * A map never makes a file longer: what another node cut off meanwhile stays cut off. */
+static uint32_t late_clip(struct tf_req *q, const struct fuse_write_in *in)
+{
+	struct fs_attr a;
+	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	if (rc)
+		return in->size; /* the write itself tells what is wrong */
+	return a.size <= in->offset ? 0 : (uint32_t)TS_MIN((uint64_t)in->size, a.size - in->offset);
+}
+
 static int late_write(struct tf_req *q, const struct fuse_write_in *in)
 {
 	struct tfuse *tf = q->tf;
 	struct tf_node *n = tf_node_find(tf, q->in->nodeid);
 	struct fuse_write_out out = {.size = in->size};
-	bool early = n && tf->late_total < LATE_MAX;
+	bool early = n && tf->late_total < LATE_MAX && !tok_cached(fs_tokens(tf->fs), TOK_DATA, q->in->nodeid, TOK_EX);
+	uint32_t len = in->size;
 	if (early) {
 		n->late_writes++;
 		n->late_pending++;
 		tf->late_total++;
 		tf_node_ref(n);
 		(void)!tf_reply(q, &out, sizeof(out));
+		len = late_clip(q, in);
 	}
-	ssize_t r = fs_write(tf->fs, handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, false, false, NULL);
+	ssize_t r = len ? fs_write(tf->fs, handle(in->fh), q->arg + sizeof(*in), len, in->offset, false, false, NULL) : 0;
 	if (!early)
 		return r < 0 ? (int)r : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
-	if (r != (ssize_t)in->size)
+	if (r != (ssize_t)len)
 		n->late_error = r < 0 ? (int)r : -EIO;
 	tf->late_total--;
 	n->late_pending--;
