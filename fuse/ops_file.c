@@ -148,6 +148,8 @@ static int late_write(struct tf_req *q, const struct fuse_write_in *in)
 	struct fuse_write_out out = {.size = in->size};
 	bool early = n && tf->late_total < LATE_MAX && !tok_cached(fs_tokens(tf->fs), TOK_DATA, q->in->nodeid, TOK_EX);
 	uint32_t len = in->size;
+	if (n)
+		n->pages_cached = true; /* whoever wrote a mapped page still has it */
 	if (early) {
 		n->late_writes++;
 		n->late_pending++;
