@@ -3,6 +3,7 @@
 #include "admin/conf.h"
 #include "admin/verbs.h"
 #include "net/net.h"
+#include "quorum/quorum.h"
 #include <ctype.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -223,7 +224,7 @@ int conf_incarnation_next(const struct conf *c, uint64_t wall_ns, uint64_t *out,
 {
 	uint64_t last, now = wall_ns / TS_NS_PER_MS;
 	numbers_load(c, "incarnation", &last, 1);
-	*out = TS_MAX(last + 1, now);
+	*out = quorum_incarnation_make(c->node_id, TS_MAX(quorum_incarnation_counter(last) + 1, now));
 	int rc = numbers_store(c, "incarnation", out, 1);
 	if (rc)
 		snprintf(errmsg, errlen, "%s/incarnation: %s; the daemon cannot join without a durable incarnation", c->state_dir, strerror(-rc));

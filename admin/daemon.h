@@ -46,8 +46,7 @@ struct daemon {
 	uint64_t incarnation;
 	uint8_t cluster_id[16];
 	uint64_t started_ns;
-	bool stopping, excluded, suspended;
-	char excluded_why[160];
+	bool stopping, excluded;
 	void (*out)(struct daemon *d, const char *why); /* ends this incarnation at once */
 	int exit_code;
 	struct ts_list disks, mounts;

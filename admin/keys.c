@@ -8,7 +8,7 @@
 uint64_t key_of(void *arg, unsigned node, uint64_t incarnation)
 {
 	(void)arg;
-	return ((uint64_t)node << 48) | (incarnation & ((1ULL << 48) - 1));
+	return ((uint64_t)node << 48) | (quorum_incarnation_counter(incarnation) & ((1ULL << 48) - 1));
 }
 
 static bool key_is_member(struct daemon *d, uint64_t key)

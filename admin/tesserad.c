@@ -73,7 +73,6 @@ static void daemon_out(struct daemon *d, const char *why)
 	if (d->excluded)
 		return;
 	d->excluded = true;
-	snprintf(d->excluded_why, sizeof(d->excluded_why), "%s", why);
 	ts_err("node %u: out of the cluster: %s; all I/O stops, tesserad ends and may start again as a new incarnation", d->conf.node_id, why);
 	ts_list_for(l, &d->mounts) {
 		struct mount *m = ts_list_entry(l, struct mount, link);
@@ -94,7 +93,6 @@ static void on_excluded(void *arg, const char *why)
 static void on_suspended(void *arg, bool suspended)
 {
 	struct daemon *d = arg;
-	d->suspended = suspended;
 	ts_notice("node %u: %s", d->conf.node_id, suspended ? "no lease: operations wait" : "lease held: operations go on");
 	ts_list_for(l, &d->mounts) {
 		struct mount *m = ts_list_entry(l, struct mount, link);

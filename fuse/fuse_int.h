@@ -60,7 +60,7 @@ struct tfuse {
 	void *arg;
 	struct fs *fs;
 	int fd;
-	bool inited, aborted, have_epoch, polling;
+	bool aborted, have_epoch, polling;
 	atomic_bool is_gone;	/* read by notifier threads too */
 	uint32_t proto_minor;	/* the kernel's */
 	uint64_t epoch;		/* of entry timeouts, from 1 */
@@ -158,11 +158,9 @@ struct tf_job {
 	struct tfuse *tf;
 	struct tf_node *node;
 	uint64_t start, end;
-	const void *ptr;
 	int rc;
 	struct ts_done done;
 	bool detached;	    /* nobody waits: freed when done */
-	struct tf_job *next_free;
 };
 int tf_notify_open(struct tfuse *tf) TS_MUST_CHECK;
 void tf_notify_close(struct tfuse *tf);

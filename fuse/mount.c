@@ -217,7 +217,6 @@ int tf_op_init(struct tf_req *q)
 		.time_gran = 1,
 		.max_pages = TF_MAX_WRITE / 4096,
 	};
-	tf->inited = true;
 	if (!tf->have_epoch)
 		ts_notice("mount %s: kernel protocol 7.%u has no entry epoch: names are not cached by the kernel",
 			  tf->mountpoint, in->minor);

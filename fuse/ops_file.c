@@ -128,10 +128,7 @@ static void write_untrack(struct tf_req *q)
 
 #define LATE_MAX 256
 
-/* A page dirtied through a shared map, silently and maybe under a shared token only. It arrives when the kernel launders it, often
- * because a revoke waits for just that: so it is answered first and applied when the token comes; flush, fsync and
- * release wait for it, and tell if it failed. Where the token is held, and beyond the bound, it is answered when it is applied.
- * A map never makes a file longer: what another node cut off meanwhile stays cut off. */
+/* How much of it lies within the file as it is now. */
 static uint32_t late_clip(struct tf_req *q, const struct fuse_write_in *in)
 {
 	struct fs_attr a;
@@ -141,6 +138,10 @@ static uint32_t late_clip(struct tf_req *q, const struct fuse_write_in *in)
 	return a.size <= in->offset ? 0 : (uint32_t)TS_MIN((uint64_t)in->size, a.size - in->offset);
 }
 
+/* A page dirtied through a shared map, silently and maybe under a shared token only. It arrives when the kernel launders it, often
+ * because a revoke waits for just that: so it is answered first and applied when the token comes; flush, fsync and
+ * release wait for it, and tell if it failed. Where the token is held, and beyond the bound, it is answered when it is applied.
+ * A map never makes a file longer: what another node cut off meanwhile stays cut off. */
 static int late_write(struct tf_req *q, const struct fuse_write_in *in)
 {
 	struct tfuse *tf = q->tf;
@@ -148,10 +149,11 @@ static int late_write(struct tf_req *q, const struct fuse_write_in *in)
 	struct fuse_write_out out = {.size = in->size};
 	bool early = n && tf->late_total < LATE_MAX && !tok_cached(fs_tokens(tf->fs), TOK_DATA, q->in->nodeid, TOK_EX);
 	uint32_t len = in->size;
-	if (n)
+	if (n) {
+		n->late_writes++; /* an invalidation that met it looks again, whichever way it is answered */
 		n->pages_cached = true; /* whoever wrote a mapped page still has it */
+	}
 	if (early) {
-		n->late_writes++;
 		n->late_pending++;
 		tf->late_total++;
 		tf_node_ref(n);
@@ -170,17 +172,25 @@ static int late_write(struct tf_req *q, const struct fuse_write_in *in)
 	return 0;
 }
 
-static int late_wait(struct tf_req *q)
+static void late_wait(struct tf_req *q)
 {
 	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
 	if (!n)
-		return 0;
+		return;
 	tf_node_ref(n);
 	while (n->late_pending)
 		ts_cond_wait(&n->late_cond, "mapped pages to be written", n->ino, n->late_pending);
-	int rc = n->late_error;
-	n->late_error = 0;
 	tf_node_unref(q->tf, n);
+}
+
+/* For those who can tell the user: flush and fsync. */
+static int late_result(struct tf_req *q)
+{
+	late_wait(q);
+	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
+	int rc = n ? n->late_error : 0;
+	if (n)
+		n->late_error = 0;
 	return rc;
 }
 
@@ -215,7 +225,7 @@ int tf_op_flush(struct tf_req *q)
 	const struct fuse_flush_in *in = tf_arg(q, sizeof(*in));
 	if (!in)
 		return -EINVAL;
-	int rc = late_wait(q);
+	int rc = late_result(q);
 	if (rc == 0)
 		rc = fs_flush(q->tf->fs, handle(in->fh));
 	if (rc)
@@ -228,7 +238,7 @@ int tf_op_release(struct tf_req *q)
 	const struct fuse_release_in *in = tf_arg(q, sizeof(*in));
 	if (!in)
 		return -EINVAL;
-	(void)!late_wait(q); /* their handle may be this one; close(2) was told by flush */
+	late_wait(q); /* their handle may be this one; an error stays for the next flush or fsync */
 	fs_release(q->tf->fs, handle(in->fh));
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
 }
@@ -238,7 +248,7 @@ int tf_op_fsync(struct tf_req *q)
 	const struct fuse_fsync_in *in = tf_arg(q, sizeof(*in));
 	if (!in)
 		return -EINVAL;
-	int rc = late_wait(q);
+	int rc = late_result(q);
 	if (rc == 0)
 		rc = fs_fsync(q->tf->fs, handle(in->fh), in->fsync_flags & FUSE_FSYNC_FDATASYNC);
 	if (rc)

@@ -18,6 +18,18 @@
 #define QUORUM_MAX_NODES  64 /* voters: what corosync's ring carries */
 #define QUORUM_MAX_GROUPS 64
 
+/* An incarnation names one life of one node's daemon, and no other life of any node: log frames, seals and adopted intents on
+ * disk are told apart by it alone. counter grows with every life of the node, range 1 .. 2^47 - 1. */
+#define QUORUM_INCARNATION_NODE_BITS 16
+static inline uint64_t quorum_incarnation_make(unsigned node, uint64_t counter)
+{
+	return counter << QUORUM_INCARNATION_NODE_BITS | node;
+}
+static inline uint64_t quorum_incarnation_counter(uint64_t incarnation)
+{
+	return incarnation >> QUORUM_INCARNATION_NODE_BITS;
+}
+
 struct quorum_member {
 	unsigned node;
 	uint64_t incarnation;

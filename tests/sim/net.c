@@ -49,14 +49,12 @@ static void pump(void *arg, uint64_t from_to, uint64_t lane)
 		}
 		if (!s->reach[from][to])
 			return; /* pumped again when healed */
-		bool drop = !d || d->incarnation != m->dst_inc || (d->net->peer[from] && d->net->peer[from] != m->src_inc);
-		if (!drop && !d->net->peer[from]) { /* does not know the sender yet, or knows it no more */
-			struct sim_life *src = sim_life(s, from);
-			drop = !src || src->incarnation != m->src_inc;
-			if (!drop) {
-				arm(s, from, to, (unsigned)lane, s->now + TS_NS_PER_MS);
-				return;
-			}
+		struct sim_life *src = sim_life(s, from);
+		bool known = d && d->net->peer[from] == m->src_inc;
+		bool drop = !d || d->incarnation != m->dst_inc || (!known && (!src || src->incarnation != m->src_inc));
+		if (!drop && !known) { /* names an older life of the sender, or none, or no more: as TCP's parked connections, it waits */
+			arm(s, from, to, (unsigned)lane, s->now + TS_NS_PER_MS);
+			return;
 		}
 		ts_list_del(&m->link);
 		if (!drop) {

@@ -25,7 +25,7 @@ const struct ts_env_ops *const sim_env_ops = &env_ops;
 
 static uint64_t key_of(void *arg, unsigned node, uint64_t incarnation)
 {
-	return ((uint64_t)node << 48) | incarnation;
+	return ((uint64_t)node << 48) | quorum_incarnation_counter(incarnation);
 }
 
 static void on_view(void *arg, const struct quorum_view *v)
@@ -176,7 +176,7 @@ void sim_node_start(struct sim *s, unsigned id)
 	n->life = l;
 	l->node = n;
 	l->alive = true;
-	l->incarnation = ++n->last_incarnation;
+	l->incarnation = quorum_incarnation_make(id, ++n->last_incarnation);
 	l->pid = 1000 * id + ++n->next_pid;
 	l->env = (struct ts_env){&env_ops, n};
 	l->x = ts_exec_new(&l->env);
@@ -192,7 +192,7 @@ void sim_node_start(struct sim *s, unsigned id)
 	};
 	l->quorum = quorum_core_new(&q);
 	TS_ASSERT(l->net && l->quorum);
-	sim_say(s, "n%u starts, incarnation %llu", id, (unsigned long long)l->incarnation);
+	sim_say(s, "n%u starts, incarnation %llu", id, (unsigned long long)n->last_incarnation);
 	sim_ring_join(l);
 	TS_ASSERT(ts_fiber_spawn(l->x, "mount", mount_fiber, l) == 0);
 }
