@@ -63,10 +63,17 @@ void tok_settle(struct tok_mgr *m, struct tok *t)
 		tok_free(m, t);
 }
 
-static bool local_free(const struct tok *t, enum tok_mode mode)
+static bool unpinned_for(const struct tok *t, enum tok_mode mode)
 {
-	return !t->nex && !(mode == TOK_EX && t->nsh) &&
-	       dlm_covers((enum dlm_mode)t->allow, (enum dlm_mode)mode);
+	return !t->nex && !(mode == TOK_EX && t->nsh);
+}
+static bool allowed(const struct tok *t, enum tok_mode mode, unsigned flags)
+{
+	return dlm_covers((enum dlm_mode)t->allow, (enum dlm_mode)mode) || (flags & TOK_LATE && t->late_ok);
+}
+static bool local_free(const struct tok *t, enum tok_mode mode, unsigned flags)
+{
+	return unpinned_for(t, mode) && allowed(t, mode, flags);
 }
 static bool held(const struct tok *t, enum tok_mode mode)
 {
@@ -101,6 +108,18 @@ void tok_fail_waiters(struct tok_mgr *m, struct tok *t, unsigned flags_mask, int
 	}
 }
 
+/* Those who tried only, and for whom it comes too late, are told; the others wait for the token to come back. */
+void tok_late_over(struct tok_mgr *m, struct tok *t)
+{
+	t->late_ok = false;
+	ts_list_for_safe(n, tmp, &t->waiters)
+	{
+		struct tok_waiter *w = ts_list_entry(n, struct tok_waiter, link);
+		if (w->flags & TOK_TRY && !allowed(t, w->mode, w->flags))
+			wake(w, -TS_ERR_WOULD_WAIT);
+	}
+}
+
 /* Asks the engine for the whole resource. 1 held now, 0 asked (the callback comes), or an error. */
 static int ask(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsigned flags)
 {
@@ -123,7 +142,7 @@ static int ask(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsigned fl
 static int serve_head(struct tok_mgr *m, struct tok *t)
 {
 	struct tok_waiter *w = ts_list_entry(t->waiters.next, struct tok_waiter, link);
-	if (!local_free(t, w->mode))
+	if (!local_free(t, w->mode, w->flags))
 		return 1;
 	if (held(t, w->mode)) {
 		count_pin(m, t, w->mode);
@@ -179,7 +198,7 @@ void tok_denied(void *arg, struct dlm_req *q, int err)
 static bool would_wait(const struct tok *t, enum tok_mode mode, unsigned flags)
 {
 	if (flags & TOK_TRY)
-		return !ts_list_empty(&t->waiters) || !local_free(t, mode) || t->requesting;
+		return !ts_list_empty(&t->waiters) || !local_free(t, mode, flags) || t->requesting;
 	return flags & TOK_NOWAIT &&
 	       (t->requesting || !dlm_covers((enum dlm_mode)t->allow, (enum dlm_mode)mode));
 }
@@ -188,12 +207,16 @@ static int pin_slowly(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsi
 {
 	struct tok_waiter w = {.mode = mode, .flags = flags};
 	const struct dlm_key key = t->res.key; /* t may be gone when a wait ends in an error */
-	if (would_wait(t, mode, flags)) {
+	bool late = flags & TOK_LATE && held(t, mode) && allowed(t, mode, flags);
+	if (!late && would_wait(t, mode, flags)) {
 		tok_settle(m, t);
 		return -TS_ERR_WOULD_WAIT;
 	}
 	ts_done_init(&w.done);
-	ts_list_push_back(&t->waiters, &w.link);
+	if (late)
+		ts_list_push_front(&t->waiters, &w.link);
+	else
+		ts_list_push_back(&t->waiters, &w.link);
 	ts_list_del(&t->lru);
 	dlm_now(m->dlm, ts_exec_now(m->a.exec));
 	tok_serve(m, t);
@@ -218,7 +241,7 @@ int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mo
 	struct tok *t = tok_get(m, kind, id);
 	if (!t)
 		return -ENOMEM;
-	if (held(t, mode) && local_free(t, mode) && ts_list_empty(&t->waiters)) {
+	if (held(t, mode) && local_free(t, mode, flags) && (ts_list_empty(&t->waiters) || flags & TOK_LATE)) {
 		m->st.pin_hits++;
 		ts_list_del(&t->lru);
 		count_pin(m, t, mode);

@@ -2,9 +2,9 @@
 /* Giving a token back, each on a fiber of a bounded set.
  *
  *   asked (or drop) --> queued --> minimum hold --> pre_revoke (pins still granted) --> barrier (no new pins
- * above `to`)
- *        --> pins in conflict drained --> revoke call-back --> dlm_shrink --> barrier lifted, the local queue
- * asks again
+ * above `to`, but late ones)
+ *        --> pins in conflict drained --> last_revoke --> barrier for late pins too, drained again
+ *        --> revoke call-back --> dlm_shrink --> barrier lifted, the local queue asks again
  *
  * Must never happen: dlm_shrink before the call-back returned 0; a barrier left standing; a pin that is
  * served after a grant never getting its turn (the grant serves the queue at once, before any revoke can
@@ -36,6 +36,12 @@ static bool in_conflict(const struct tok *t, enum dlm_mode to)
 	return (t->nex && !dlm_covers(to, DLM_EX)) || (t->nsh && !dlm_covers(to, DLM_SH));
 }
 
+static void drain(struct tok_mgr *m, struct tok *t, const struct dlm_want *w)
+{
+	while (!m->failed && in_conflict(t, w->to))
+		ts_cond_wait(&t->drained, "pins of a revoked token drained", t->res.key.kind, t->res.key.id);
+}
+
 /* false: the token stays, and so does the barrier. */
 static bool give_back(struct tok_mgr *m, struct tok *t, const struct dlm_want *w)
 {
@@ -47,9 +53,13 @@ static bool give_back(struct tok_mgr *m, struct tok *t, const struct dlm_want *w
 	if (e->pre_revoke)
 		e->pre_revoke(e->arg, kind, id, (enum tok_mode)w->to, w->start, w->end);
 	t->allow = w->to;
+	t->late_ok = true;
 	tok_fail_waiters(m, t, TOK_NOWAIT, -TS_ERR_WOULD_WAIT);
-	while (!m->failed && in_conflict(t, w->to))
-		ts_cond_wait(&t->drained, "pins of a revoked token drained", kind, id);
+	drain(m, t, w);
+	if (!m->failed && e->last_revoke)
+		e->last_revoke(e->arg, kind, id, (enum tok_mode)w->to, w->start, w->end);
+	tok_late_over(m, t);
+	drain(m, t, w);
 	int rc = m->failed ? -TS_ERR_FENCED : 0;
 	if (!rc && e->revoke)
 		rc = e->revoke(e->arg, kind, id, (enum tok_mode)w->to, w->start, w->end);

@@ -52,6 +52,9 @@ struct tok_events {
 	/* First step of a revoke, before new users are blocked: invalidate kernel caches; runs on the same fiber; new pins
 	 * are still granted meanwhile. May wait for kernel requests to finish. */
 	void (*pre_revoke)(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end);
+	/* Behind it, with new users blocked and those in conflict gone: what kernel caches took meanwhile goes too, for good. Only
+	 * TOK_LATE pins are granted meanwhile: what this waits for must need no other. */
+	void (*last_revoke)(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end);
 	/* All tokens of this node are gone (excluded from the group): caches are void, nothing may be written. */
 	void (*lost)(void *arg);
 	void *arg;
@@ -82,6 +85,7 @@ void tok_mgr_fail(struct tok_mgr *m); /* excluded: every waiter and later pin ge
 enum {
 	TOK_NOWAIT = 1, /* -TS_ERR_WOULD_WAIT instead of waiting for another node (a local master that can grant now is no wait) */
 	TOK_TRY = 2,	/* like NOWAIT, and not even behind other fibers of this node */
+	TOK_LATE = 8,	/* if held: before all who wait, and also while it is being given back, until last_revoke has returned */
 	TOK_QUICK = 4,	/* do not ask holders to give up: granted only if free now at the master (one round trip); -EAGAIN else */
 };
 /* Pins [start, end] in mode (SH or EX) for the caller: waits until this node holds it and no local pin conflicts (SH pins

@@ -22,6 +22,7 @@ struct tok {
 	uint64_t granted_ns;
 	unsigned nsh, nex;
 	uint8_t allow;	    /* greatest mode new pins may have: EX, lower while a revoke's barrier stands */
+	bool late_ok;	    /* the barrier lets TOK_LATE pass */
 	bool requesting;    /* dlm has our request */
 	bool revoke_begun;  /* a revoke waits or runs: nothing may be cached above from here on */
 	bool revoke_queued; /* in rvq or in the hands of a revoke fiber */
@@ -59,6 +60,7 @@ struct tok *tok_find(const struct tok_mgr *m, enum tok_kind kind, uint64_t id);
 void tok_serve(struct tok_mgr *m, struct tok *t);
 void tok_fail_waiters(struct tok_mgr *m, struct tok *t, unsigned flags_mask, int rc); /* 0 = all */
 void tok_settle(struct tok_mgr *m, struct tok *t); /* after a change: to the lru, out of it, or freed */
+void tok_late_over(struct tok_mgr *m, struct tok *t); /* TOK_LATE passes the barrier no more */
 void tok_granted(void *arg, struct dlm_req *q);
 void tok_denied(void *arg, struct dlm_req *q, int err);
 

@@ -164,6 +164,38 @@ static void on_pre_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_m
 	TS_ASSERT(tok_revoke_pending(n->m, kind, id));
 	ts_fiber_yield();
 }
+static struct {
+	struct tok_mgr *m; /* tries late pins inside last_revoke; NULL: none */
+	unsigned calls, ordinary_refused, granted;
+	bool waiter_served;
+} late;
+
+static void late_waiter(void *arg)
+{
+	struct tok_pin p;
+	assert_int_equal(tok_pin(late.m, TOK_DATA, 8, TOK_EX, 0, TOK_END, TOK_LATE | TOK_TRY, &p), 0);
+	late.waiter_served = true;
+	tok_unpin(late.m, &p);
+}
+
+static void on_last_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end)
+{
+	struct node *n = arg;
+	struct tok_pin p;
+	if (n->m != late.m || kind != TOK_DATA)
+		return;
+	late.calls++;
+	late.ordinary_refused += tok_pin(n->m, kind, id, TOK_EX, 0, TOK_END, TOK_TRY, &p) == -TS_ERR_WOULD_WAIT;
+	assert_int_equal(tok_pin(n->m, kind, id, TOK_EX, 0, TOK_END, TOK_LATE | TOK_TRY, &p), 0);
+	late.granted++;
+	assert_int_equal(ts_fiber_spawn(W.x, "late", late_waiter, NULL), 0); /* behind our pin, before the token leaves */
+	ts_fiber_yield();
+	assert_false(late.waiter_served);
+	tok_unpin(n->m, &p);
+	while (!late.waiter_served)
+		ts_fiber_yield();
+}
+
 static void on_lost(void *arg)
 {
 	struct node *n = arg;
@@ -196,7 +228,7 @@ static int setup(void **state)
 				     .self = i,
 				     .incarnation = i,
 				     .max_tokens = max_tokens,
-				     .events = {on_revoke, on_pre_revoke, on_lost, n}};
+				     .events = {on_revoke, on_pre_revoke, on_last_revoke, on_lost, n}};
 		n->m = tok_mgr_new(&a);
 		assert_non_null(n->m);
 	}
@@ -321,6 +353,23 @@ static void upgrade_storm_makes_progress(void **state)
 	run();
 	for (unsigned i = 0; i < 9; i++)
 		assert_int_equal(j[i].rc, 0);
+}
+
+/* What a revoke waits for passes its barrier, and nothing else does; behind last_revoke nothing does. */
+static void late_pins_pass_the_barrier(void **state)
+{
+	struct tok_pin p;
+	memset(&late, 0, sizeof(late));
+	late.m = W.n[1].m;
+	assert_int_equal(pin_now(1, TOK_DATA, 8, TOK_EX, 0), 0);
+	assert_int_equal(pin_now(2, TOK_DATA, 8, TOK_EX, 0), 0);
+	assert_int_equal(late.calls, 1);
+	assert_int_equal(late.ordinary_refused, 1);
+	assert_int_equal(late.granted, 1);
+	assert_true(late.waiter_served);
+	assert_int_equal(tok_pin(late.m, TOK_DATA, 8, TOK_EX, 0, TOK_END, TOK_LATE | TOK_TRY, &p), -TS_ERR_WOULD_WAIT); /* gone */
+	late.m = NULL;
+	assert_int_equal(pin_now(1, TOK_DATA, 8, TOK_EX, TOK_LATE), 0); /* without TRY it is waited for */
 }
 
 static void cached_pin_sends_nothing(void **state)
@@ -586,6 +635,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(pins_share_and_exclude),
 		T(upgrade_storm_makes_progress),
+		T(late_pins_pass_the_barrier),
 		T(cached_pin_sends_nothing),
 		T(own_segment_is_private),
 		T(segment_leaves_during_a_revoke),
