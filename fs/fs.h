@@ -54,9 +54,12 @@ struct fs_check_result {
 int fs_check(const struct fs_check_args *a, bool force_offline, struct fs_check_result *out, char *errmsg, size_t errlen) TS_MUST_CHECK;
 
 /* ---- mounting ------------------------------------------------------------------------------------------------- */
+enum { FS_INVAL_LAST = 1 /* nothing is read under the old token any more: pages must not be there behind this */,
+       FS_INVAL_SHARED = 2 /* the token stays shared: clean pages may stay, dirty ones and the right to make some may not */ };
 struct fs_upcalls { /* into fuse/ (or the simulator's kernel); may be NULL members. Called on fibers; may wait. */
 	void (*inval_attr)(void *arg, uint64_t ino);			       /* attributes, ACLs */
-	void (*inval_data)(void *arg, uint64_t ino, uint64_t start, uint64_t end); /* pages; dirty mmap pages come as writes meanwhile */
+	/* Pages; dirty mapped pages come as fs_write_mapped meanwhile. how: FS_INVAL_*. */
+	void (*inval_data)(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how);
 	void (*inval_names)(void *arg, uint64_t dir_ino);		       /* every entry and readdir cache of this directory */
 	void (*stopped)(void *arg, const char *why);			       /* no more I/O: the mount answers EIO from now on */
 	bool (*interrupted)(void *arg); /* does whoever asked for the operation on this fiber want it no more? Never waits. */
@@ -158,6 +161,12 @@ uint64_t fs_file_ino(const struct fs_file *f);
 ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off) TS_MUST_CHECK;
 /* append: off is ignored, data goes to the true end. Returns bytes written; *off_out (may be NULL) where. Clears suid bits per kill_suid. */
 ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, uint64_t off, bool append, bool kill_suid, uint64_t *off_out) TS_MUST_CHECK;
+/* For pages that may be dirtied without a word (shared writable maps): as fs_read, but under the exclusive token. */
+ssize_t fs_read_mapped(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off) TS_MUST_CHECK;
+/* A page dirtied through a map comes back. It never makes the file longer: what lies behind the end by now is dropped. Goes on while
+ * the token is being given back. wait false: -TS_ERR_WOULD_WAIT, nothing done, if the token is not here or operations are
+ * suspended. 0 or -errno. */
+int fs_write_mapped(struct fs *fs, struct fs_file *f, const void *buf, size_t len, uint64_t off, bool wait) TS_MUST_CHECK;
 int fs_flush(struct fs *fs, struct fs_file *f) TS_MUST_CHECK; /* close(2): reports write-behind errors once per handle */
 int fs_fsync(struct fs *fs, struct fs_file *f, bool datasync) TS_MUST_CHECK;
 int fs_fsync_ino(struct fs *fs, uint64_t ino) TS_MUST_CHECK; /* fsyncdir */

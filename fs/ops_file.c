@@ -41,21 +41,27 @@ static int inode_load(struct fs *fs, struct fs_inode *ip)
 }
 
 /* Bytes [off, end) in whole blocks: a block's mapping belongs to who has the token for any of its bytes. */
-static int pins_take(struct fs *fs, struct fs_inode *ip, enum tok_mode mode, uint64_t off, uint64_t end, struct file_pins *p)
+static int pins_take_as(struct fs *fs, struct fs_inode *ip, enum tok_mode data, unsigned flags, enum tok_mode inode, uint64_t off,
+			uint64_t end, struct file_pins *p)
 {
 	uint64_t bs = fs->block_size, last = end > TOK_END - bs ? TOK_END : TS_ALIGN_UP(end, bs) - 1;
 	int rc;
 
 	memset(p, 0, sizeof(*p));
-	rc = tok_pin(fs->tok, TOK_DATA, ip->ino, mode, TS_ALIGN_DOWN(off, bs), TS_MAX(last, off), 0, &p->data);
+	rc = tok_pin(fs->tok, TOK_DATA, ip->ino, data, TS_ALIGN_DOWN(off, bs), TS_MAX(last, off), flags, &p->data);
 	if (rc)
 		return pin_error(rc);
-	rc = pin_error(tok_pin(fs->tok, TOK_INODE, ip->ino, mode, 0, TOK_END, 0, &p->inode));
+	rc = pin_error(tok_pin(fs->tok, TOK_INODE, ip->ino, inode, 0, TOK_END, 0, &p->inode));
 	if (!rc)
 		rc = inode_load(fs, ip);
 	if (rc)
 		pins_drop(fs, p);
 	return rc;
+}
+
+static int pins_take(struct fs *fs, struct fs_inode *ip, enum tok_mode mode, uint64_t off, uint64_t end, struct file_pins *p)
+{
+	return pins_take_as(fs, ip, mode, 0, mode, off, end, p);
 }
 
 static bool needs_space(int64_t rc)
@@ -122,7 +128,7 @@ static void touch_atime(struct fs *fs, struct fs_file *f)
 	tok_unpin(fs->tok, &pin);
 }
 
-ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off)
+static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, void *buf, size_t len, uint64_t off)
 {
 	struct file_pins p;
 	ssize_t n;
@@ -135,7 +141,7 @@ ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_
 	if (off > FS_MAX_SIZE || !len)
 		return 0;
 	len = TS_MIN(len, FS_MAX_SIZE - off);
-	rc = pins_take(fs, f->ip, TOK_SH, off, off + len, &p);
+	rc = pins_take_as(fs, f->ip, data, 0, TOK_SH, off, off + len, &p);
 	if (rc)
 		return rc;
 	n = fs_data_read(fs, f->ip, f, buf, len, off);
@@ -143,6 +149,16 @@ ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_
 	if (n > 0)
 		touch_atime(fs, f);
 	return n;
+}
+
+ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off)
+{
+	return read_under(fs, f, TOK_SH, buf, len, off);
+}
+
+ssize_t fs_read_mapped(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off)
+{
+	return read_under(fs, f, fs->args.read_only ? TOK_SH : TOK_EX, buf, len, off);
 }
 
 /* ---- write ---------------------------------------------------------------------------------------------------------- */
@@ -233,6 +249,48 @@ ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, 
 			return src;
 	}
 	return w.done ? (ssize_t)w.done : rc;
+}
+
+/* One round: what is left of the page below the end. */
+static int mapped_round(struct fs *fs, struct fs_file *f, struct writer *w, unsigned flags)
+{
+	uint64_t at = w->off + w->done, size;
+	struct file_pins p;
+	ssize_t n = 0;
+	int rc = pins_take_as(fs, f->ip, TOK_EX, flags, TOK_EX, at, w->off + w->len, &p);
+
+	if (rc)
+		return rc;
+	rc = may_write(fs, f, true);
+	size = f->ip->size;
+	w->len = size <= w->off ? 0 : TS_MIN(w->len, size - w->off);
+	if (!rc && w->done < w->len)
+		n = fs_data_write(fs, f->ip, w->buf + w->done, w->len - w->done, at);
+	pins_drop(fs, &p);
+	if (rc || n < 0)
+		return rc ? rc : (int)n;
+	w->done += (size_t)n;
+	return 0;
+}
+
+int fs_write_mapped(struct fs *fs, struct fs_file *f, const void *buf, size_t len, uint64_t off, bool wait)
+{
+	struct writer w = {.buf = buf, .len = len, .off = off};
+	struct refills r = {0};
+	int rc;
+
+	if (!wait && fs->suspended)
+		return -TS_ERR_WOULD_WAIT;
+	rc = fs_enter(fs, FS_OP_WRITE);
+	do {
+		if (!rc)
+			rc = mapped_round(fs, f, &w, wait ? TOK_LATE : TOK_LATE | TOK_TRY);
+		if (needs_space(rc)) {
+			rc = refill(fs, &r, w.done, rc);
+			wait = true; /* it has begun */
+		}
+	} while (!rc && w.done < w.len);
+	return rc;
 }
 
 /* ---- stable --------------------------------------------------------------------------------------------------------- */

@@ -42,9 +42,18 @@ static void on_pre_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_m
 	if (kind == TOK_DIR && up->inval_names)
 		up->inval_names(up->arg, id);
 	if (kind == TOK_DATA && up->inval_data)
-		up->inval_data(up->arg, id, start, end);
+		up->inval_data(up->arg, id, start, end, to == TOK_SH ? FS_INVAL_SHARED : 0);
 	if ((kind == TOK_DATA || kind == TOK_INODE) && up->inval_attr)
 		up->inval_attr(up->arg, id);
+}
+
+static void on_last_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end)
+{
+	struct fs *fs = arg;
+	const struct fs_upcalls *up = &fs->args.up;
+
+	if (kind == TOK_DATA && up->inval_data)
+		up->inval_data(up->arg, id, start, end, FS_INVAL_LAST | (to == TOK_SH ? FS_INVAL_SHARED : 0));
 }
 
 static void on_lost(void *arg)
@@ -59,7 +68,7 @@ static int start_tokens(struct fs *fs)
 	const struct fs_mount_args *m = &fs->args;
 	struct tok_args t = {.exec = fs->exec, .net = m->net, .group = fs->group, .net_group = m->net_group, .self = fs->self,
 			     .incarnation = fs->incarnation, .max_tokens = m->max_tokens,
-			     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .lost = on_lost, .arg = fs}};
+			     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .last_revoke = on_last_revoke, .lost = on_lost, .arg = fs}};
 
 	fs->tok = tok_mgr_new(&t);
 	return fs->tok ? 0 : -ENOMEM;

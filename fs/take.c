@@ -49,7 +49,9 @@ int fs_take_upto(struct fs_take *t, enum tok_kind upto)
 {
 	while (t->held < t->n && t->want[t->held].kind <= upto) {
 		struct fs_want *w = &t->want[t->held];
-		int rc = tok_pin(t->fs->tok, w->kind, w->id, w->mode, 0, TOK_END, t->flags, &w->pin);
+		/* A change of size keeps the kernel from sending dirty mapped pages, which a revoke may wait for: it goes first. */
+		unsigned late = w->kind == TOK_DATA && w->mode == TOK_EX ? TOK_LATE : 0;
+		int rc = tok_pin(t->fs->tok, w->kind, w->id, w->mode, 0, TOK_END, t->flags | late, &w->pin);
 
 		if (rc) {
 			fs_take_drop(t);

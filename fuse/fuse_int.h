@@ -12,6 +12,7 @@
 #define TF_BUF_BYTES   (TF_MAX_WRITE + 8192)
 #define TF_POOL_BUFS   32
 #define TF_SMALL_BYTES 1024
+#define TF_BACKGROUND  8192 /* READs that wait for tokens must not keep back the WRITEs that revokes wait for */
 #define TF_NOREPLY     4201 /* handler: already replied, or no reply wanted */
 #define TF_FOREVER_S   (365u * 86400u)
 #define TF_NAME_MAX    255
@@ -27,11 +28,15 @@ struct tf_node { /* an inode the kernel may know */
 	bool attr_cached;	  /* a reply with an attribute timeout went out since the last invalidation */
 	bool pages_cached;	  /* opened with page cache since the last data invalidation */
 	uint64_t names_epoch;	  /* entries with a timeout were handed out in this epoch; 0 = none */
+	unsigned writers;	  /* handles open for reading and writing: pages may be mapped and dirtied without a word */
 	uint64_t late_writes;	  /* WRITEs of dirty mapped pages received */
 	unsigned late_pending;	  /* of these: answered, not yet applied */
 	int late_error;		  /* one of them failed: told at the next flush or fsync */
 	struct ts_cond late_cond;
-	struct ts_list writes;	  /* page-cache WRITEs not yet answered (tf_req.node_link) */
+	struct ts_list writes;	  /* WRITEs not yet answered (tf_req.node_link) */
+	struct ts_list reads;	  /* READs into the page cache not yet answered */
+	struct ts_cond reads_cond; /* one of them came or was answered */
+	uint64_t arrivals;	  /* of both, counted */
 };
 
 struct tf_req {
@@ -45,9 +50,9 @@ struct tf_req {
 	struct fs_cred cred;
 	struct ts_list link;	/* tfuse.requests */
 	bool interrupted;	/* a signal came for whoever waits for the answer */
-	struct tf_node *node;	/* op_write */
+	struct tf_node *node;	/* READ, WRITE: set while in one of its lists */
 	struct ts_list node_link;
-	uint64_t w_start, w_end; /* op_write: bytes covered */
+	uint64_t first, last;	/* READ, WRITE: bytes covered */
 	uint8_t small[TF_SMALL_BYTES] __attribute__((aligned(8)));
 };
 
@@ -171,9 +176,10 @@ int tf_job_run(struct tf_job *j, const char *what, uint64_t id);
 
 /* upcalls.c */
 void tf_inval_attr(void *arg, uint64_t ino);
-void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end);
+void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how);
 void tf_inval_names(void *arg, uint64_t dir);
 void tf_stopped(void *arg, const char *why);
 void tf_inval_later(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end); /* after the reply, nobody waits */
+void tf_inval_now(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end);   /* by a request that holds no folio */
 
 #endif

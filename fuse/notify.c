@@ -6,7 +6,8 @@
 #include "fuse/fuse_int.h"
 #include <pthread.h>
 
-#define TF_THREADS 16
+#define TF_THREADS     256 /* as many revokes may run, and each may leave a call behind that waits for a request */
+#define TF_STACK_BYTES (64u << 10)
 
 struct tf_notify {
 	pthread_mutex_t lock;
@@ -57,7 +58,13 @@ static void *notify_thread(void *arg)
 
 static int thread_add(struct tf_notify *t)
 {
-	int rc = pthread_create(&t->threads[t->nthreads], NULL, notify_thread, t);
+	pthread_attr_t attr;
+	int rc = pthread_attr_init(&attr);
+	if (rc)
+		return -rc;
+	(void)pthread_attr_setstacksize(&attr, TF_STACK_BYTES); /* else the default, which is larger */
+	rc = pthread_create(&t->threads[t->nthreads], &attr, notify_thread, t);
+	pthread_attr_destroy(&attr);
 	if (rc == 0)
 		t->nthreads++;
 	return -rc;

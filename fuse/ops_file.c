@@ -6,32 +6,59 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+/* Direct I/O is a property of the handle: its number tells. */
+#define FH_DIRECT 1ULL
+
 static struct fs_file *handle(uint64_t fh)
 {
-	return (struct fs_file *)(uintptr_t)fh;
+	return (struct fs_file *)(uintptr_t)(fh & ~FH_DIRECT);
 }
 
-static uint32_t open_mode(struct tfuse *tf, uint64_t ino, int flags)
+static bool mappable(int flags)
+{
+	return (flags & O_ACCMODE) == O_RDWR;
+}
+
+/* Pages that were read under a shared token must not be dirtied: the first handle that could map them for writing starts without
+ * pages, and while there is one all pages are read under the exclusive token. */
+static void open_fill(struct tfuse *tf, uint64_t ino, int flags, struct fs_file *f, struct fuse_open_out *out)
 {
 	struct tf_node *n = tf_node_find(tf, ino);
-	if (flags & O_APPEND)
-		return FOPEN_DIRECT_IO;
+	bool first = n && mappable(flags) && n->writers++ == 0;
+	out->fh = (uint64_t)(uintptr_t)f;
+	if (flags & O_APPEND) {
+		out->fh |= FH_DIRECT;
+		out->open_flags = FOPEN_DIRECT_IO;
+		return;
+	}
 	if (n)
 		n->pages_cached = true;
-	return FOPEN_KEEP_CACHE | ((flags & O_ACCMODE) == O_RDONLY ? FOPEN_NOFLUSH : 0);
+	bool drop = first && !tok_cached(fs_tokens(tf->fs), TOK_DATA, ino, TOK_EX);
+	out->open_flags = (drop ? 0 : FOPEN_KEEP_CACHE) | ((flags & O_ACCMODE) == O_RDONLY ? FOPEN_NOFLUSH : 0);
+}
+
+static void open_undo(struct tfuse *tf, uint64_t ino, int flags)
+{
+	struct tf_node *n = tf_node_find(tf, ino);
+	if (n && mappable(flags)) {
+		TS_ASSERT(n->writers);
+		n->writers--;
+	}
 }
 
 int tf_op_open(struct tf_req *q)
 {
 	const struct fuse_open_in *in = tf_arg(q, sizeof(*in));
+	struct fuse_open_out out = {0};
 	struct fs_file *f;
 	if (!in)
 		return -EINVAL;
 	int rc = fs_open(q->tf->fs, &q->cred, q->in->nodeid, (int)in->flags, &f);
 	if (rc)
 		return rc;
-	struct fuse_open_out out = {.fh = (uint64_t)(uintptr_t)f, .open_flags = open_mode(q->tf, q->in->nodeid, (int)in->flags)};
+	open_fill(q->tf, q->in->nodeid, (int)in->flags, f, &out);
 	if (tf_reply(q, &out, sizeof(out))) {
+		open_undo(q->tf, q->in->nodeid, (int)in->flags);
 		fs_release(q->tf->fs, f);
 		return -TF_NOREPLY;
 	}
@@ -48,9 +75,9 @@ static int created_reply(struct tf_req *q, struct fs_file *f, const struct fs_at
 		fs_release(q->tf->fs, f);
 		return -ENOMEM;
 	}
-	out.o.fh = (uint64_t)(uintptr_t)f;
-	out.o.open_flags = open_mode(q->tf, a->ino, flags);
+	open_fill(q->tf, a->ino, flags, f, &out.o);
 	if (tf_reply(q, &out, sizeof(out))) {
+		open_undo(q->tf, a->ino, flags);
 		tf_node_forget(q->tf, a->ino, 1);
 		fs_release(q->tf->fs, f);
 		return -TF_NOREPLY;
@@ -86,19 +113,86 @@ int tf_op_tmpfile(struct tf_req *q)
 	return rc ? rc : created_reply(q, f, &a, (int)in->flags, false);
 }
 
+/* ---- requests in flight, as the invalidation of pages must know them ------------------------------------------------ */
+
+static void track(struct tf_req *q, bool write, uint64_t off, uint32_t size)
+{
+	q->node = tf_node_find(q->tf, q->in->nodeid);
+	if (!q->node)
+		return;
+	tf_node_ref(q->node);
+	q->first = off;
+	q->last = off + size - 1;
+	q->node->arrivals++;
+	ts_list_push_back(write ? &q->node->writes : &q->node->reads, &q->node_link);
+	ts_cond_broadcast(&q->node->reads_cond);
+}
+
+static void untrack(struct tf_req *q)
+{
+	if (!q->node)
+		return;
+	ts_list_del(&q->node_link);
+	ts_cond_broadcast(&q->node->reads_cond);
+	tf_node_unref(q->tf, q->node);
+	q->node = NULL;
+}
+
+/* The kernel takes the end of a short READ for the end of the file, and of several in flight believes only the first that it applies.
+ * So a READ behind the end, which another node must have moved down, is answered behind the one across it. That one may come later (the
+ * kernel sends it last where it has part of that page) and is applied by its caller some time after its answer: both have a moment. Nobody
+ * waits for this one meanwhile but who reads behind the end. */
+#define END_GRACE_NS (20 * TS_NS_PER_MS)
+
+static bool lower_read(const struct tf_req *q)
+{
+	ts_list_for(l, &q->node->reads)
+		if (ts_list_entry(l, struct tf_req, node_link)->first < q->first)
+			return true;
+	return false;
+}
+
+static void wait_lower_reads(struct tf_req *q)
+{
+	struct tf_node *n = q->node;
+	uint64_t quiet = ts_exec_now(q->tf->exec);
+	while (ts_exec_now(q->tf->exec) < quiet + END_GRACE_NS) {
+		(void)!ts_cond_wait_until(&n->reads_cond, quiet + END_GRACE_NS, "reads before this one", n->ino, q->first);
+		if (lower_read(q))
+			quiet = ts_exec_now(q->tf->exec);
+	}
+}
+
+static ssize_t read_in_order(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
+{
+	for (bool waited = false;;) {
+		bool mapped = q->node && q->node->writers;
+		ssize_t r = mapped ? fs_read_mapped(q->tf->fs, handle(in->fh), buf, in->size, in->offset) :
+				     fs_read(q->tf->fs, handle(in->fh), buf, in->size, in->offset);
+		if (q->node && !mapped && q->node->writers)
+			continue; /* opened for writing meanwhile: not under a shared token */
+		if (r || !q->node || !in->offset || waited)
+			return r;
+		wait_lower_reads(q);
+		waited = true; /* and what was read is old by now */
+	}
+}
+
 int tf_op_read(struct tf_req *q)
 {
 	const struct fuse_read_in *in = tf_arg(q, sizeof(*in));
-	if (!in || in->size > TF_MAX_WRITE)
+	if (!in || in->size > TF_MAX_WRITE || in->offset > (uint64_t)INT64_MAX - in->size)
 		return -EINVAL;
-	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
-	if (n)
-		n->pages_cached = true;
 	uint8_t *buf = in->size <= 4096 ? ts_alloc_aligned(64, 4096) : tf_buf_get(q->tf);
 	if (!buf)
 		return -ENOMEM;
-	ssize_t r = fs_read(q->tf->fs, handle(in->fh), buf, in->size, in->offset);
+	if (in->size && !(in->read_flags & FUSE_READ_LOCKOWNER)) /* only READs past the page cache name an owner */
+		track(q, false, in->offset, in->size);
+	ssize_t r = read_in_order(q, in, buf);
+	if (q->node && r >= 0) /* behind the end, too: the kernel fills the page with zeros */
+		q->node->pages_cached = true;
 	int rc = r < 0 ? (int)r : tf_reply(q, buf, (size_t)r) ? -TF_NOREPLY : 0;
+	untrack(q);
 	if (in->size <= 4096)
 		ts_free(buf);
 	else
@@ -106,65 +200,37 @@ int tf_op_read(struct tf_req *q)
 	return rc;
 }
 
-static void write_track(struct tf_req *q, const struct fuse_write_in *in)
-{
-	q->node = tf_node_find(q->tf, q->in->nodeid);
-	if (!q->node)
-		return;
-	tf_node_ref(q->node);
-	q->node->pages_cached = true; /* a write through the page cache fills it, also on a handle opened before the last revoke */
-	q->w_start = in->offset;
-	q->w_end = in->offset + in->size - 1;
-	ts_list_push_back(&q->node->writes, &q->node_link);
-}
-
-static void write_untrack(struct tf_req *q)
-{
-	if (!q->node)
-		return;
-	ts_list_del(&q->node_link);
-	tf_node_unref(q->tf, q->node);
-}
+/* ---- pages dirtied through maps ---------------------------------------------------------------------------------------- */
 
 #define LATE_MAX 256
 
-/* How much of it lies within the file as it is now. */
-static uint32_t late_clip(struct tf_req *q, const struct fuse_write_in *in)
-{
-	struct fs_attr a;
-	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
-	if (rc)
-		return in->size; /* the write itself tells what is wrong */
-	return a.size <= in->offset ? 0 : (uint32_t)TS_MIN((uint64_t)in->size, a.size - in->offset);
-}
-
-/* A page dirtied through a shared map, silently and maybe under a shared token only. It arrives when the kernel launders it, often
- * because a revoke waits for just that: so it is answered first and applied when the token comes; flush, fsync and
- * release wait for it, and tell if it failed. Where the token is held, and beyond the bound, it is answered when it is applied.
- * A map never makes a file longer: what another node cut off meanwhile stays cut off. */
+/* A page dirtied through a shared map: under the exclusive token (open_fill), so it is applied under it, also while the token is being
+ * given back, which waits for just that. Where that cannot be (a kernel that writes back late, a suspended node) it is answered first,
+ * and flush and fsync wait for it and tell if it failed; beyond the bound it is answered when it is applied. */
 static int late_write(struct tf_req *q, const struct fuse_write_in *in)
 {
 	struct tfuse *tf = q->tf;
 	struct tf_node *n = tf_node_find(tf, q->in->nodeid);
 	struct fuse_write_out out = {.size = in->size};
-	bool early = n && tf->late_total < LATE_MAX && !tok_cached(fs_tokens(tf->fs), TOK_DATA, q->in->nodeid, TOK_EX);
-	uint32_t len = in->size;
+	const uint8_t *data = q->arg + sizeof(*in);
 	if (n) {
 		n->late_writes++; /* an invalidation that met it looks again, whichever way it is answered */
 		n->pages_cached = true; /* whoever wrote a mapped page still has it */
 	}
+	int rc = fs_write_mapped(tf->fs, handle(in->fh), data, in->size, in->offset, false);
+	bool early = rc == -TS_ERR_WOULD_WAIT && n && tf->late_total < LATE_MAX;
 	if (early) {
 		n->late_pending++;
 		tf->late_total++;
 		tf_node_ref(n);
 		(void)!tf_reply(q, &out, sizeof(out));
-		len = late_clip(q, in);
 	}
-	ssize_t r = len ? fs_write(tf->fs, handle(in->fh), q->arg + sizeof(*in), len, in->offset, false, false, NULL) : 0;
+	if (rc == -TS_ERR_WOULD_WAIT)
+		rc = fs_write_mapped(tf->fs, handle(in->fh), data, in->size, in->offset, true);
 	if (!early)
-		return r < 0 ? (int)r : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
-	if (r != (ssize_t)len)
-		n->late_error = r < 0 ? (int)r : -EIO;
+		return rc < 0 ? rc : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
+	if (rc)
+		n->late_error = rc;
 	tf->late_total--;
 	n->late_pending--;
 	ts_cond_broadcast(&n->late_cond);
@@ -207,13 +273,17 @@ int tf_op_write(struct tf_req *q)
 		return late_write(q, in);
 	uint64_t at = in->offset;
 	bool append = in->flags & O_APPEND;
-	write_track(q, in);
+	track(q, true, in->offset, in->size);
+	if (q->node)
+		q->node->pages_cached = true; /* a write through the page cache fills it, also on a handle opened before the last revoke */
 	ssize_t r = fs_write(q->tf->fs, handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, append,
 			     in->write_flags & FUSE_WRITE_KILL_SUIDGID, &at);
+	if (r > 0 && in->fh & FH_DIRECT) /* other handles may have read these pages while it was on its way */
+		tf_inval_now(q->tf, q->in->nodeid, at, at + (uint64_t)r - 1);
 	struct fuse_write_out out = {.size = r > 0 ? (uint32_t)r : 0};
 	int rc = r < 0 ? (int)r : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
-	write_untrack(q);
-	if (r > 0 && at != in->offset) { /* the kernel may have put these bytes into its cache at the wrong place */
+	untrack(q);
+	if (r > 0 && at != in->offset && !(in->fh & FH_DIRECT)) { /* the kernel may have put these bytes into its cache at the wrong place */
 		tf_inval_later(q->tf, q->in->nodeid, in->offset, in->offset + (uint64_t)r - 1);
 		tf_inval_later(q->tf, q->in->nodeid, at, at + (uint64_t)r - 1);
 	}
@@ -239,6 +309,7 @@ int tf_op_release(struct tf_req *q)
 	if (!in)
 		return -EINVAL;
 	late_wait(q); /* their handle may be this one; an error stays for the next flush or fsync */
+	open_undo(q->tf, q->in->nodeid, (int)in->flags);
 	fs_release(q->tf->fs, handle(in->fh));
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
 }

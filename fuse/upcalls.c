@@ -3,8 +3,12 @@
  *
  * Attributes: inval_inode(ino, -1): takes no lock that a request holds. ENOENT means that the kernel does not have the inode
  * yet although a reply is on its way: retried until it is found or forgotten.
- * Pages: inval_inode(ino, off, len): waits for folio locks. A WRITE that itself waits for the token may hold the folio of its
- * first or last byte: those folios are left out (they are not up to date, or are invalidated behind the reply).
+ * Pages: inval_inode(ino, off, len): waits for folio locks. A READ that waits for the token holds all its folios: these are left out,
+ * they are filled under the next token. A WRITE holds the folio of its last byte if it covers it in part and it was not up to date;
+ * whether, only a try can tell: a call that stays blocked there has nothing to drop.
+ * A call that met a request which came after the look is left alone (it ends with that request) and made anew around it.
+ * No call is made behind a reply where it can be helped: the next READ's word about the end of the file would not count
+ * (fi->attr_version), and an end that another node has moved down would show as zeros.
  * Names: the mount's epoch is raised (kernel 6.16+), which takes no lock at all; on older kernels no entry ever gets a timeout.
  *
  * Must never happen: a return from here while the kernel can still answer from what was cached before. */
@@ -14,8 +18,10 @@
 
 #define TF_NOTIFY_INC_EPOCH 8
 #define TF_PAGE		    4096ULL
-#define TF_EDGES	    32
-#define TF_BLOCKED_MS	    30
+#define TF_BLOCKED_MS	    2
+#define TF_TRY_MS	    1 /* for a folio that a WRITE may hold */
+#define TF_ROUNDS_FIRST	    4   /* readers go on reading: the rest is for the last call */
+#define TF_ROUNDS_LAST	    4096 /* each is made by a request that came meanwhile, and those wait now */
 #define TF_APPLY_NS	    (2 * TS_NS_PER_S) /* a reply written longer ago has been applied by its caller */
 
 static int notify_write(struct tfuse *tf, int code, const void *data, size_t len)
@@ -83,88 +89,166 @@ void tf_inval_attr(void *arg, uint64_t ino)
 	tf_job_run(node_job(tf, n, job_inval_attr, 0, 0), "kernel to drop attributes", ino);
 }
 
-/* Page-aligned pieces that unanswered WRITEs may have locked. */
-static unsigned edges_collect(struct tf_node *n, uint64_t e[TF_EDGES])
-{
-	unsigned k = 0;
-	ts_list_for(l, &n->writes) {
-		struct tf_req *q = ts_list_entry(l, struct tf_req, node_link);
-		if (k + 2 > TF_EDGES)
-			break;
-		e[k++] = q->w_start / TF_PAGE * TF_PAGE;
-		e[k++] = q->w_end / TF_PAGE * TF_PAGE;
-	}
-	for (unsigned i = 1; i < k; i++)
-		for (unsigned m = i; m > 0 && e[m] < e[m - 1]; m--) {
-			uint64_t t = e[m];
-			e[m] = e[m - 1];
-			e[m - 1] = t;
-		}
-	return k;
-}
-
-struct piece {
-	struct tf_job *job;
-	struct ts_list link;
+/* Whole pages [first, last], both inclusive bytes. */
+struct span {
+	uint64_t first, last;
+};
+struct spans {
+	struct span *v;
+	unsigned n;
+	uint64_t arrivals; /* when it was collected */
 };
 
-/* One pass over [start, end] without the folios in e. Returns false if a call is still blocked after a while although
- * new WRITEs came in (the caller looks again); a blocked job finishes by itself once those are answered. */
-static bool inval_pass(struct tfuse *tf, struct tf_node *n, uint64_t start, uint64_t end, const uint64_t *e, unsigned ne)
+static void span_add(struct spans *s, uint64_t first, uint64_t last)
 {
-	uint64_t pos = start / TF_PAGE * TF_PAGE;
-	for (unsigned i = 0; i <= ne && pos <= end; i++) {
-		uint64_t stop = i < ne ? e[i] : 0;
-		bool last = i == ne;
-		if (!last && (stop < pos || stop > end)) {
-			continue;
-		}
-		if (last || stop > pos) {
-			struct tf_job *j = node_job(tf, n, job_inval_data, pos, last ? end : stop - 1);
-			tf_job_submit(j);
-			for (;;) {
-				if (j->done.done)
-					break;
-				uint64_t dl = ts_exec_now(tf->exec) + TF_BLOCKED_MS * TS_NS_PER_MS;
-				int rc = ts_cond_wait_until(&j->done.cond, dl, "kernel to drop pages", n->ino, pos);
-				if (rc == -ETIMEDOUT && !j->done.done) {
-					uint64_t e2[TF_EDGES];
-					if (edges_collect(n, e2) != ne || (ne && memcmp(e, e2, ne * sizeof(*e)))) {
-						j->detached = true;
-						return false;
-					}
-				}
-			}
-			tf_node_unref(tf, n);
-			ts_free(j);
-		}
-		if (!last)
-			pos = stop + TF_PAGE;
+	s->v[s->n++] = (struct span){first / TF_PAGE * TF_PAGE, last / TF_PAGE * TF_PAGE + TF_PAGE - 1};
+}
+
+static int span_order(const void *a, const void *b)
+{
+	const struct span *x = a, *y = b;
+	return x->first < y->first ? -1 : x->first > y->first;
+}
+
+static unsigned list_len(const struct ts_list *head)
+{
+	unsigned n = 0;
+	ts_list_for(l, head)
+		n++;
+	return n;
+}
+
+/* The page that q, an unanswered WRITE, may have locked. */
+static bool write_holds(const struct tf_req *q, uint64_t *page)
+{
+	*page = q->last / TF_PAGE * TF_PAGE;
+	return (q->last + 1) % TF_PAGE != 0 || q->first > *page;
+}
+
+/* Pages that unanswered requests may have locked, in ascending order. */
+static void spans_collect(struct tf_node *n, struct spans *s)
+{
+	s->n = 0;
+	s->arrivals = n->arrivals;
+	s->v = ts_alloc((list_len(&n->writes) + list_len(&n->reads) + 1) * sizeof(*s->v));
+	if (!s->v)
+		TS_PANIC("no memory to invalidate the kernel's cache of inode %llu", (unsigned long long)n->ino);
+	ts_list_for(l, &n->writes) {
+		uint64_t page;
+		if (write_holds(ts_list_entry(l, struct tf_req, node_link), &page))
+			span_add(s, page, page);
 	}
+	ts_list_for(l, &n->reads) {
+		const struct tf_req *q = ts_list_entry(l, struct tf_req, node_link);
+		span_add(s, q->first, q->last);
+	}
+	qsort(s->v, s->n, sizeof(*s->v), span_order);
+}
+
+/* false: it is blocked, and requests came in since that it may be blocked by. The job ends by itself with these. */
+static bool piece_inval(struct tfuse *tf, struct tf_node *n, uint64_t first, uint64_t last, const struct spans *s)
+{
+	struct tf_job *j = node_job(tf, n, job_inval_data, first, last);
+	tf_job_submit(j);
+	while (!j->done.done) {
+		uint64_t dl = ts_exec_now(tf->exec) + TF_BLOCKED_MS * TS_NS_PER_MS;
+		int rc = ts_cond_wait_until(&j->done.cond, dl, "kernel to drop pages", n->ino, first);
+		if (rc == -ETIMEDOUT && !j->done.done && n->arrivals != s->arrivals) {
+			j->detached = true;
+			return false;
+		}
+	}
+	tf_node_unref(tf, n);
+	ts_free(j);
 	return true;
 }
 
-void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end)
+/* One pass over [first, last] around the spans. */
+static bool inval_pass(struct tfuse *tf, struct tf_node *n, uint64_t first, uint64_t last, const struct spans *s)
+{
+	uint64_t pos = first / TF_PAGE * TF_PAGE;
+	for (unsigned i = 0; i < s->n && pos <= last; i++) {
+		if (s->v[i].last < pos)
+			continue;
+		if (s->v[i].first > last)
+			break;
+		if (s->v[i].first > pos && !piece_inval(tf, n, pos, s->v[i].first - 1, s))
+			return false;
+		if (s->v[i].last >= last)
+			return true;
+		pos = s->v[i].last + 1;
+	}
+	return pos > last || piece_inval(tf, n, pos, last, s);
+}
+
+/* Pages that WRITEs hold, or not. */
+static void held_inval(struct tfuse *tf, struct tf_node *n)
+{
+	struct spans s = {0};
+	unsigned k = 0;
+	s.v = ts_alloc((list_len(&n->writes) + 1) * sizeof(*s.v));
+	if (!s.v)
+		TS_PANIC("no memory to invalidate the kernel's cache of inode %llu", (unsigned long long)n->ino);
+	ts_list_for(l, &n->writes) {
+		uint64_t page;
+		if (write_holds(ts_list_entry(l, struct tf_req, node_link), &page))
+			span_add(&s, page, page);
+	}
+	struct tf_job **j = ts_alloc((s.n + 1) * sizeof(*j));
+	if (!j)
+		TS_PANIC("no memory to invalidate the kernel's cache of inode %llu", (unsigned long long)n->ino);
+	for (; k < s.n; k++) {
+		j[k] = node_job(tf, n, job_inval_data, s.v[k].first, s.v[k].last);
+		tf_job_submit(j[k]);
+	}
+	uint64_t dl = ts_exec_now(tf->exec) + TF_TRY_MS * TS_NS_PER_MS;
+	while (k--) {
+		while (!j[k]->done.done && ts_cond_wait_until(&j[k]->done.cond, dl, "kernel to drop a page being written", n->ino, 0) != -ETIMEDOUT)
+			;
+		if (!j[k]->done.done) {
+			j[k]->detached = true;
+			continue;
+		}
+		tf_node_unref(tf, n);
+		ts_free(j[k]);
+	}
+	ts_free(j);
+	ts_free(s.v);
+}
+
+static bool inval_round(struct tfuse *tf, struct tf_node *n, uint64_t first, uint64_t last)
+{
+	uint64_t late = n->late_writes;
+	struct spans s;
+	n->pages_cached = false;
+	spans_collect(n, &s);
+	bool through = inval_pass(tf, n, first, last, &s);
+	ts_free(s.v);
+	if (!through) {
+		n->pages_cached = true;
+		tf->st.inval_retries++;
+		return false;
+	}
+	held_inval(tf, n);
+	if (n->late_writes != late) /* a page dirtied again behind the call stays */
+		n->pages_cached = true;
+	return !n->pages_cached;
+}
+
+void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how)
 {
 	struct tfuse *tf = arg;
 	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, ino);
-	if (!n || !n->pages_cached)
+	unsigned rounds = how & FS_INVAL_LAST ? TF_ROUNDS_LAST : TF_ROUNDS_FIRST;
+	if (!n || !n->pages_cached || (how & FS_INVAL_SHARED && !n->writers))
 		return;
-	n->pages_cached = false;
 	tf->st.inval_data++;
 	tf_node_ref(n);
-	for (unsigned round = 0; round < 64 && !tf->is_gone; round++) {
-		uint64_t e[TF_EDGES], late = n->late_writes;
-		unsigned ne = edges_collect(n, e);
-		if (!inval_pass(tf, n, start, end, e, ne)) {
-			tf->st.inval_retries++;
-			continue;
-		}
-		for (unsigned i = 0; i < ne; i++)
-			tf_inval_later(tf, ino, e[i], e[i] + TF_PAGE - 1);
-		if (n->late_writes == late) /* a page dirtied again behind the call stays: look again */
-			break;
-	}
+	for (unsigned i = 0; i < rounds && !tf->is_gone && !inval_round(tf, n, start, end); i++)
+		;
+	if (how & FS_INVAL_LAST && n->pages_cached && !tf->is_gone)
+		TS_PANIC("mount %s: the kernel does not give up the pages of inode %llu: another node would see old bytes", tf->mountpoint,
+			 (unsigned long long)ino);
 	tf_node_unref(tf, n);
 }
 
@@ -176,6 +260,13 @@ void tf_inval_later(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end
 	struct tf_job *j = node_job(tf, n, job_inval_data, start, end);
 	j->detached = true;
 	tf_job_submit(j);
+}
+
+void tf_inval_now(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end)
+{
+	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, ino);
+	if (n && n->pages_cached)
+		(void)tf_job_run(node_job(tf, n, job_inval_data, start, end), "kernel to drop pages written past it", ino);
 }
 
 void tf_inval_names(void *arg, uint64_t dir)

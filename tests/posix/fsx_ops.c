@@ -122,7 +122,7 @@ static int op_read_direct(struct fsx *x, struct fsx_mount *m)
 }
 
 /* Between mounts, maps and copy_file_range promise less than read and write do (README.md, known differences): a node has to
- * look at the size before it touches what another has added, and stores count behind msync. --wild-map leaves that out. */
+ * look at the size before it touches what another has added. --wild-map leaves that out. */
 static bool size_known(struct fsx *x, struct fsx_mount *m)
 {
 	struct stat st;
@@ -187,7 +187,7 @@ static int op_append(struct fsx *x, struct fsx_mount *m)
 static int op_write_map(struct fsx *x, struct fsx_mount *m)
 {
 	size_t at = some_offset(x), len = some_len(x, at);
-	bool sync = fsx_rnd(x, 2) || (x->nmounts > 1 && !x->wild_map);
+	bool sync = fsx_rnd(x, 2);
 
 	if (!m->map || at >= x->size)
 		return 1;

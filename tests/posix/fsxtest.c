@@ -27,7 +27,7 @@ static void usage(FILE *f)
 	      "  --size N       largest size of the file (by seed: 6000 to 3500000)\n"
 	      "  --lenient      leave out what the file system does not support\n"
 	      "  --no-direct    without O_DIRECT           --no-map     without mmap\n"
-	      "  --wild-map     maps without the msync and fstat that the known differences ask for\n"
+	      "  --wild-map     maps without the fstat that the known differences ask for\n"
 	      "  --save DIR     on failure put there what the file should be\n"
 	      "  --plant N      wrong bytes from operation N on: the run must fail\n",
 	      f);

@@ -185,6 +185,27 @@ static void end_moved(void)
 	free(buf);
 }
 
+/* The same when A then writes a part of a page behind the new end: the kernel asks for that page last. */
+static void end_moved_then_written(void)
+{
+	char *buf = calloc(1, 70000);
+
+	memset(buf, 'z', 70000);
+	for (int i = 0; i < 12; i++) {
+		int a = px_open(pa("f%d", i), O_RDWR | O_CREAT), b;
+		EQ(70000, pwrite(a, buf, 70000, 0), "write through A");
+		b = px_open(pb("f%d", i), O_RDWR);
+		EQ(70000, pread(b, buf, 70000, 0), "read through B");
+		EQ(70000, pread(a, buf, 70000, 0), "read through A");
+		OK(ftruncate(b, 3));
+		EQ(298, pwrite(a, buf, 298, 45056), "write through A behind the end");
+		EQ(28970, pread(a, buf, 53616, 16384), "round %d: bytes read through A to the end", i);
+		close(a);
+		close(b);
+	}
+	free(buf);
+}
+
 static void truncate_errors(void)
 {
 	px_make(pa("f"), "abc", 3);
@@ -477,7 +498,7 @@ const struct px_test px_data_tests[] = {
 	{"data.interleave", interleave, 0, 0},
 	{"data.writes_by_turns", writes_by_turns, 0, 0},
 	{"data.truncate_zeros", truncate_zeros, 0, 0},
-	{"data.end_moved", end_moved, 0, 0},
+	{"data.end_moved", end_moved, 0, 0}, {"data.end_moved_then_written", end_moved_then_written, 0, 0},
 	{"data.truncate_errors", truncate_errors, 0, 0},
 	{"data.holes_filled", holes_filled, 0, 0},
 	{"data.far_offsets", far_offsets, 0, 0},

@@ -97,24 +97,6 @@ static void rwf_append(void)
 	px_content("f", "a++b", 4);
 }
 
-/* A store into a shared map is told to nobody until it is written back: by msync, munmap, or the kernel after some seconds. */
-static void map_store(void)
-{
-	int a = px_open(pa("f"), O_RDWR | O_CREAT), b = px_open(pb("f"), O_RDONLY);
-	char *p, c;
-
-	OK(ftruncate(a, 4096));
-	p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, a, 0);
-	NEED(p == MAP_FAILED ? -1 : 0);
-	EQ(1, pread(b, &c, 1, 0), "read through B");
-	p[0] = 'x';
-	EQ(1, pread(b, &c, 1, 0), "read through B behind a store through A");
-	TRUE(c == 0 || c == 'x', "the byte is old or new (%d)", c);
-	OK(munmap(p, 4096));
-	EQ(1, pread(b, &c, 1, 0), "read through B behind munmap through A");
-	EQ('x', c, "the byte stored through A, behind munmap");
-}
-
 /* copy_file_range ends at the end of the source that this node knows; another node's may be further until this one looks. */
 static void copy_old_end(void)
 {
@@ -163,7 +145,7 @@ const struct px_test px_diff_tests[] = {
 	{"diff.posix_acl", posix_acl, PX_DIFF, 0},     {"diff.locks_are_local", locks_are_local, PX_DIFF | PX_TWO, 0},
 	{"diff.lazy_atime", lazy_atime, PX_DIFF, 0},   {"diff.small_xattrs", small_xattrs, PX_DIFF, 0},
 	{"diff.not_offered", not_offered, PX_DIFF, 0}, {"diff.rwf_append", rwf_append, PX_DIFF | PX_TWO, 0},
-	{"diff.map_store", map_store, PX_DIFF, 0},     {"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},
+	{"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},
 	{"diff.copy_old_end", copy_old_end, PX_DIFF | PX_TWO, 0},
 	{NULL, NULL, 0, 0},
 };

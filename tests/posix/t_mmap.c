@@ -112,28 +112,56 @@ static void both_dirty(void)
 	free(want);
 }
 
-/* Both have stored into the same page, then one after the other writes back: one of the two pages wins, and neither waits
- * for the other for ever. */
+/* Both store into the same page, without a word to anybody: each store is there at the other's next access, none is lost, and
+ * the last one to a byte wins whoever writes back first. */
 static void same_page_dirty(void)
 {
 	int a = px_open(pa("f"), O_RDWR | O_CREAT), b;
-	char *p, *q, got[4096];
+	volatile char *p, *q;
+	char got[4096];
 
 	OK(ftruncate(a, 8192));
 	b = px_open(pb("f"), O_RDWR);
 	p = map(a, 8192, PROT_READ | PROT_WRITE, MAP_SHARED);
 	q = map(b, 8192, PROT_READ | PROT_WRITE, MAP_SHARED);
-	for (int i = 0; i < 5; i++) {
-		EQ(p[0], q[0], "the byte as both see it");
+	for (int i = 0; i < 30; i++) {
 		p[0] = (char)(100 + i);
 		q[0] = (char)(50 + i);
-		OK(i % 2 ? msync(p, 8192, MS_SYNC) : msync(q, 8192, MS_SYNC));
-		OK(i % 2 ? msync(q, 8192, MS_SYNC) : msync(p, 8192, MS_SYNC));
-		EQ(1, pread(i % 2 ? a : b, got, 1, 0), "read");
-		TRUE(got[0] == 100 + i || got[0] == 50 + i, "the byte is one of the two (%d)", got[0]);
+		p[10 + i] = 'p';
+		q[1000 + i] = 'q';
+		EQ(50 + i, p[0], "round %d: the byte that both stored, A's map", i);
+		EQ('q', p[1000 + i], "round %d: B's byte, A's map", i);
+		EQ('p', q[10 + i], "round %d: A's byte, B's map", i);
+		if (i % 3 == 0)
+			OK(i % 2 ? msync((char *)p, 8192, MS_SYNC) : msync((char *)q, 8192, MS_SYNC));
+		EQ(2000, pread(i % 2 ? a : b, got, 2000, 0), "read");
+		EQ(50 + i, got[0], "round %d: the byte that both stored, read", i);
+		EQ('p', got[10 + i], "round %d: A's byte, read", i);
+		EQ('q', got[1000 + i], "round %d: B's byte, read", i);
 	}
-	OK(munmap(q, 8192));
-	OK(munmap(p, 8192));
+	OK(munmap((char *)q, 8192));
+	OK(munmap((char *)p, 8192));
+}
+
+/* A store is seen by others at once, without msync: by a reader that has the file open, and by one that opens it now. */
+static void stores_seen(void)
+{
+	int a = px_open(pa("f"), O_RDWR | O_CREAT), b;
+	char *p, c = 0;
+
+	OK(ftruncate(a, 3 * 4096));
+	b = px_open(pb("f"), O_RDONLY);
+	p = map(a, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED);
+	for (int i = 1; i < 60; i++) {
+		p[4096 * (i % 3) + i] = (char)i;
+		EQ(1, pread(b, &c, 1, 4096 * (i % 3) + i), "round %d: read through B", i);
+		EQ(i, c, "round %d: the stored byte, a descriptor of B", i);
+		int fresh = px_open(pb("f"), O_RDONLY);
+		EQ(1, pread(fresh, &c, 1, 4096 * (i % 3) + i), "round %d: read of a fresh descriptor", i);
+		EQ(i, c, "round %d: the stored byte, a fresh descriptor of B", i);
+		OK(close(fresh));
+	}
+	OK(munmap(p, 3 * 4096));
 }
 
 static void private_map(void)
@@ -255,6 +283,7 @@ static void unlinked_map(void)
 const struct px_test px_mmap_tests[] = {
 	{"mmap.shared", shared_write, 0, 0},	 {"mmap.store_then_read", store_then_read, 0, 0}, {"mmap.two_maps", two_maps, 0, 0},
 	{"mmap.both_dirty", both_dirty, 0, 0},	 {"mmap.same_page_dirty", same_page_dirty, 0, 0},
+	{"mmap.stores_seen", stores_seen, 0, 0},
 	{"mmap.private", private_map, 0, 0},	 {"mmap.truncated", truncated_map, 0, 0},	  {"mmap.tail", tail_of_page, 0, 0},
 	{"mmap.append", append_descriptor, 0, 0}, {"mmap.unlinked", unlinked_map, 0, 0},	  {NULL, NULL, 0, 0},
 };
