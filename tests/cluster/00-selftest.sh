@@ -70,6 +70,43 @@ must_fail "worker, journal cut" python3 "$HERE/worker.py" verify "$TMP/w2" "$TMP
 rm -rf "$TMP/w2" && cp -a "$TMP/w" "$TMP/w2" && rm "$TMP/w2/w000001"
 must_fail "worker, file gone" python3 "$HERE/worker.py" verify "$TMP/w2" "$TMP/log"
 
+# Promises: each kind of change, and what may be broken of it.
+mkdir "$TMP/p"
+for n in 1 2; do
+	timeout 2 python3 "$HERE/promises.py" write "$TMP/p" $n "$TMP/p.log$n"
+done
+kept() { # DIRECTORY
+	python3 "$HERE/promises.py" verify "$1" "$TMP/p.log1" "$TMP/p.log2"
+}
+assert_ok "promises" kept "$TMP/p"
+stable() { # KIND: the last number of it that node 1 was promised
+	awk -v k="$1" '$1 == "+" && $2 == k {n = $3} END {print n}' "$TMP/p.log1"
+}
+broken() { # WHAT COMMAND...: in a copy
+	local what=$1
+	shift
+	rm -rf "$TMP/p2" && cp -a "$TMP/p" "$TMP/p2" || fail "cannot copy"
+	(cd "$TMP/p2/by1" && "$@") || fail "cannot plant: $what"
+	must_fail "promises, $what" kept "$TMP/p2"
+}
+at() { # FILE OFFSET: other bytes there
+	printf '\001\377' | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+moved=to/f$(stable move) swap=swap.$(stable swap)
+broken "a file gone" rm "$moved"
+broken "a rename undone" mv "$moved" .
+broken "both names of a rename" cp "$moved" .
+broken "a removal undone" touch "f$(stable drop)"
+broken "an older file under its name" sh -c "echo old >swap"
+broken "the name before a rename" touch "$swap"
+broken "records cut off" truncate -s 100 append
+broken "a slot from before" truncate -s 2999 slots
+broken "other bytes in a slot" at slots 4000
+broken "a record of all gone" at ../all/append 70
+broken "a slot in the file of all" at ../all/slots $((5 * 3000 + 9))
+broken "foreign bytes in what was not stable" at broad 5000
+broken "everything of a node gone" sh -c 'rm -r ../by1'
+
 # fio: a stale block is seen by the verifying pass.
 cd "$TMP" || exit 1
 fio_job="--name=x --filename=$TMP/fio --bs=4k --size=1m --rw=write:4k --verify=crc32c --verify_fatal=1 --minimal"

@@ -3,7 +3,7 @@
 #
 # One node goes while it writes; used by 20-power.sh and 21-crash.sh. The target writes into the page
 # cache of this machine, so a dying node loses what it had not sent, and nothing the target acknowledged:
-# un-flushed writes lost at the disk are tested by the simulator and tests/crash.
+# un-flushed writes lost at the disk are tested by 24-blackout.sh, the simulator and tests/crash.
 
 # survive OBJECT COMMAND...: the command takes node 2 away.
 survive() {

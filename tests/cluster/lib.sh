@@ -69,7 +69,7 @@ node_state() { sb status --json | jq -r --argjson n "$1" '.nodes[] | select(.id 
 
 # A sandbox beside the common one, for tests that break disks or need other sizes. Arguments as for `up`.
 own_sandbox() {
-	OWN_SANDBOX=tsown
+	OWN_SANDBOX=${TESSERA_TEST_OWN_SANDBOX:-tsown}
 	export TESSERA_SANDBOX_NAME=$OWN_SANDBOX
 	sb up --fresh "$@" || fail "own sandbox: up $* failed"
 }
