@@ -100,10 +100,10 @@ broken "a removal undone" touch "f$(stable drop)"
 broken "an older file under its name" sh -c "echo old >swap"
 broken "the name before a rename" touch "$swap"
 broken "records cut off" truncate -s 100 append
-broken "a slot from before" truncate -s 2999 slots
-broken "other bytes in a slot" at slots 4000
+broken "a slot cut off" truncate -s $(($(stable slot) * 3000 + 2999)) slots
+broken "other bytes in a slot" at slots $(($(stable slot) * 3000 + 9))
 broken "a record of all gone" at ../all/append 70
-broken "a slot in the file of all" at ../all/slots $((5 * 3000 + 9))
+broken "a slot in the file of all" at ../all/slots $((($(stable shared) * 4 + 1) * 3000 + 9))
 broken "foreign bytes in what was not stable" at broad 5000
 broken "everything of a node gone" sh -c 'rm -r ../by1'
 

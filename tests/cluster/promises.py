@@ -272,8 +272,8 @@ def verify_append(v, node, log):
 
 def verify_slots(v, path, node, stable, begun, at):
     got = v.read(path, "was stable" if stable else None)
-    for s, last in begun.items() if got is not None else ():
-        first = stable.get(s, 0)
+    for s in range(SLOTS) if got is not None else ():
+        first, last = stable.get(s, 0), begun.get(s, 0)
         part = got[at(s) * SLOT:(at(s) + 1) * SLOT]
         could = [slot(node, s, g) for g in range(first, last + 1)]
         if first and len(part) < SLOT:
