@@ -3,6 +3,7 @@
 #include "stream.h"
 
 #define SECTOR 512u
+#define LOST   60u /* of so many flushed writes one, by the planted fault */
 
 static void *grow(void *old, size_t n, size_t *room, size_t each)
 {
@@ -88,16 +89,24 @@ void walker_step(struct walker *w)
 {
 	const struct entry *e = &w->s->e[w->at++];
 
-	if (!e->flush)
+	if (!e->flush || w->fault == WALKER_LIES)
 		return;
 	for (; w->flushed < e->covers; w->flushed++) {
 		const struct entry *o = &w->s->e[w->flushed];
 
-		if (o->flush || (w->lose && w->flushed % w->lose == w->lose - 1))
+		if (o->flush || (w->fault == WALKER_LOSES && w->flushed % LOST == LOST - 1))
 			continue;
 		memcpy(w->stable + o->off, o->data, o->len);
 		touch(w, o->off, o->len); /* the disk follows at the next state */
 	}
+}
+
+bool walker_unflushed(const struct walker *w)
+{
+	for (size_t i = w->flushed; i < w->at; i++)
+		if (!w->s->e[i].flush)
+			return true;
+	return false;
 }
 
 void walker_state(struct walker *w, uint64_t seed)

@@ -22,6 +22,11 @@ struct stream {
 void stream_record(void *arg, unsigned disk, enum nsd_op op, uint64_t off, const void *data, uint64_t len); /* fsh.record */
 void stream_free(struct stream *s);
 
+enum walker_fault { /* planted */
+	WALKER_HONEST,
+	WALKER_LOSES, /* some writes that were flushed */
+	WALKER_LIES,  /* nothing is ever stable */
+};
 /* Walks along a stream; its disk can be put into the crash states of each point. */
 struct walker {
 	const struct stream *s;
@@ -29,13 +34,14 @@ struct walker {
 	uint8_t *stable;  /* what is on it for certain at `at` */
 	size_t at;	  /* entries before this one have completed */
 	size_t flushed;	  /* and before this one are stable */
-	size_t lose;	  /* planted fault: every so many flushed writes one is lost; 0 = none */
+	enum walker_fault fault;
 	struct { uint64_t off, len; } *touched; /* where the disk differs from stable, or may */
 	size_t ntouched, touched_room;
 };
 struct walker *walker_new(const struct stream *s, const uint8_t *base, uint64_t bytes);
 void walker_free(struct walker *w);
 void walker_step(struct walker *w);
+bool walker_unflushed(const struct walker *w); /* is anything? */
 void walker_state(struct walker *w, uint64_t seed); /* 0: everything that completed */
 
 #endif

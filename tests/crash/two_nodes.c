@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: two nodes with real tokens work on the same directories while everything that reaches their disk is recorded. Then, for
- * points along the record, the power of both fails: the disk is put into a state it could be in, and is either replayed by
- * a mount or by fsck; everything that was promised stable is there, nothing is garbage, and fsck finds nothing.
+ * every point of the record, the power of both fails: the disk is put into the state of that prefix and into some of the
+ * others it could be in, and is replayed by a mount (prefixes: and once more by fsck); everything that was promised stable
+ * is there, nothing is garbage, and fsck finds nothing.
  *
- * crash_two_nodes [SEED [SECONDS]]: default 1 and 100. A failure prints seed, point and state. First a child process does the
- * same on a disk that loses flushed writes: it must fail, or this test could not. */
+ * crash_two_nodes [--quick|--long] [SEED]: --quick takes as many points as 20 s allow, evenly; --long ten seeds. A failure prints
+ * seed, point and state. First the same is done on disks that lose flushed writes or ignore flushes: it must fail, or
+ * this test could not. */
 #include "stream.h"
 
 #include <dirent.h>
@@ -17,11 +19,16 @@
 
 #define BYTES	(64u << 20)
 #define DIRS	3
-#define FILES	600
+#define FILES	900
 #define PROMISES 4
 #define NEVER	SIZE_MAX
 
-static uint64_t seed = 1, seconds = 100;
+#define SUBSETS 2 /* of the un-flushed writes, at each point that has some */
+#define WRITES	2000 /* at least so many are recorded */
+#define PROCESSES 16u
+#define QUICK_SECONDS 20
+
+static uint64_t seed = 1, seconds; /* 0: every point of the record, whatever it takes */
 
 struct file { /* content follows from the number; it only grows */
 	char name[24];
@@ -387,11 +394,11 @@ static void verdict(void *arg)
 	check(v, false);
 }
 
-static void one_state(struct world *w, struct walker *k, uint64_t state)
+static void one_state(struct world *w, struct walker *k, uint64_t state, bool by_fsck)
 {
 	static uint64_t incarnation = 1000;
 	struct node n;
-	struct verdict v = {.w = w, .k = k, .n = &n, .state = state, .by_fsck = (k->at + state) % 2};
+	struct verdict v = {.w = w, .k = k, .n = &n, .state = state, .by_fsck = by_fsck};
 
 	walker_state(k, state);
 	node_new(&n, k->h, 1, ++incarnation);
@@ -442,67 +449,154 @@ static uint8_t *record_run(struct world *w)
 	return base;
 }
 
-static void all(size_t lose)
+/* What one process did; each does every so many-th point of the record. */
+struct share {
+	uint64_t points, prefixes, subsets;
+};
+
+/* How many points to go on by: 1, or with a limit of time what lets the rest of the record fit into the rest of it. */
+static uint64_t pace(const struct walker *k, const struct share *s, uint64_t began)
+{
+	uint64_t spent = clock_s() - began, left;
+
+	if (!seconds || s->points % 20 || spent < 1)
+		return 0;
+	left = spent < seconds ? seconds - spent : 0;
+	return (k->s->n - k->at) * spent / (s->points * TS_MAX(left, (uint64_t)1)) + 1;
+}
+
+static struct share walk(struct world *w, const uint8_t *base, enum walker_fault fault, unsigned first, unsigned stride)
+{
+	struct walker *k = walker_new(&w->stream, base, BYTES);
+	uint64_t began = clock_s(), step = stride, next = first;
+	struct share s = {0};
+
+	k->fault = fault;
+	for (;; walker_step(k)) { /* at 0: nothing but what was there before; at n: all of it */
+		if (k->at == next) {
+			one_state(w, k, 0, false);
+			one_state(w, k, 0, true);
+			s.prefixes++;
+			s.points++;
+			for (unsigned i = 0; i < SUBSETS && walker_unflushed(k); i++, s.subsets++)
+				one_state(w, k, ts_hash_2(seed + i, k->at) % 1000000 + 1, i % 2);
+			step = TS_MAX(step, pace(k, &s, began));
+			next += step;
+		}
+		if (k->at == w->stream.n)
+			break;
+	}
+	walker_free(k);
+	return s;
+}
+
+static unsigned processes(void)
+{
+	long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return n < 1 ? 1 : n > PROCESSES ? PROCESSES : (unsigned)n;
+}
+
+/* Forks: each process has an image of its own. Returns how many of them met something wrong and ended. */
+static unsigned walk_all(struct world *w, const uint8_t *base, enum walker_fault fault, struct share *sum)
+{
+	unsigned n = processes(), bad = 0;
+	int fd[PROCESSES][2];
+	pid_t pid[PROCESSES];
+
+	fflush(NULL);
+	for (unsigned i = 0; i < n; i++) {
+		struct share s;
+
+		TS_ASSERT(pipe(fd[i]) == 0);
+		pid[i] = fork();
+		TS_ASSERT(pid[i] >= 0);
+		if (pid[i])
+			continue;
+		s = walk(w, base, fault, i, n);
+		_exit(write(fd[i][1], &s, sizeof(s)) == sizeof(s) ? 0 : 1);
+	}
+	for (unsigned i = 0; i < n; i++) {
+		struct share s = {0};
+		int status;
+
+		close(fd[i][1]);
+		if (waitpid(pid[i], &status, 0) != pid[i] || status || read(fd[i][0], &s, sizeof(s)) != sizeof(s))
+			bad++;
+		close(fd[i][0]);
+		sum->prefixes += s.prefixes;
+		sum->subsets += s.subsets;
+	}
+	return bad;
+}
+
+static bool all(enum walker_fault fault)
 {
 	struct world *w = ts_xalloc(sizeof(*w));
-	struct walker *k;
-	uint8_t *base;
-	uint64_t until, states = 0, points = 0, stride;
+	uint8_t *base = record_run(w);
+	struct share sum = {0};
+	size_t entries = w->stream.n;
+	unsigned bad;
 
-	until = clock_s() + seconds;
-	base = record_run(w);
-	printf("seed %lu: %u names, %zu entries\n", seed, w->n, w->stream.n);
-	k = walker_new(&w->stream, base, BYTES);
-	k->lose = lose;
-	stride = 1; /* every point of a window, then windows further apart as time gets short */
-	while (k->at < w->stream.n && clock_s() < until) {
-		walker_step(k);
-		if (k->at % stride)
-			continue;
-		one_state(w, k, 0);
-		one_state(w, k, ts_hash_2(seed, k->at) % 1000000 + 1);
-		states += 2;
-		points++;
-		if (points == 50) { /* how long one takes is known: the rest of the record in the rest of the time */
-			uint64_t spent = TS_MAX(clock_s() - (until - seconds), (uint64_t)1), left = until > clock_s() ? until - clock_s() : 0;
-
-			stride = TS_MAX((uint64_t)1, (w->stream.n - k->at) * spent / (points * TS_MAX(left, (uint64_t)1)) + 1);
-		}
-	}
-	printf("seed %lu: %lu crash states at %lu points, all good\n", seed, states, points);
-	walker_free(k);
+	if (w->stream.nwrites < WRITES)
+		TS_PANIC("seed %lu: %zu writes recorded, fewer than %u", seed, w->stream.nwrites, WRITES);
+	bad = walk_all(w, base, fault, &sum);
+	printf("seed %lu: %u names, %zu writes and %zu flushes recorded; %lu of %zu prefixes, %lu subsets; findings: %u\n", seed, w->n,
+	       w->stream.nwrites, entries - w->stream.nwrites, sum.prefixes, entries + 1, sum.subsets, bad);
+	if (!bad && !seconds && sum.prefixes != entries + 1)
+		TS_PANIC("seed %lu: not every prefix was tried", seed);
 	stream_free(&w->stream);
 	fsh_free(w->h);
 	ts_free(base);
 	ts_free(w);
+	return !bad;
 }
 
-static bool planted_fault_is_found(void)
+/* In a process of its own, and without what the finding prints. */
+static bool planted_fault_is_found(enum walker_fault fault)
 {
-	pid_t child = fork();
+	pid_t child;
 	int status = 0;
 
+	fflush(NULL);
+	child = fork();
 	if (child == 0) {
 		if (!freopen("/dev/null", "w", stderr) || !freopen("/dev/null", "w", stdout))
 			_exit(0);
-		seconds = 20;
-		all(60);
-		_exit(0);
+		seconds = QUICK_SECONDS;
+		_exit(all(fault) ? 0 : 1);
 	}
-	return child > 0 && waitpid(child, &status, 0) == child && !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 1;
 }
 
 int main(int argc, char **argv)
 {
-	if (argc > 1)
-		seed = strtoull(argv[1], NULL, 0);
-	if (argc > 2)
-		seconds = strtoull(argv[2], NULL, 0);
-	ts_log_level_set(TS_LOG_ERR);
-	if (!planted_fault_is_found()) {
-		printf("FAILED: a disk that loses flushed writes goes unnoticed\n");
-		return 1;
+	static const struct { enum walker_fault fault; const char *what; } planted[] = {
+		{WALKER_LOSES, "a disk that loses some flushed writes"},
+		{WALKER_LIES, "a disk that ignores flushes"},
+	};
+	unsigned seeds = 1;
+	bool good = true;
+
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--quick"))
+			seconds = QUICK_SECONDS;
+		else if (!strcmp(argv[i], "--long"))
+			seeds = 10;
+		else
+			seed = strtoull(argv[i], NULL, 0);
 	}
-	all(0);
-	return 0;
+	ts_log_level_set(TS_LOG_ERR);
+	for (size_t i = 0; i < TS_ARRAY_LEN(planted); i++) {
+		if (!planted_fault_is_found(planted[i].fault)) {
+			printf("FAILED: %s goes unnoticed\n", planted[i].what);
+			return 1;
+		}
+		printf("planted: %s is noticed\n", planted[i].what);
+	}
+	for (; good && seeds; seeds--, seed++)
+		good = all(WALKER_HONEST);
+	if (!good)
+		printf("FAILED: seed, point and state are above\n");
+	return good ? 0 : 1;
 }
