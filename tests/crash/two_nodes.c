@@ -19,7 +19,7 @@
 
 #define BYTES	(64u << 20)
 #define DIRS	3
-#define FILES	900
+#define FILES	3000
 #define PROMISES 4
 #define NEVER	SIZE_MAX
 
@@ -152,7 +152,7 @@ static void make_file(struct world *w, struct fs *fs)
 	struct fs_attr attr;
 	struct fs_file *h;
 
-	if (w->n == FILES) {
+	if (w->n == FILES || w->stream.nwrites >= WRITES) {
 		w->stop = true;
 		return;
 	}
