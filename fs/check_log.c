@@ -10,9 +10,16 @@ struct adopted {
 	uint32_t slot;
 	uint64_t incarnation;
 };
+struct gap { /* a block that one log could not rebuild, as another must: see fs_replay_apply */
+	fs_addr addr;
+	uint64_t version;
+	uint32_t slot;
+};
 struct logs {
 	struct adopted *a;
 	size_t n;
+	struct gap *gap;
+	size_t ngaps, gap_room;
 };
 
 static uint64_t ring_bytes(const struct chk *c)
@@ -187,7 +194,43 @@ static int record_void(struct chk *c, fs_addr a, uint64_t version, bool *skip)
 	return rc;
 }
 
-static int apply_block(struct chk *c, const struct fs_replay *r, const struct fs_replay_block *b, uint32_t slot)
+static int gap_add(struct logs *l, fs_addr addr, uint64_t version, uint32_t slot)
+{
+	if (l->ngaps == l->gap_room) {
+		size_t room = l->gap_room ? l->gap_room * 2 : 64;
+		struct gap *v = ts_alloc(room * sizeof(*v));
+
+		if (!v)
+			return -ENOMEM;
+		if (l->ngaps)
+			memcpy(v, l->gap, l->ngaps * sizeof(*v));
+		ts_free(l->gap);
+		l->gap = v;
+		l->gap_room = room;
+	}
+	l->gap[l->ngaps++] = (struct gap){.addr = addr, .version = version, .slot = slot};
+	return 0;
+}
+
+/* All logs are applied: what one of them lacked came from another. */
+static int gaps_check(struct chk *c, const struct logs *l)
+{
+	uint8_t *data = l->ngaps ? chk_page() : NULL;
+	int rc = l->ngaps && !data ? -ENOMEM : 0;
+
+	for (size_t i = 0; i < l->ngaps && !rc; i++) {
+		const struct gap *g = &l->gap[i];
+
+		rc = chk_read(c, g->addr, data, 1);
+		if (!rc && (fs_mdhdr_wrong(data, c->super.fs_id, 0, g->addr) || fs_mdhdr_version(data) < g->version))
+			chk_found(c, true, "log of slot %u: disk %u sub %llu cannot be rebuilt from it -> taken as it is on disk", g->slot,
+				  FS_ADDR_DISK(g->addr), (unsigned long long)FS_ADDR_SUB(g->addr));
+	}
+	ts_free(data);
+	return rc;
+}
+
+static int apply_block(struct chk *c, const struct fs_replay *r, const struct fs_replay_block *b, uint32_t slot, struct logs *l)
 {
 	const struct fs_rec *last = &r->recs[b->last - 1].rec;
 	uint8_t *data;
@@ -206,6 +249,10 @@ static int apply_block(struct chk *c, const struct fs_replay *r, const struct fs
 	rc = data ? chk_read(c, b->addr, data, 1) : -ENOMEM;
 	if (!rc) {
 		rc = fs_replay_apply(r, b, c->super.fs_id, le64_get(c->slot[slot].head.incarnation), data, &changed);
+		if (rc == -ENODATA) {
+			changed = false;
+			rc = gap_add(l, b->addr, last->version, slot);
+		}
 		if (rc == -EUCLEAN) {
 			chk_found(c, true, "log of slot %u: disk %u sub %llu cannot be rebuilt from it -> taken as it is on disk", slot,
 				  FS_ADDR_DISK(b->addr), (unsigned long long)FS_ADDR_SUB(b->addr));
@@ -225,6 +272,7 @@ struct gather {
 	const struct fs_replay *r;
 	const struct fs_replay_block **v;
 	size_t n;
+	struct logs *logs;
 	int rc;
 };
 static int gather_block(struct ts_map_node *n, void *arg)
@@ -240,12 +288,12 @@ static int apply_nth(struct chk *c, void *arg, uint64_t i)
 {
 	struct gather *g = arg;
 
-	return apply_block(c, g->r, g->v[i], g->slot);
+	return apply_block(c, g->r, g->v[i], g->slot, g->logs);
 }
 
-static int apply_all(struct chk *c, const struct fs_replay *r, uint32_t slot)
+static int apply_all(struct chk *c, const struct fs_replay *r, uint32_t slot, struct logs *l)
 {
-	struct gather g = {.c = c, .slot = slot, .r = r};
+	struct gather g = {.c = c, .slot = slot, .r = r, .logs = l};
 	struct ts_map *blocks = (struct ts_map *)(uintptr_t)&r->blocks;
 	int rc;
 
@@ -334,7 +382,7 @@ static int scan_ring(struct chk *c, uint32_t slot, struct ring *ring, struct log
 	s->end = r->end;
 	c->clock = TS_MAX(c->clock, r->max_version <= CHK_VERSION_MAX ? r->max_version : 0);
 	if (state != FS_LOG_CLEAN)
-		rc = apply_all(c, r, slot);
+		rc = apply_all(c, r, slot, l);
 	if (!rc)
 		rc = remember(c, r, slot, l);
 	fs_replay_free(r);
@@ -430,8 +478,11 @@ int chk_logs(struct chk *c, bool force_offline)
 	}
 	for (uint32_t i = 0; i < c->nslots && !rc; i++)
 		rc = scan_slot(c, i, &l);
+	if (!rc)
+		rc = gaps_check(c, &l);
 	drop_adopted(c, &l);
 	ts_free(l.a);
+	ts_free(l.gap);
 	chk_intent_sort(c);
 	if (rc || !c->repair)
 		return rc;

@@ -159,7 +159,8 @@ void fs_bare_free(struct fs *fs); /* does not wait; nothing may be in flight (or
 
 /* ======== recover.c, super.c ======================================================================================= */
 /* Seals and replays one slot's log, adopts its intents into our own log, marks it. Used at mount and on a node's death. */
-int fs_recover_slot(struct fs *fs, uint32_t slot, unsigned node, uint64_t incarnation) TS_MUST_CHECK;
+struct fs_gaps;
+int fs_recover_slot(struct fs *fs, uint32_t slot, unsigned node, uint64_t incarnation, struct fs_gaps *gaps) TS_MUST_CHECK;
 /* For check and repair, on a bare file system, when no node has it mounted: replays every log that was not closed, in the
  * right order; live intents stay in their logs (state CLEAN). *count: logs replayed. */
 int fs_recover_offline(struct fs *fs, unsigned *count) TS_MUST_CHECK;

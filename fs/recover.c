@@ -22,8 +22,28 @@ struct work {
 	bool maps;   /* this pass: bitmaps and tables; else everything else */
 	bool verify; /* read back only: counts what is not as it should be */
 	size_t wrong, written;
+	struct fs_gaps *gaps;
+	uint32_t slot;
 	struct ts_group group;
 };
+
+int fs_gaps_add(struct fs_gaps *g, fs_addr addr, uint64_t version, uint32_t slot)
+{
+	if (g->n == g->room) {
+		size_t room = g->room ? g->room * 2 : 64;
+		struct fs_gap *v = ts_alloc(room * sizeof(*v));
+
+		if (!v)
+			return -ENOMEM;
+		if (g->n)
+			memcpy(v, g->v, g->n * sizeof(*v));
+		ts_free(g->v);
+		g->v = v;
+		g->room = room;
+	}
+	g->v[g->n++] = (struct fs_gap){.addr = addr, .version = version, .slot = slot};
+	return 0;
+}
 
 static int read_settled(struct fs *fs, fs_addr a, uint8_t *data)
 {
@@ -40,6 +60,23 @@ static int read_settled(struct fs *fs, fs_addr a, uint8_t *data)
 	}
 }
 
+int fs_gaps_closed(struct fs *fs, const struct fs_gaps *g)
+{
+	uint8_t *data = g->n ? ts_alloc_aligned(FS_SUB, FS_SUB) : NULL;
+	int rc = g->n && !data ? -ENOMEM : 0;
+
+	for (size_t i = 0; i < g->n && !rc; i++) {
+		rc = read_settled(fs, g->v[i].addr, data);
+		if (rc || (!fs_mdhdr_wrong(data, fs->super.fs_id, 0, g->v[i].addr) && fs_mdhdr_version(data) >= g->v[i].version))
+			continue;
+		ts_err("%s: disk %u block %llu can be rebuilt neither from log slot %u nor from another", fs->super.name,
+		       FS_ADDR_DISK(g->v[i].addr), (unsigned long long)FS_ADDR_SUB(g->v[i].addr), g->v[i].slot);
+		rc = -EUCLEAN;
+	}
+	ts_free(data);
+	return rc;
+}
+
 static int replay_block(struct work *w, struct fs_replay_block *b, uint8_t *data)
 {
 	struct fs *fs = w->fs;
@@ -54,6 +91,8 @@ static int replay_block(struct work *w, struct fs_replay_block *b, uint8_t *data
 	rc = read_settled(fs, b->addr, data);
 	if (!rc)
 		rc = fs_replay_apply(w->replay, b, fs->super.fs_id, w->incarnation, data, &changed);
+	if (rc == -ENODATA)
+		return fs_gaps_add(w->gaps, b->addr, last->version, w->slot);
 	if (rc == -EUCLEAN)
 		ts_err("%s: disk %u block %llu cannot be rebuilt from the log", fs->super.name, FS_ADDR_DISK(b->addr),
 		       (unsigned long long)FS_ADDR_SUB(b->addr));
@@ -133,9 +172,9 @@ static int by_addr(const void *x, const void *y)
 }
 
 /* Maps first: whether a record is void is asked of the bitmap on disk. */
-static int replay_home(struct fs *fs, struct fs_replay *r, uint64_t incarnation, size_t *written)
+static int replay_home(struct fs *fs, struct fs_replay *r, const struct fs_loghead_disk *head, struct fs_gaps *gaps, size_t *written)
 {
-	struct work w = {.fs = fs, .replay = r, .incarnation = incarnation};
+	struct work w = {.fs = fs, .replay = r, .incarnation = le64_get(head->incarnation), .gaps = gaps, .slot = le32_get(head->slot)};
 	int rc = 0;
 
 	w.block = ts_alloc(r->blocks.count * sizeof(struct fs_replay_block *));
@@ -242,7 +281,7 @@ static int seal(struct fs *fs, struct fs_loghead_disk *head, uint64_t end)
 	return fs_loghead_write(fs, le32_get(head->slot), head);
 }
 
-static int recover_open(struct fs *fs, struct fs_loghead_disk *head, struct fs_logread *l)
+static int recover_open(struct fs *fs, struct fs_loghead_disk *head, struct fs_logread *l, struct fs_gaps *gaps)
 {
 	bool sealed = le32_get(head->state) == FS_LOG_SEALED, adopted = false;
 	size_t written = 0;
@@ -254,7 +293,7 @@ static int recover_open(struct fs *fs, struct fs_loghead_disk *head, struct fs_l
 	if (!rc && !adopted && (!sealed || le64_get(head->sealed_by) != fs->incarnation))
 		rc = seal(fs, head, l->replay->end);
 	if (!rc)
-		rc = replay_home(fs, l->replay, le64_get(head->incarnation), &written);
+		rc = replay_home(fs, l->replay, head, gaps, &written);
 	if (!rc && !adopted)
 		rc = keep = fs->log ? adopt(fs, head, l->replay) : 1;
 	if (rc < 0)
@@ -271,7 +310,7 @@ static int recover_open(struct fs *fs, struct fs_loghead_disk *head, struct fs_l
 	return rc;
 }
 
-int fs_recover_slot(struct fs *fs, uint32_t slot, unsigned node, uint64_t incarnation)
+int fs_recover_slot(struct fs *fs, uint32_t slot, unsigned node, uint64_t incarnation, struct fs_gaps *gaps)
 {
 	struct fs_loghead_disk head;
 	struct fs_logread *l;
@@ -293,7 +332,7 @@ int fs_recover_slot(struct fs *fs, uint32_t slot, unsigned node, uint64_t incarn
 		ts_err("%s: log slot %u cannot be read (error %d)", fs->super.name, slot, rc);
 		return rc;
 	}
-	rc = recover_open(fs, &head, l);
+	rc = recover_open(fs, &head, l, gaps);
 	fs_logread_close(l);
 	return rc;
 }

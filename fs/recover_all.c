@@ -198,7 +198,7 @@ static bool may_go(const struct dead_list *l, const struct dead *d)
 	return true;
 }
 
-static int recover_list(struct fs *fs, struct dead_list *l)
+static int recover_list(struct fs *fs, struct dead_list *l, struct fs_gaps *gaps)
 {
 	for (unsigned left = l->n; left;) {
 		unsigned before = left;
@@ -209,7 +209,7 @@ static int recover_list(struct fs *fs, struct dead_list *l)
 
 			if (d->done || !may_go(l, d))
 				continue;
-			rc = d->slot == UINT32_MAX ? 0 : fs_recover_slot(fs, d->slot, d->node, d->incarnation);
+			rc = d->slot == UINT32_MAX ? 0 : fs_recover_slot(fs, d->slot, d->node, d->incarnation, gaps);
 			if (rc)
 				return rc;
 			d->done = true;
@@ -224,6 +224,7 @@ static int recover_list(struct fs *fs, struct dead_list *l)
 int fs_recover_all(struct fs *fs, bool on_disk)
 {
 	struct dead_list *l = ts_alloc(sizeof(*l));
+	struct fs_gaps gaps = {0};
 	int rc = l ? list_dead(fs, on_disk, l) : -ENOMEM;
 
 	if (!rc && l->n && fs_recover_settles(fs)) {
@@ -237,7 +238,10 @@ int fs_recover_all(struct fs *fs, bool on_disk)
 		}
 	}
 	if (!rc)
-		rc = recover_list(fs, l);
+		rc = recover_list(fs, l, &gaps);
+	if (!rc)
+		rc = fs_gaps_closed(fs, &gaps);
+	ts_free(gaps.v);
 	for (unsigned i = 0; !rc && i < l->n; i++)
 		if (l->d[i].pending)
 			rc = quorum_group_recovered(fs->args.quorum, fs->group, l->d[i].node, l->d[i].incarnation);

@@ -278,6 +278,11 @@ static bool identity_ok(const uint8_t *data, const struct fs_rec *rec, const uin
 	       le64_get(h->addr) == rec->addr && le64_get(h->res_id) == rec->res_id && !memcmp(h->fs_id8, fs_id8, 8);
 }
 
+uint64_t fs_replay_last(const struct fs_replay *r, const struct fs_replay_block *b)
+{
+	return r->recs[b->last - 1].rec.version;
+}
+
 int fs_replay_apply(const struct fs_replay *r, const struct fs_replay_block *b, const uint8_t fs_id8[8], uint64_t incarnation,
 		    uint8_t *data, bool *changed)
 {
@@ -303,7 +308,7 @@ int fs_replay_apply(const struct fs_replay *r, const struct fs_replay_block *b, 
 		last = rec;
 	}
 	if (gap > version)
-		return -EUCLEAN;
+		return -ENODATA;
 	if (!last)
 		return 0;
 	fs_mdhdr_seal(data, incarnation, version);

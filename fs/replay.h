@@ -48,9 +48,13 @@ struct fs_replay {
 /* Reads the log: -EUCLEAN when a good frame holds nonsense or a sealed log ends early; the records point into ring. */
 int fs_replay_scan(const struct fs_logimage *img, struct fs_replay **out) TS_MUST_CHECK;
 void fs_replay_free(struct fs_replay *r);
-/* One block: data is what the disk holds; *changed: data is now what must be written. -EUCLEAN: it cannot be rebuilt. */
+/* One block: data is what the disk holds; *changed: data is now what must be written. -EUCLEAN: records that cannot be.
+ * -ENODATA: the records begin behind the block on disk, without an image. They were home once, else the image would be in
+ * the log; since then another node's home write was torn, whose log has an image. So in the end, with all dead logs replayed, the
+ * block must be good and have fs_replay_last() at least. */
 int fs_replay_apply(const struct fs_replay *r, const struct fs_replay_block *b, const uint8_t fs_id8[8], uint64_t incarnation,
 		    uint8_t *data, bool *changed) TS_MUST_CHECK;
+uint64_t fs_replay_last(const struct fs_replay *r, const struct fs_replay_block *b); /* version of its newest record */
 bool fs_replay_has_adopted(const struct fs_replay *r, uint32_t slot, uint64_t incarnation);
 
 #endif
