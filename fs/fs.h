@@ -163,9 +163,10 @@ int fs_fsync(struct fs *fs, struct fs_file *f, bool datasync) TS_MUST_CHECK;
 int fs_fsync_ino(struct fs *fs, uint64_t ino) TS_MUST_CHECK; /* fsyncdir */
 int fs_sync(struct fs *fs) TS_MUST_CHECK;
 enum { FS_FALLOC_KEEP_SIZE = 1, FS_FALLOC_PUNCH = 2, FS_FALLOC_ZERO = 16 }; /* Linux values */
-int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint64_t len) TS_MUST_CHECK;
+int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint64_t len, bool kill_suid) TS_MUST_CHECK;
 int64_t fs_seek(struct fs *fs, struct fs_file *f, uint64_t off, bool hole) TS_MUST_CHECK; /* SEEK_HOLE / SEEK_DATA; -ENXIO */
-ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len) TS_MUST_CHECK;
+ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len,
+		      bool kill_suid) TS_MUST_CHECK;
 int fs_statfs(struct fs *fs, struct statvfs *out) TS_MUST_CHECK;
 enum { FS_XATTR_CREATE = 1, FS_XATTR_REPLACE = 2 };
 int fs_setxattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const char *name, const void *value, size_t len, int flags) TS_MUST_CHECK;

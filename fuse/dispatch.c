@@ -13,6 +13,7 @@ const struct tf_op_ent tf_ops[64] = {
 	[FUSE_LOOKUP] = {"lookup", tf_op_lookup, false},
 	[FUSE_FORGET] = {"forget", tf_op_forget, true},
 	[FUSE_GETATTR] = {"getattr", tf_op_getattr, false},
+	[TF_STATX] = {"statx", tf_op_statx, false},
 	[FUSE_SETATTR] = {"setattr", tf_op_setattr, false},
 	[FUSE_READLINK] = {"readlink", tf_op_readlink, false},
 	[FUSE_SYMLINK] = {"symlink", tf_op_symlink, false},

@@ -16,6 +16,32 @@
 #define TF_FOREVER_S   (365u * 86400u)
 #define TF_NAME_MAX    255
 
+/* Of the kernel's protocol, and not in every <linux/fuse.h> that this builds with. */
+#define TF_DIRECT_IO_ALLOW_MMAP (1ULL << 36) /* INIT flag, 7.39 */
+#define TF_STATX		52	     /* opcode, 7.39 */
+struct tf_sx_time_msg {
+	int64_t tv_sec;
+	uint32_t tv_nsec;
+	int32_t reserved;
+};
+struct tf_statx_msg {
+	uint32_t mask, blksize;
+	uint64_t attributes;
+	uint32_t nlink, uid, gid;
+	uint16_t mode, spare0;
+	uint64_t ino, size, blocks, attributes_mask;
+	struct tf_sx_time_msg atime, btime, ctime, mtime;
+	uint32_t rdev_major, rdev_minor, dev_major, dev_minor;
+	uint64_t spare2[14];
+};
+struct tf_statx_out_msg {
+	uint64_t attr_valid;
+	uint32_t attr_valid_nsec, flags;
+	uint64_t spare[2];
+	struct tf_statx_msg stat;
+};
+_Static_assert(sizeof(struct tf_statx_msg) == 256 && sizeof(struct tf_statx_out_msg) == 288, "answer to STATX");
+
 struct tf_node { /* an inode the kernel may know */
 	struct ts_map_node node;
 	uint64_t ino;
@@ -103,6 +129,7 @@ int tf_op_forget(struct tf_req *q);
 int tf_op_batch_forget(struct tf_req *q);
 int tf_op_interrupt(struct tf_req *q);
 int tf_op_getattr(struct tf_req *q);
+int tf_op_statx(struct tf_req *q);
 int tf_op_setattr(struct tf_req *q);
 int tf_op_readlink(struct tf_req *q);
 int tf_op_symlink(struct tf_req *q);

@@ -2,6 +2,7 @@
 /* Attributes, extended attributes, statfs, forgets. An attribute timeout is handed out only while the inode's token is
  * held and no revoke has begun; between fs_getattr's answer and the reply there is no wait. */
 #include "fuse/fuse_int.h"
+#include <sys/sysmacros.h>
 
 /* Seconds and nanoseconds of a signed time: nanoseconds are never negative, also before 1970. */
 static uint64_t time_s(int64_t ns)
@@ -62,6 +63,43 @@ int tf_op_getattr(struct tf_req *q)
 	struct fs_attr a;
 	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
 	return rc ? rc : attr_reply(q, &a);
+}
+
+static struct tf_sx_time_msg sx_time(int64_t ns)
+{
+	return (struct tf_sx_time_msg){.tv_sec = (int64_t)time_s(ns), .tv_nsec = time_ns(ns)};
+}
+
+/* Asked only for the time of birth, which GETATTR has no room for; the kernel takes the other fields from it, too. */
+int tf_op_statx(struct tf_req *q)
+{
+	struct tf_statx_out_msg out = {0};
+	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
+	struct fs_attr a;
+	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	if (rc)
+		return rc;
+	if (n && n->gen != a.gen)
+		return -ESTALE;
+	out.stat = (struct tf_statx_msg){
+		.mask = STATX_BASIC_STATS | STATX_BTIME,
+		.blksize = a.blksize,
+		.nlink = a.nlink,
+		.uid = a.uid,
+		.gid = a.gid,
+		.mode = (uint16_t)a.mode,
+		.ino = a.ino,
+		.size = a.size,
+		.blocks = a.blocks512,
+		.atime = sx_time(a.atime_ns),
+		.btime = sx_time(a.btime_ns),
+		.ctime = sx_time(a.ctime_ns),
+		.mtime = sx_time(a.mtime_ns),
+		.rdev_major = major((uint32_t)a.rdev),
+		.rdev_minor = minor((uint32_t)a.rdev),
+	};
+	tf_attr_timeout(q->tf, n, &a, &out.attr_valid);
+	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
 
 static const struct {

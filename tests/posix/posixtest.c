@@ -184,14 +184,10 @@ static const struct {
 	{"data.end_moved", true, "a node may read zeros behind an end that another node moved down"},
 	{"mmap.*", true, "shared writable maps between nodes are not coherent yet in every order of stores, cuts and revokes, and may hang"},
 	{"diff.map_store", true, "a store through a map may be seen late on the other node"},
-	{"mmap.append", false, "a shared map of a file opened with O_APPEND is refused"},
 	{"race.replace", false, "open may meet ESTALE while its name is being replaced"},
 	{"open.at", false, "a removed directory that is still open answers ESTALE"},
 	{"name.removed_cwd", false, "a removed working directory answers ESTALE"},
-	{"space.keep_size", false, "fallocate of a block that has data already does not allocate the rest of it"},
-	{"time.birth", false, "statx tells no birth time"},
 	{"name.symlinks", false, "symlink targets end at 3,853 bytes"},
-	{"perm.set_id", false, "fallocate by the owner keeps set-id bits"},
 };
 static bool run_defects;
 

@@ -92,7 +92,7 @@ static void alloc_range(uint64_t ino, int mode, uint64_t off, uint64_t len)
 	struct fs_file *f;
 
 	assert_int_equal(fs_open(fs, &me, ino, O_RDWR, &f), 0);
-	assert_int_equal(fs_fallocate(fs, f, mode, off, len), 0);
+	assert_int_equal(fs_fallocate(fs, f, mode, off, len, false), 0);
 	fs_release(fs, f);
 }
 
