@@ -156,8 +156,7 @@ static int mknod_check(uint32_t mode, const char *target)
 	case S_IFLNK:
 		if (!target || !*target)
 			return -ENOENT;
-		/* In the inode, with room for the place of an xattr block. */
-		return strlen(target) > FS_INODE_PAYLOAD - 48 ? -ENAMETOOLONG : 0;
+		return strlen(target) > FS_TARGET_MAX ? -ENAMETOOLONG : 0;
 	case S_IFREG:
 	case S_IFDIR:
 	case S_IFCHR:

@@ -187,7 +187,6 @@ static const struct {
 	{"race.replace", false, "open may meet ESTALE while its name is being replaced"},
 	{"open.at", false, "a removed directory that is still open answers ESTALE"},
 	{"name.removed_cwd", false, "a removed working directory answers ESTALE"},
-	{"name.symlinks", false, "symlink targets end at 3,853 bytes"},
 };
 static bool run_defects;
 

@@ -263,13 +263,14 @@ static unsigned long long free_bytes(bool b)
 /* Free space when nothing is freed in the background any more. */
 static unsigned long long settled(int dir)
 {
-	unsigned long long was = 0, now = free_bytes(false);
+	unsigned long long was, now = free_bytes(false);
 
-	for (int i = 0; i < 100 && was != now; i++) {
+	for (int i = 0, same = 0; i < 100 && same < 4; i++) {
 		was = now;
 		syncfs(dir);
 		usleep(300000);
 		now = free_bytes(false);
+		same = was == now ? same + 1 : 0;
 	}
 	return now;
 }

@@ -169,15 +169,35 @@ static void make_and_look_up(void *arg)
 
 static void long_target(void *arg)
 {
-	char target[5000], back[5000];
+	static const size_t lens[] = {3852, 3853, 3854, 3901, 4094, 4095};
+	const struct fs_cred root = {0};
+	char target[5000], back[5000], name[8];
 
-	memset(target, 't', sizeof(target));
-	target[3854] = 0;
+	for (size_t i = 0; i < sizeof(target); i++)
+		target[i] = (char)('a' + i % 23);
+	target[4096] = 0;
 	assert_int_equal(fs_mknod(fs, &me, ROOT, "l", 1, S_IFLNK, 0, target, &at), -ENAMETOOLONG);
-	target[3853] = 0;
-	assert_int_equal(fs_mknod(fs, &me, ROOT, "l", 1, S_IFLNK, 0, target, &at), 0);
-	assert_int_equal(fs_readlink(fs, &me, at.ino, back, sizeof(back)), 3853);
-	assert_memory_equal(back, target, 3853);
+	for (size_t i = 0; i < TS_ARRAY_LEN(lens); i++) {
+		char was = target[lens[i]];
+
+		target[lens[i]] = 0;
+		snprintf(name, sizeof(name), "l%zu", i);
+		assert_int_equal(fs_mknod(fs, &me, ROOT, name, strlen(name), S_IFLNK, 0, target, &at), 0);
+		assert_int_equal(at.size, lens[i]);
+		assert_int_equal(fs_setxattr(fs, &root, at.ino, "trusted.x", "value", 5, 0), 0);
+		assert_int_equal(fs_readlink(fs, &me, at.ino, back, sizeof(back)), lens[i]);
+		assert_memory_equal(back, target, lens[i]);
+		assert_int_equal(fs_readlink(fs, &me, at.ino, back, 3860), TS_MIN(lens[i], (size_t)3860));
+		assert_int_equal(fs_listxattr(fs, &root, at.ino, back, sizeof(back)), 10);
+		assert_int_equal(fs_getxattr(fs, &root, at.ino, FS_XATTR_TARGET, back, sizeof(back)), -EOPNOTSUPP);
+		assert_int_equal(fs_removexattr(fs, &root, at.ino, FS_XATTR_TARGET), -EOPNOTSUPP);
+		assert_int_equal(fs_removexattr(fs, &root, at.ino, "trusted.x"), 0);
+		assert_int_equal(fs_readlink(fs, &me, at.ino, back, sizeof(back)), lens[i]);
+		assert_memory_equal(back, target, lens[i]);
+		assert_int_equal(at.blocks512, lens[i] > FS_TARGET_INLINE ? 8 : 0);
+		assert_int_equal(fs_unlink(fs, &me, ROOT, name, strlen(name)), 0);
+		target[lens[i]] = was;
+	}
 	assert_int_equal(fs_mknod(fs, &me, ROOT, "m", 1, S_IFLNK, 0, "", &at), -ENOENT);
 }
 
