@@ -194,7 +194,7 @@ static int inode_new(struct fs *fs, uint64_t ino, struct fs_inode **out)
 	return 0;
 }
 
-int fs_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
+static int inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
 {
 	struct fs_inode *ip = lookup(fs, ino);
 	struct fs_buf *b;
@@ -224,6 +224,17 @@ int fs_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
 	shrink(fs);
 	*out = ip;
 	return 0;
+}
+
+int fs_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
+{
+	const struct fs_upcalls *up = &fs->args.up;
+	int rc = inode_get(fs, ino, out);
+
+	if (rc || !up->stale || !up->stale(up->arg, ino, (*out)->gen))
+		return rc;
+	fs_inode_put(fs, *out);
+	return -ESTALE;
 }
 
 /* ---- changes ---------------------------------------------------------------------------------------------------------- */

@@ -92,6 +92,7 @@ struct name_arg {
 	size_t len;
 	bool rmdir;
 	struct fs_attr *out;
+	struct fs_hold *hold;
 };
 
 static int lookup_entry(struct fs *fs, const struct name_arg *a, struct fs_dirent *e)
@@ -116,6 +117,7 @@ static int lookup_once(struct fs_take *t, void *arg)
 	struct fs *fs = t->fs;
 	struct fs_dirent e;
 	struct fs_inode *ip;
+	bool hold;
 	int rc;
 
 	fs_take_add(t, TOK_DIR, a->dir, TOK_SH);
@@ -123,6 +125,9 @@ static int lookup_once(struct fs_take *t, void *arg)
 	rc = fs_take_all(t);
 	if (!rc)
 		rc = lookup_entry(fs, a, &e);
+	hold = !rc && a->hold && !fs_name_dots(a->name, a->len) && e.type != DT_DIR;
+	if (hold)
+		rc = fs_take_more(t, TOK_OPEN, e.ino, TOK_SH);
 	if (!rc)
 		rc = fs_take_more(t, TOK_INODE, e.ino, TOK_SH);
 	if (!rc)
@@ -133,12 +138,32 @@ static int lookup_once(struct fs_take *t, void *arg)
 	}
 	/* Also for -ENOENT: the absence of the name may be cached, too. */
 	a->out->entry_cacheable = (!rc || rc == -ENOENT) && tok_cached(fs->tok, TOK_DIR, a->dir, TOK_SH);
+	if (hold && !rc)
+		*a->hold = (struct fs_hold){.pin = fs_take_keep(t, TOK_OPEN, e.ino), .ino = e.ino};
 	return rc;
 }
 
-int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out)
+void fs_hold_drop(struct fs *fs, struct fs_hold *hold)
 {
-	struct name_arg a = {.cred = c, .dir = dir, .name = name, .len = len, .out = out};
+	struct fs_inode *ip;
+
+	if (!hold->ino)
+		return;
+	tok_unpin(fs->tok, &hold->pin);
+	ip = fs_inode_find(fs, hold->ino);
+	if (ip) {
+		fs_inode_closed(fs, ip);
+		fs_inode_put(fs, ip);
+	} else {
+		tok_drop_hint(fs->tok, TOK_OPEN, hold->ino);
+	}
+	hold->ino = 0;
+}
+
+int fs_lookup_hold(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out,
+		   struct fs_hold *hold)
+{
+	struct name_arg a = {.cred = c, .dir = dir, .name = name, .len = len, .out = out, .hold = hold};
 	int rc = fs_name_enter(fs, FS_OP_LOOKUP, false);
 
 	if (!rc)
@@ -147,6 +172,11 @@ int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *
 		return rc;
 	memset(out, 0, sizeof(*out));
 	return fs_take_run(fs, fs_nowait(c), lookup_once, &a);
+}
+
+int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out)
+{
+	return fs_lookup_hold(fs, c, dir, name, len, out, NULL);
 }
 
 /* ---- make, link ---------------------------------------------------------------------------------------------------- */

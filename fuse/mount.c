@@ -45,6 +45,8 @@ void tfuse_upcalls(struct tfuse *tf, struct fs_upcalls *out)
 		.inval_names = tf_inval_names,
 		.stopped = tf_stopped,
 		.interrupted = tf_interrupted,
+		.stale = tf_stale,
+		.known = tf_known,
 		.arg = tf,
 	};
 }
@@ -149,6 +151,7 @@ void tfuse_drain(struct tfuse *tf)
 {
 	while (tf->in_flight)
 		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, 0);
+	tf_retry_clear(tf);
 }
 
 void tfuse_free(struct tfuse *tf)

@@ -51,7 +51,7 @@ static int created_reply(struct tf_req *q, struct fs_file *f, const struct fs_at
 	out.o.fh = (uint64_t)(uintptr_t)f;
 	out.o.open_flags = open_mode(q->tf, a->ino, flags);
 	if (tf_reply(q, &out, sizeof(out))) {
-		tf_node_forget(q->tf, a->ino, 1);
+		tf_node_forget(q->tf, out.e.nodeid, 1);
 		fs_release(q->tf->fs, f);
 		return -TF_NOREPLY;
 	}

@@ -39,7 +39,7 @@ static int inval_until_known(struct tf_job *j, int64_t off, int64_t len)
 {
 	const struct ts_env *env = ts_exec_env(j->tf->exec);
 	for (;;) {
-		int rc = notify_inval_inode(j->tf, j->node->ino, off, len);
+		int rc = notify_inval_inode(j->tf, tf_nodeid(j->node->ino, j->node->gen), off, len);
 		if (rc != -ENOENT || !atomic_load(&j->node->known) || atomic_load(&j->tf->is_gone))
 			return rc;
 		if (ts_now_ns(env) > atomic_load(&j->node->replied_ns) + TF_APPLY_NS)

@@ -184,9 +184,6 @@ static const struct {
 	{"data.end_moved", true, "a node may read zeros behind an end that another node moved down"},
 	{"mmap.*", true, "shared writable maps between nodes are not coherent yet in every order of stores, cuts and revokes, and may hang"},
 	{"diff.map_store", true, "a store through a map may be seen late on the other node"},
-	{"race.replace", false, "open may meet ESTALE while its name is being replaced"},
-	{"open.at", false, "a removed directory that is still open answers ESTALE"},
-	{"name.removed_cwd", false, "a removed working directory answers ESTALE"},
 };
 static bool run_defects;
 
