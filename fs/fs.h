@@ -127,13 +127,14 @@ struct fs_attr {
 
 struct fs_hold { /* keeps an inode that is no directory from being freed, as an open file does; all zero = empty */
 	struct tok_pin pin;
-	uint64_t ino;
+	struct fs_inode *ip;
 };
 int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out) TS_MUST_CHECK;
 /* hold: NULL, or empty, and filled if something other than a directory is found. */
 int fs_lookup_hold(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out,
 		   struct fs_hold *hold) TS_MUST_CHECK;
 void fs_hold_drop(struct fs *fs, struct fs_hold *hold); /* harmless on an empty one */
+uint64_t fs_hold_ino(const struct fs_hold *hold);
 int fs_getattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, struct fs_attr *out) TS_MUST_CHECK;
 enum { FS_SET_MODE = 1, FS_SET_UID = 2, FS_SET_GID = 4, FS_SET_SIZE = 8, FS_SET_ATIME = 16, FS_SET_MTIME = 32, FS_SET_ATIME_NOW = 64,
        FS_SET_MTIME_NOW = 128, FS_SET_CTIME = 256, FS_SET_KILL_SUID = 512, FS_SET_PROJECT = 1024 };

@@ -111,6 +111,13 @@ static int lookup_entry(struct fs *fs, const struct name_arg *a, struct fs_diren
 	return rc;
 }
 
+/* As an open file does: the reaper of this node looks at `opens`, that of another one at the token. Takes over ip's reference. */
+static void hold_make(struct fs_take *t, struct fs_hold *hold, struct fs_inode *ip)
+{
+	ip->opens++;
+	*hold = (struct fs_hold){.pin = fs_take_keep(t, TOK_OPEN, ip->ino), .ip = ip};
+}
+
 static int lookup_once(struct fs_take *t, void *arg)
 {
 	struct name_arg *a = arg;
@@ -134,30 +141,33 @@ static int lookup_once(struct fs_take *t, void *arg)
 		rc = fs_name_dots(a->name, a->len) ? fs_inode_get(fs, e.ino, &ip) : fs_child_open(fs, a->dir, &e, &ip);
 	if (!rc) {
 		fs_inode_attr(fs, ip, a->out);
-		fs_inode_put(fs, ip);
+		if (hold)
+			hold_make(t, a->hold, ip);
+		else
+			fs_inode_put(fs, ip);
 	}
 	/* Also for -ENOENT: the absence of the name may be cached, too. */
 	a->out->entry_cacheable = (!rc || rc == -ENOENT) && tok_cached(fs->tok, TOK_DIR, a->dir, TOK_SH);
-	if (hold && !rc)
-		*a->hold = (struct fs_hold){.pin = fs_take_keep(t, TOK_OPEN, e.ino), .ino = e.ino};
 	return rc;
 }
 
 void fs_hold_drop(struct fs *fs, struct fs_hold *hold)
 {
-	struct fs_inode *ip;
+	struct fs_inode *ip = hold->ip;
 
-	if (!hold->ino)
+	if (!ip)
 		return;
+	hold->ip = NULL;
 	tok_unpin(fs->tok, &hold->pin);
-	ip = fs_inode_find(fs, hold->ino);
-	if (ip) {
+	TS_ASSERT(ip->opens);
+	if (!--ip->opens)
 		fs_inode_closed(fs, ip);
-		fs_inode_put(fs, ip);
-	} else {
-		tok_drop_hint(fs->tok, TOK_OPEN, hold->ino);
-	}
-	hold->ino = 0;
+	fs_inode_put(fs, ip);
+}
+
+uint64_t fs_hold_ino(const struct fs_hold *hold)
+{
+	return hold->ip ? hold->ip->ino : 0;
 }
 
 int fs_lookup_hold(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out,

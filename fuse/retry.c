@@ -2,11 +2,11 @@
 /* The kernel's second look. ESTALE for an inode that another node freed between LOOKUP and OPEN (or SETATTR, ...) makes the kernel
  * walk the path again, once; a second ESTALE reaches the user. So whoever was answered ESTALE gets, with each LOOKUP of the second
  * walk, the inode held as if it were open: whatever comes next finds it. The hold goes with that request, with the next LOOKUP,
- * after TF_RETRY_NS, or when its slot is needed.
+ * TF_RETRY_NS after it, or when its slot is needed.
  * Must never happen: a hold that outlives the mount; a hold without bound. */
 #include "fuse/fuse_int.h"
 
-#define TF_RETRY_NS (2 * TS_NS_PER_S)
+#define TF_RETRY_NS (5 * TS_NS_PER_S)
 
 static void slot_clear(struct tfuse *tf, struct tf_retry *r)
 {
@@ -48,22 +48,32 @@ static void note(struct tfuse *tf, uint32_t pid)
 	tf->nretries++;
 }
 
-/* These come on the way to the request that the walk is for. */
-static bool on_the_way(unsigned opcode)
+/* Is it the request that the walk was for? Others come on the way (GETATTR, GETXATTR), or late from an earlier open (RELEASE). */
+static bool ends(const struct tf_req *q, uint64_t ino)
 {
-	return opcode == FUSE_LOOKUP || opcode == FUSE_READLINK || opcode == FUSE_GETATTR || opcode == TF_STATX ||
-	       opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET;
+	switch (q->in->opcode) {
+	case FUSE_OPEN:
+	case FUSE_SETATTR:
+	case FUSE_SETXATTR:
+	case FUSE_REMOVEXATTR:
+	case FUSE_LINK:
+		return ino && (q->means[0].ino == ino || q->means[1].ino == ino);
+	default:
+		return false;
+	}
 }
 
 void tf_retry_done(struct tf_req *q, int rc)
 {
 	struct tfuse *tf = q->tf;
+	struct tf_retry *r;
 	if (tf->nretries)
 		sweep(tf);
+	r = slot_of(tf, q->in->pid);
 	if (rc == -ESTALE)
 		note(tf, q->in->pid);
-	else if (tf->nretries && !on_the_way(q->in->opcode) && slot_of(tf, q->in->pid))
-		slot_clear(tf, slot_of(tf, q->in->pid));
+	else if (r && ends(q, fs_hold_ino(&r->hold)))
+		slot_clear(tf, r);
 }
 
 int tf_retry_lookup(struct tf_req *q, const char *name, size_t len, struct fs_attr *a)
@@ -78,6 +88,7 @@ int tf_retry_lookup(struct tf_req *q, const char *name, size_t len, struct fs_at
 	}
 	fs_hold_drop(q->tf->fs, &r->hold);
 	r->hold = hold;
+	r->until = ts_exec_now(q->tf->exec) + TF_RETRY_NS;
 	return rc;
 }
 
