@@ -229,12 +229,17 @@ static int inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
 int fs_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
 {
 	const struct fs_upcalls *up = &fs->args.up;
-	int rc = inode_get(fs, ino, out);
+	struct fs_inode *ip;
+	int rc = inode_get(fs, ino, &ip);
 
-	if (rc || !up->stale || !up->stale(up->arg, ino, (*out)->gen))
+	if (rc)
 		return rc;
-	fs_inode_put(fs, *out);
-	return -ESTALE;
+	if (up->stale && up->stale(up->arg, ino, ip->gen)) {
+		fs_inode_put(fs, ip);
+		return -ESTALE;
+	}
+	*out = ip;
+	return 0;
 }
 
 /* ---- changes ---------------------------------------------------------------------------------------------------------- */

@@ -266,6 +266,84 @@ static void space_comes_back(void *arg)
 	walk_all();
 }
 
+/* What the mount still knows is not freed, and a request that means another generation of a number does not get this one. */
+static uint64_t known_ino, meant_ino;
+static uint32_t meant_gen;
+
+static bool is_known(void *arg, uint64_t ino, uint32_t gen)
+{
+	return ino == known_ino;
+}
+
+static bool is_stale(void *arg, uint64_t ino, uint32_t gen)
+{
+	return ino == meant_ino && gen != meant_gen;
+}
+
+static void known_elsewhere(void *arg)
+{
+	uint64_t d = mkdir_(ROOT, "dir"), f = mkfile(ROOT, "file");
+	uint32_t gen = at.gen;
+
+	fs->args.up.known = is_known;
+	fs->args.up.stale = is_stale;
+	known_ino = f;
+	assert_int_equal(rm(ROOT, "file"), 0);
+	ts_sleep_until(ts_exec_now(h->x) + 60 * TS_NS_PER_S);
+	assert_int_equal(fs_getattr(fs, &me, f, &at), 0);
+	assert_int_equal(at.nlink, 0);
+	assert_int_equal(at.gen, gen);
+	known_ino = 0;
+	fs_forgotten(fs, f);
+	ts_sleep_until(ts_exec_now(h->x) + TS_NS_PER_S / 2);
+	assert_int_equal(fs_getattr(fs, &me, f, &at), -ESTALE);
+	known_ino = d; /* forgotten without a word: found out all the same */
+	assert_int_equal(rmdir_(ROOT, "dir"), 0);
+	ts_sleep_until(ts_exec_now(h->x) + 60 * TS_NS_PER_S);
+	assert_int_equal(look(d, "x"), -ENOENT);
+	known_ino = 0;
+	ts_sleep_until(ts_exec_now(h->x) + 60 * TS_NS_PER_S);
+	assert_int_equal(look(d, "x"), -ESTALE);
+
+	d = mkdir_(ROOT, "again");
+	meant_ino = d;
+	meant_gen = at.gen;
+	mkfile(d, "x");
+	meant_gen++;
+	assert_int_equal(look(d, "x"), -ESTALE);
+	assert_int_equal(mk(d, "y", S_IFREG), -ESTALE);
+	assert_int_equal(rm(d, "x"), -ESTALE);
+	assert_int_equal(fs_getattr(fs, &me, d, &at), -ESTALE);
+	meant_ino = 0;
+	assert_int_equal(look(d, "x"), 0);
+	assert_int_equal(rm(d, "x"), 0);
+	assert_int_equal(rmdir_(ROOT, "again"), 0);
+	fs->args.up.known = NULL;
+	fs->args.up.stale = NULL;
+	walk_all();
+}
+
+/* A hold is an open file for the reaper. */
+static void holds(void *arg)
+{
+	struct fs_hold hold = {0}, none = {0};
+	uint64_t d = mkdir_(ROOT, "dir"), f = mkfile(d, "file");
+
+	assert_int_equal(fs_lookup_hold(fs, &me, ROOT, "dir", 3, &at, &none), 0);
+	assert_int_equal(fs_lookup_hold(fs, &me, d, "none", 4, &at, &none), -ENOENT);
+	assert_int_equal(fs_hold_ino(&none), 0);
+	fs_hold_drop(fs, &none);
+	assert_int_equal(fs_lookup_hold(fs, &me, d, "file", 4, &at, &hold), 0);
+	assert_true(at.ino == f && fs_hold_ino(&hold) == f);
+	assert_int_equal(rm(d, "file"), 0);
+	ts_sleep_until(ts_exec_now(h->x) + 60 * TS_NS_PER_S);
+	assert_int_equal(stat_(f)->nlink, 0);
+	fs_hold_drop(fs, &hold);
+	ts_sleep_until(ts_exec_now(h->x) + 60 * TS_NS_PER_S);
+	assert_int_equal(fs_getattr(fs, &me, f, &at), -ESTALE);
+	walk_all();
+}
+
 static void rename_rules(void *arg)
 {
 	uint64_t a = mkdir_(ROOT, "a"), b = mkdir_(ROOT, "b"), c = mkdir_(a, "c"), d = mkdir_(c, "d"), f = mkfile(a, "f"), g = mkfile(b, "g");
@@ -688,6 +766,8 @@ WHOLE(make_and_look_up)
 WHOLE(long_target)
 WHOLE(remove_names)
 WHOLE(space_comes_back)
+WHOLE(known_elsewhere)
+WHOLE(holds)
 WHOLE(rename_rules)
 WHOLE(open_files)
 WHOLE(tmpfiles)
@@ -754,6 +834,8 @@ int main(void)
 		cmocka_unit_test(test_long_target),
 		cmocka_unit_test(test_remove_names),
 		cmocka_unit_test(test_space_comes_back),
+		cmocka_unit_test(test_known_elsewhere),
+		cmocka_unit_test(test_holds),
 		cmocka_unit_test(test_rename_rules),
 		cmocka_unit_test(test_open_files),
 		cmocka_unit_test(test_tmpfiles),
