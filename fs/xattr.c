@@ -234,7 +234,8 @@ static void store_inline(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip, c
 	clear_tail(d);
 	d->flags = le32_make(le32_get(d->flags) & ~(uint32_t)FS_IF_XATTR_BLOCK);
 	d->xattr_len = le16_make((uint16_t)len);
-	memcpy(inline_list(d), list, len);
+	if (len)
+		memcpy(inline_list(d), list, len);
 }
 
 /* The list goes into the block: the one there is, or a new one with its space e. */
