@@ -33,7 +33,7 @@ static int notify_inval_inode(struct tfuse *tf, uint64_t ino, int64_t off, int64
 }
 
 /* Invalidates, and again while the kernel says ENOENT although an entry reply that it may not have applied yet went out.
- * A look-up count alone proves nothing: an inode number used again leaves the count of the old, unhashed inode behind.
+ * A look-up count alone proves nothing: a FORGET may be on its way for an inode that the kernel has dropped already.
  * Gives up when it was forgotten, the reply is long applied, or the mount is gone (then there is no cache). */
 static int inval_until_known(struct tf_job *j, int64_t off, int64_t len)
 {
