@@ -14,6 +14,7 @@ struct look {
 	uint64_t ino;
 	struct fs_inode_disk *d;
 	bool *changed;
+	unsigned rest; /* bytes of a symlink target in the attribute block */
 };
 #define WRONG(l, ...) (chk_found((l)->c, true, __VA_ARGS__), *(l)->changed = true)
 #define INO(l)	      ((unsigned long long)(l)->ino)
@@ -64,7 +65,7 @@ static bool payload_fits(unsigned mode, uint8_t pl, bool orphan)
 	case S_IFDIR:
 		return pl == FS_PL_DIRINLINE || pl == FS_PL_DIRTREE;
 	case S_IFLNK:
-		return pl == FS_PL_INLINE || (pl == FS_PL_NONE && orphan); /* being freed */
+		return pl == FS_PL_INLINE || pl == FS_PL_TARGET || (pl == FS_PL_NONE && orphan); /* being freed */
 	case S_IFCHR:
 	case S_IFBLK:
 		return pl == FS_PL_DEVICE;
@@ -75,6 +76,8 @@ static bool payload_fits(unsigned mode, uint8_t pl, bool orphan)
 
 static unsigned mode_of_payload(uint8_t pl)
 {
+	if (pl == FS_PL_TARGET)
+		return S_IFLNK | 0777;
 	return pl == FS_PL_DIRINLINE || pl == FS_PL_DIRTREE ? S_IFDIR | 0700 : pl == FS_PL_DEVICE ? S_IFCHR : S_IFREG | 0600;
 }
 
@@ -100,7 +103,7 @@ static uint8_t payload_by_fields(const struct chk *c, const struct fs_inode_disk
 		return fits && pl != FS_PL_NONE ? pl : FS_PL_DIRINLINE;
 	}
 	if (S_ISLNK(mode))
-		return le16_get(d->inline_len) ? FS_PL_INLINE : pl;
+		return le16_get(d->inline_len) && pl != FS_PL_TARGET ? FS_PL_INLINE : pl;
 	return S_ISCHR(mode) || S_ISBLK(mode) ? FS_PL_DEVICE : FS_PL_NONE;
 }
 
@@ -190,7 +193,8 @@ static void small_fields(struct look *l)
 		WRONG(l, "inode %llu: has a parent though it is no directory -> cleared", INO(l));
 		d->parent = le64_make(0);
 	}
-	if (d->payload_type != FS_PL_INLINE && d->payload_type != FS_PL_DIRINLINE && le16_get(d->inline_len)) {
+	if (d->payload_type != FS_PL_INLINE && d->payload_type != FS_PL_DIRINLINE && d->payload_type != FS_PL_TARGET &&
+	    le16_get(d->inline_len)) {
 		WRONG(l, "inode %llu: inline length %u without inline contents -> 0", INO(l), le16_get(d->inline_len));
 		d->inline_len = le16_make(0);
 	}
@@ -205,6 +209,7 @@ static unsigned front(const struct fs_inode_disk *d)
 	switch (d->payload_type) {
 	case FS_PL_INLINE:
 	case FS_PL_DIRINLINE:
+	case FS_PL_TARGET:
 		return le16_get(d->inline_len);
 	case FS_PL_MAP:
 	case FS_PL_DIRTREE:
@@ -219,7 +224,7 @@ static unsigned front(const struct fs_inode_disk *d)
 static void front_fits(struct look *l)
 {
 	struct fs_inode_disk *d = l->d;
-	unsigned room = FS_INODE_PAYLOAD - (has_block(d) ? PTR : 0);
+	unsigned room = FS_INODE_PAYLOAD - (has_block(d) || d->payload_type == FS_PL_TARGET ? PTR : 0);
 
 	if (front(d) > room) {
 		WRONG(l, "inode %llu: inline length %u is more than there is room -> %u", INO(l), front(d), room);
@@ -319,6 +324,19 @@ static int xattr_block_read(struct look *l, const struct fs_bptr_disk *p, struct
 	return 0;
 }
 
+/* Bytes of a symlink target in a sound list of attributes. */
+static unsigned target_rest(const uint8_t *list, unsigned len)
+{
+	for (unsigned at = 0; at < len;) {
+		const struct fs_xattr_ent_disk *e = (const void *)(list + at);
+
+		if (e->name_len == strlen(FS_XATTR_TARGET) && !memcmp(e + 1, FS_XATTR_TARGET, e->name_len))
+			return TS_MIN((unsigned)le16_get(e->value_len), FS_TARGET_MAX - FS_TARGET_INLINE);
+		at += (unsigned)sizeof(*e) + e->name_len + le16_get(e->value_len);
+	}
+	return 0;
+}
+
 /* The rest of the block is zero, so the list itself shows its length. 1: nothing in it. */
 static int xattr_block_contents(struct look *l, struct fs_xattr_disk *x, fs_addr a, bool fixed)
 {
@@ -335,6 +353,7 @@ static int xattr_block_contents(struct look *l, struct fs_xattr_disk *x, fs_addr
 	}
 	if (!sound)
 		return 1;
+	l->rest = target_rest(x->ents, sound);
 	if (sound != used || !chk_zero(x->ents + sound, sizeof(x->ents) - sound)) {
 		chk_found(l->c, true, "inode %llu: %u bytes of extended attributes in its block, %u are sound -> those are kept", INO(l), used, sound);
 		x->used = le16_make((uint16_t)sound);
@@ -393,17 +412,37 @@ static void set_size(struct look *l, uint64_t size)
 	l->d->size = le64_make(size);
 }
 
+/* The end of a long target is where it should be, and the inode says so. */
+static void target_check(struct look *l)
+{
+	struct fs_inode_disk *d = l->d;
+	unsigned len = le16_get(d->inline_len);
+
+	if (l->rest && (d->payload_type != FS_PL_TARGET || len != FS_TARGET_INLINE)) {
+		WRONG(l, "inode %llu: the end of its target is in its attribute block, but it has contents of type %u, %u bytes -> corrected", INO(l),
+		      d->payload_type, len);
+		d->payload_type = FS_PL_TARGET;
+		d->inline_len = le16_make(FS_TARGET_INLINE);
+	} else if (!l->rest && d->payload_type == FS_PL_TARGET) {
+		WRONG(l, "inode %llu: the end of its target is lost -> %u bytes are left", INO(l), len);
+		d->payload_type = FS_PL_INLINE;
+	}
+}
+
 static void size_check(struct look *l, const struct chk_map *m)
 {
 	struct fs_inode_disk *d = l->d;
-	uint64_t size = le64_get(d->size), len = le16_get(d->inline_len);
+	uint64_t size = le64_get(d->size), len;
 	unsigned mode = le16_get(d->mode);
 
+	if (S_ISLNK(mode))
+		target_check(l);
+	len = le16_get(d->inline_len);
 	if (S_ISDIR(mode))
 		return; /* its entries are counted later */
 	if (S_ISLNK(mode)) {
-		if (d->payload_type == FS_PL_INLINE && size != len && len)
-			set_size(l, len);
+		if (d->payload_type != FS_PL_NONE && size != len + l->rest && len)
+			set_size(l, len + l->rest);
 	} else if (!S_ISREG(mode)) {
 		if (size)
 			set_size(l, 0);

@@ -44,7 +44,7 @@ void data_blk_release(struct fs *fs, struct data_blk *b)
 	if (b->next == NEXT_FRESH && !b->map.addr)
 		fs_map_unpend(fs, b);
 	b->next = NEXT_NONE;
-	b->unwritten = false;
+	b->unwritten = b->kept = false;
 	data_blk_settle(fs, b);
 }
 

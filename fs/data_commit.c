@@ -60,7 +60,7 @@ static void commit_one(struct fs *fs, struct fs_tx *tx, struct map_insert *in, s
 	b->map = m;
 	b->known = true;
 	b->next = NEXT_NONE;
-	b->ready = b->unwritten = false;
+	b->ready = b->unwritten = b->kept = false;
 }
 
 /* Blocks of one leaf. The root itself is the leaf of a map without levels, and it has fewer places than a block of pointers: what

@@ -64,6 +64,7 @@ struct data_blk {
 	bool first;	      /* the wave in flight is a first write (D4) */
 	bool ready;	      /* first write done: wants its transaction */
 	bool unwritten;	      /* ext is to be mapped as unwritten (fallocate) */
+	bool kept;	      /* a new block keeps all of ext (fallocate), also what no page needs */
 	unsigned pins, nchunks, ndirty; /* ndirty: pages */
 	unsigned ios;	      /* writes in flight, plus one while the wave is being built */
 	int io_rc;	      /* a wave failed: the block is to be lost */

@@ -61,6 +61,15 @@ static int punch(struct fs *fs, struct data_file *df, uint64_t off, uint64_t end
 	return rc;
 }
 
+/* Space of a block that has data goes to disk with it, all of it: the caller was promised that it is there. */
+static int keep_space(struct fs *fs, struct data_blk *b)
+{
+	if (b->next == NEXT_NONE || !b->ndirty)
+		return 0;
+	b->kept = b->next == NEXT_FRESH;
+	return data_blk_flush(fs, b);
+}
+
 /* The block gets `need` sub-blocks. *ready: a transaction is due. */
 static int alloc_block(struct fs *fs, struct data_blk *b, uint32_t need, bool *ready)
 {
@@ -68,8 +77,10 @@ static int alloc_block(struct fs *fs, struct data_blk *b, uint32_t need, bool *r
 
 	if (!rc)
 		rc = data_blk_settled(fs, b);
-	if (rc || data_blk_capacity(b) >= need)
+	if (rc)
 		return rc;
+	if (data_blk_capacity(b) >= need)
+		return keep_space(fs, b);
 	if ((!b->map.addr || b->map.unwritten) && b->next == NEXT_NONE && !b->ndirty) {
 		rc = data_blk_reserve(fs, b, need);
 		if (rc)
@@ -88,7 +99,7 @@ static int alloc_block(struct fs *fs, struct data_blk *b, uint32_t need, bool *r
 		if (rc && !b->ndirty && !b->ios && !b->ready)
 			data_blk_release(fs, b);
 	}
-	return rc;
+	return rc ? rc : keep_space(fs, b);
 }
 
 static int allocate(struct fs *fs, struct data_file *df, uint64_t off, uint64_t end)

@@ -195,6 +195,7 @@ enum fs_payload { /* what the payload holds in front of the inline xattrs */
 	FS_PL_DIRINLINE, /* directory entries, inline_len bytes of them */
 	FS_PL_DIRTREE,	/* fs_bptr_disk[64]: hash trie, 6 bits a level */
 	FS_PL_DEVICE,	/* le64 rdev */
+	FS_PL_TARGET,	/* a symlink target of more than FS_TARGET_INLINE bytes: so many of them; the rest is FS_XATTR_TARGET */
 };
 enum { FS_IF_ORPHAN = 1, FS_IF_XATTR_BLOCK = 2 /* last 48 payload bytes point to an FS_BT_XATTR block */, FS_IF_IMMUTABLE = 4,
        FS_IF_APPEND = 8, FS_IF_NODUMP = 16, FS_IF_DEAD = 32 /* removed directory */, FS_IF_PROJINHERIT = 64,
@@ -225,6 +226,12 @@ _Static_assert(FS_INODE_PTRS * 48 + 48 <= FS_INODE_PAYLOAD, "root pointers and x
 /* Inline xattrs never exceed this, and inline contents never use the last 48 bytes before them, whatever the payload is:
  * so that it can always become a tree of pointers and an xattr block can always be added. */
 #define FS_XATTR_INLINE_MAX (FS_INODE_PAYLOAD - FS_INODE_PTRS * 48 - 48)
+
+/* A symlink target: in the payload, with room for the place of an xattr block; the rest of a longer one is an attribute in that
+ * block, which no user sees. */
+#define FS_TARGET_MAX	 4095u
+#define FS_TARGET_INLINE (FS_INODE_PAYLOAD - 48)
+#define FS_XATTR_TARGET	 "system.tessera.target"
 
 struct fs_indirect_disk { /* 84 pointers; level 1 points to data */
 	struct fs_mhdr_disk h; /* res TOK_INODE */

@@ -62,6 +62,11 @@ struct fs_upcalls { /* into fuse/ (or the simulator's kernel); may be NULL membe
 	void (*inval_data)(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how);
 	void (*inval_names)(void *arg, uint64_t dir_ino);		       /* every entry and readdir cache of this directory */
 	void (*stopped)(void *arg, const char *why);			       /* no more I/O: the mount answers EIO from now on */
+	/* Does the operation on this fiber mean another generation of this inode number? Then it gets -ESTALE. Never waits. */
+	bool (*stale)(void *arg, uint64_t ino, uint32_t gen);
+	/* May somebody here still come with this inode, though it has no name and is not open? It is not freed then, until
+	 * fs_forgotten, which is due when the answer was yes. Never waits. */
+	bool (*known)(void *arg, uint64_t ino, uint32_t gen);
 	bool (*interrupted)(void *arg); /* does whoever asked for the operation on this fiber want it no more? Never waits. */
 	void *arg;
 };
@@ -95,6 +100,7 @@ void fs_suspend(struct fs *fs, bool suspended); /* lease or quorum lost: block o
 void fs_excluded(struct fs *fs, const char *why);
 /* Operations that wait for lease or quorum, and have done nothing yet, look at upcalls.interrupted and end with -EINTR. */
 void fs_interrupt(struct fs *fs);
+void fs_forgotten(struct fs *fs, uint64_t ino); /* upcalls.known says no from now on */
 void fs_kill(struct fs *fs); /* simulator: memory gone, nothing written (executor was killed) */
 
 uint64_t fs_group_id(const struct fs *fs);
@@ -122,7 +128,16 @@ struct fs_attr {
 	bool entry_cacheable; /* lookup: the directory token is held (shared suffices): the entry may be cached until inval_names */
 };
 
+struct fs_hold { /* keeps an inode that is no directory from being freed, as an open file does; all zero = empty */
+	struct tok_pin pin;
+	struct fs_inode *ip;
+};
 int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out) TS_MUST_CHECK;
+/* hold: NULL, or empty, and filled if something other than a directory is found. */
+int fs_lookup_hold(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out,
+		   struct fs_hold *hold) TS_MUST_CHECK;
+void fs_hold_drop(struct fs *fs, struct fs_hold *hold); /* harmless on an empty one */
+uint64_t fs_hold_ino(const struct fs_hold *hold);
 int fs_getattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, struct fs_attr *out) TS_MUST_CHECK;
 enum { FS_SET_MODE = 1, FS_SET_UID = 2, FS_SET_GID = 4, FS_SET_SIZE = 8, FS_SET_ATIME = 16, FS_SET_MTIME = 32, FS_SET_ATIME_NOW = 64,
        FS_SET_MTIME_NOW = 128, FS_SET_CTIME = 256, FS_SET_KILL_SUID = 512, FS_SET_PROJECT = 1024 };
@@ -172,9 +187,10 @@ int fs_fsync(struct fs *fs, struct fs_file *f, bool datasync) TS_MUST_CHECK;
 int fs_fsync_ino(struct fs *fs, uint64_t ino) TS_MUST_CHECK; /* fsyncdir */
 int fs_sync(struct fs *fs) TS_MUST_CHECK;
 enum { FS_FALLOC_KEEP_SIZE = 1, FS_FALLOC_PUNCH = 2, FS_FALLOC_ZERO = 16 }; /* Linux values */
-int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint64_t len) TS_MUST_CHECK;
+int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint64_t len, bool kill_suid) TS_MUST_CHECK;
 int64_t fs_seek(struct fs *fs, struct fs_file *f, uint64_t off, bool hole) TS_MUST_CHECK; /* SEEK_HOLE / SEEK_DATA; -ENXIO */
-ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len) TS_MUST_CHECK;
+ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len,
+		      bool kill_suid) TS_MUST_CHECK;
 int fs_statfs(struct fs *fs, struct statvfs *out) TS_MUST_CHECK;
 enum { FS_XATTR_CREATE = 1, FS_XATTR_REPLACE = 2 };
 int fs_setxattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const char *name, const void *value, size_t len, int flags) TS_MUST_CHECK;

@@ -117,6 +117,8 @@ static bool payload_sane(const struct fs_inode_disk *d)
 	case FS_PL_INLINE:
 	case FS_PL_DIRINLINE:
 		return len <= room;
+	case FS_PL_TARGET:
+		return len == FS_TARGET_INLINE && len <= room && le32_get(d->flags) & FS_IF_XATTR_BLOCK;
 	case FS_PL_MAP:
 	case FS_PL_DIRTREE:
 		return FS_INODE_PTRS * sizeof(struct fs_bptr_disk) <= room && d->map_height <= 11;
@@ -135,7 +137,8 @@ static int block_check(struct fs *fs, uint64_t ino, const struct fs_inode_disk *
 
 	if (!mode)
 		return -ESTALE;
-	if (le64_get(d->size) <= (uint64_t)FS_MAX_SIZE && payload_sane(d) && (S_ISDIR(mode) || !dir_payload) &&
+	if (le64_get(d->size) <= (uint64_t)FS_MAX_SIZE && payload_sane(d) && (S_ISLNK(mode) || d->payload_type != FS_PL_TARGET) &&
+	    (S_ISDIR(mode) || !dir_payload) &&
 	    (!S_ISDIR(mode) || dir_payload || d->payload_type == FS_PL_NONE))
 		return 0;
 	ts_err("fs %s: inode %llu contradicts itself; access gets EUCLEAN, run fsck", fs->super.name, (unsigned long long)ino);
@@ -191,7 +194,7 @@ static int inode_new(struct fs *fs, uint64_t ino, struct fs_inode **out)
 	return 0;
 }
 
-int fs_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
+static int inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
 {
 	struct fs_inode *ip = lookup(fs, ino);
 	struct fs_buf *b;
@@ -219,6 +222,22 @@ int fs_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
 	fields_load(ip);
 	ref(ip);
 	shrink(fs);
+	*out = ip;
+	return 0;
+}
+
+int fs_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
+{
+	const struct fs_upcalls *up = &fs->args.up;
+	struct fs_inode *ip;
+	int rc = inode_get(fs, ino, &ip);
+
+	if (rc)
+		return rc;
+	if (up->stale && up->stale(up->arg, ino, ip->gen)) {
+		fs_inode_put(fs, ip);
+		return -ESTALE;
+	}
 	*out = ip;
 	return 0;
 }

@@ -5,6 +5,7 @@
  * entry in a removed directory. */
 #include "fs/alloc_int.h"
 #include "fs/names.h"
+#include "fs/xattr_int.h"
 
 #include <dirent.h>
 
@@ -17,7 +18,8 @@ struct making {
 	uint64_t ino;
 	uint32_t gen, mode, gid;
 	struct tok_pin pin, open_pin;
-	struct fs_buf *buf;
+	struct fs_buf *buf, *rest; /* rest: of a long symlink target */
+	struct fs_ext rest_ext;
 	uint16_t xattr_len;
 	uint8_t xattrs[FS_XATTR_INLINE_MAX];
 };
@@ -41,6 +43,20 @@ static int make_inherit(struct making *k)
 		rc = fs_xattr_inherit(k->fs, k->dir, k->m->cred->umask, &k->mode, k->xattrs, &k->xattr_len);
 	TS_ASSERT(rc || k->xattr_len <= FS_XATTR_INLINE_MAX);
 	return rc;
+}
+
+static bool long_target(const struct making *k)
+{
+	return S_ISLNK(k->mode) && strlen(k->m->target) > FS_TARGET_INLINE;
+}
+
+static void rest_undo(struct making *k)
+{
+	if (!k->rest)
+		return;
+	fs_alloc_untake(k->fs, &k->rest_ext);
+	fs_buf_put(k->fs, k->rest);
+	k->rest = NULL;
 }
 
 /* Everything that may wait or fail. */
@@ -68,8 +84,12 @@ static int make_prepare(struct making *k)
 	/* Nobody can know the inode yet; should its OPEN token still be elsewhere, the caller asks for it later. */
 	if (m->file && tok_pin(k->fs->tok, TOK_OPEN, k->ino, TOK_SH, 0, TOK_END, TOK_NOWAIT | TOK_TRY, &k->open_pin))
 		k->open_pin = (struct tok_pin){0};
-	rc = fs_log_reserve(k->fs, 0);
+	if (long_target(k))
+		rc = fs_xattr_target_prepare(k->fs, k->ino, k->gen, &k->rest_ext, &k->rest);
+	if (!rc)
+		rc = fs_log_reserve(k->fs, 0);
 	if (rc) {
+		rest_undo(k);
 		tok_unpin(k->fs->tok, &k->open_pin);
 		fs_ialloc_untake(k->fs, k->ino, &k->pin, k->buf);
 	}
@@ -90,9 +110,10 @@ static void make_payload(struct making *k, struct fs_inode_disk *d)
 		break;
 	case S_IFLNK:
 		len = strlen(k->m->target);
-		d->payload_type = FS_PL_INLINE;
-		d->inline_len = le16_make((uint16_t)len);
 		d->size = le64_make(len);
+		d->payload_type = k->rest ? FS_PL_TARGET : FS_PL_INLINE;
+		len = TS_MIN(len, (size_t)FS_TARGET_INLINE);
+		d->inline_len = le16_make((uint16_t)len);
 		memcpy(d->payload, k->m->target, len);
 		break;
 	case S_IFCHR:
@@ -114,6 +135,8 @@ static void make_inode_tx(struct making *k, struct fs_tx *tx)
 
 	fs_inode_init_tx(k->fs, tx, k->buf, k->ino, k->gen, k->mode, k->m->cred->uid, k->gid, isdir ? k->m->dir : 0);
 	make_payload(k, d);
+	if (k->rest)
+		fs_xattr_target_tx(k->fs, tx, d, k->rest, &k->rest_ext, k->m->target + FS_TARGET_INLINE, strlen(k->m->target) - FS_TARGET_INLINE);
 	d->nlink = le32_make(!k->m->name ? 0 : isdir ? 2 : 1);
 	if (le32_get(dir->flags) & FS_IF_PROJINHERIT) {
 		d->project = dir->project;
@@ -139,6 +162,8 @@ static void make_commit(struct making *k)
 			fs_links_add(k->dir, 1);
 	}
 	fs_tx_commit(&tx);
+	if (k->rest)
+		fs_buf_put(k->fs, k->rest);
 }
 
 static int make_result(struct making *k)

@@ -149,18 +149,21 @@ int fs_setattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const struc
 }
 
 /* ---- readlink, statfs ------------------------------------------------------------------------------------------------- */
-static int readlink_pinned(struct fs_inode *ip, char *buf, size_t size)
+static int readlink_pinned(struct fs *fs, struct fs_inode *ip, char *buf, size_t size)
 {
 	const struct fs_inode_disk *d = fs_idisk(ip);
 	unsigned len = le16_get(d->inline_len);
+	int rest = 0;
 
 	if (!S_ISLNK(le16_get(d->mode)))
 		return -EINVAL;
-	if (d->payload_type != FS_PL_INLINE || len > FS_INODE_PAYLOAD)
+	if ((d->payload_type != FS_PL_INLINE && d->payload_type != FS_PL_TARGET) || len > FS_INODE_PAYLOAD)
 		return -EUCLEAN;
 	len = (unsigned)TS_MIN((size_t)len, size);
 	memcpy(buf, d->payload, len);
-	return (int)len;
+	if (d->payload_type == FS_PL_TARGET)
+		rest = fs_xattr_target_rest(fs, ip, buf + len, size - len);
+	return rest < 0 ? rest : (int)len + rest;
 }
 
 int fs_readlink(struct fs *fs, const struct fs_cred *c, uint64_t ino, char *buf, size_t size)
@@ -175,7 +178,7 @@ int fs_readlink(struct fs *fs, const struct fs_cred *c, uint64_t ino, char *buf,
 		return rc == -TS_ERR_FENCED ? -EIO : rc;
 	rc = fs_inode_get(fs, ino, &ip);
 	if (!rc) {
-		rc = readlink_pinned(ip, buf, size);
+		rc = readlink_pinned(fs, ip, buf, size);
 		fs_inode_put(fs, ip);
 	}
 	tok_unpin(fs->tok, &pin);

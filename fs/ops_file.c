@@ -345,7 +345,7 @@ int fs_sync(struct fs *fs)
 
 /* ---- fallocate, seek -------------------------------------------------------------------------------------------------- */
 
-int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint64_t len)
+int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint64_t len, bool kill_suid)
 {
 	int rc = fs_enter(fs, FS_OP_FALLOCATE);
 	struct refills r = {0};
@@ -362,6 +362,8 @@ int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint6
 		rc = may_write(fs, f, !(mode & (FS_FALLOC_PUNCH | FS_FALLOC_ZERO)));
 		if (!rc)
 			rc = fs_data_fallocate(fs, f->ip, mode, off, len);
+		if (!rc && kill_suid)
+			rc = drop_suid(fs, f->ip);
 		mark = le64_get(fs_idisk(f->ip)->subs);
 		pins_drop(fs, &p);
 		if (!needs_space(rc))
@@ -393,6 +395,7 @@ struct copy {
 	struct fs_file *in, *out;
 	uint64_t in_off, out_off;
 	size_t len, done;
+	bool kill_suid;
 	uint8_t *slice;
 	struct tok_pin data[2], inode[2]; /* [0]: the lower inode number */
 };
@@ -435,6 +438,8 @@ static int copy_slices(struct fs *fs, struct copy *c)
 {
 	int rc = may_write(fs, c->out, false);
 
+	if (!rc && c->kill_suid)
+		rc = drop_suid(fs, c->out->ip);
 	while (!rc && c->done < c->len) {
 		ssize_t n = fs_data_read(fs, c->in->ip, NULL, c->slice, TS_MIN(c->len - c->done, COPY_SLICE), c->in_off + c->done), w = 0;
 
@@ -448,9 +453,10 @@ static int copy_slices(struct fs *fs, struct copy *c)
 	return rc;
 }
 
-ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len)
+ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len,
+		      bool kill_suid)
 {
-	struct copy c = {.in = in, .out = out, .in_off = in_off, .out_off = out_off, .len = len};
+	struct copy c = {.in = in, .out = out, .in_off = in_off, .out_off = out_off, .len = len, .kill_suid = kill_suid};
 	struct refills r = {0};
 	int rc = fs_enter(fs, FS_OP_COPY);
 

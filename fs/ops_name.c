@@ -92,6 +92,7 @@ struct name_arg {
 	size_t len;
 	bool rmdir;
 	struct fs_attr *out;
+	struct fs_hold *hold;
 };
 
 static int lookup_entry(struct fs *fs, const struct name_arg *a, struct fs_dirent *e)
@@ -110,12 +111,20 @@ static int lookup_entry(struct fs *fs, const struct name_arg *a, struct fs_diren
 	return rc;
 }
 
+/* As an open file does: the reaper of this node looks at `opens`, that of another one at the token. Takes over ip's reference. */
+static void hold_make(struct fs_take *t, struct fs_hold *hold, struct fs_inode *ip)
+{
+	ip->opens++;
+	*hold = (struct fs_hold){.pin = fs_take_keep(t, TOK_OPEN, ip->ino), .ip = ip};
+}
+
 static int lookup_once(struct fs_take *t, void *arg)
 {
 	struct name_arg *a = arg;
 	struct fs *fs = t->fs;
 	struct fs_dirent e;
 	struct fs_inode *ip;
+	bool hold;
 	int rc;
 
 	fs_take_add(t, TOK_DIR, a->dir, TOK_SH);
@@ -123,22 +132,48 @@ static int lookup_once(struct fs_take *t, void *arg)
 	rc = fs_take_all(t);
 	if (!rc)
 		rc = lookup_entry(fs, a, &e);
+	hold = !rc && a->hold && !fs_name_dots(a->name, a->len) && e.type != DT_DIR;
+	if (hold)
+		rc = fs_take_more(t, TOK_OPEN, e.ino, TOK_SH);
 	if (!rc)
 		rc = fs_take_more(t, TOK_INODE, e.ino, TOK_SH);
 	if (!rc)
 		rc = fs_name_dots(a->name, a->len) ? fs_inode_get(fs, e.ino, &ip) : fs_child_open(fs, a->dir, &e, &ip);
 	if (!rc) {
 		fs_inode_attr(fs, ip, a->out);
-		fs_inode_put(fs, ip);
+		if (hold)
+			hold_make(t, a->hold, ip);
+		else
+			fs_inode_put(fs, ip);
 	}
 	/* Also for -ENOENT: the absence of the name may be cached, too. */
 	a->out->entry_cacheable = (!rc || rc == -ENOENT) && tok_cached(fs->tok, TOK_DIR, a->dir, TOK_SH);
 	return rc;
 }
 
-int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out)
+void fs_hold_drop(struct fs *fs, struct fs_hold *hold)
 {
-	struct name_arg a = {.cred = c, .dir = dir, .name = name, .len = len, .out = out};
+	struct fs_inode *ip = hold->ip;
+
+	if (!ip)
+		return;
+	hold->ip = NULL;
+	tok_unpin(fs->tok, &hold->pin);
+	TS_ASSERT(ip->opens);
+	if (!--ip->opens)
+		fs_inode_closed(fs, ip);
+	fs_inode_put(fs, ip);
+}
+
+uint64_t fs_hold_ino(const struct fs_hold *hold)
+{
+	return hold->ip ? hold->ip->ino : 0;
+}
+
+int fs_lookup_hold(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out,
+		   struct fs_hold *hold)
+{
+	struct name_arg a = {.cred = c, .dir = dir, .name = name, .len = len, .out = out, .hold = hold};
 	int rc = fs_name_enter(fs, FS_OP_LOOKUP, false);
 
 	if (!rc)
@@ -149,6 +184,11 @@ int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *
 	return fs_take_run(fs, fs_nowait(c), lookup_once, &a);
 }
 
+int fs_lookup(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, struct fs_attr *out)
+{
+	return fs_lookup_hold(fs, c, dir, name, len, out, NULL);
+}
+
 /* ---- make, link ---------------------------------------------------------------------------------------------------- */
 static int mknod_check(uint32_t mode, const char *target)
 {
@@ -156,8 +196,7 @@ static int mknod_check(uint32_t mode, const char *target)
 	case S_IFLNK:
 		if (!target || !*target)
 			return -ENOENT;
-		/* In the inode, with room for the place of an xattr block. */
-		return strlen(target) > FS_INODE_PAYLOAD - 48 ? -ENAMETOOLONG : 0;
+		return strlen(target) > FS_TARGET_MAX ? -ENAMETOOLONG : 0;
 	case S_IFREG:
 	case S_IFDIR:
 	case S_IFCHR:

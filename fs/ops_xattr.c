@@ -205,7 +205,7 @@ static ssize_t list_names(struct look *l)
 	size_t nl, vl, total = 0;
 
 	while (fs_xattr_next(&r, &name, &nl, &value, &vl)) {
-		if (!l->root && nl > 8 && !memcmp(name, "trusted.", 8))
+		if ((!l->root && nl > 8 && !memcmp(name, "trusted.", 8)) || (nl == strlen(FS_XATTR_TARGET) && !memcmp(name, FS_XATTR_TARGET, nl)))
 			continue;
 		total += nl + 1;
 		if (l->size) {

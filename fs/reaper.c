@@ -4,7 +4,9 @@
  *
  * FREE intents are applied in batches per region, only when the freeing transaction is stable (law 7). A region of
  * another node is asked for politely a few times, then its token is taken. ORPHAN intents are polled: each try takes OPEN EX only if
- * it is free now, so that a file held open for days costs a message now and then and never a waiting fiber.
+ * it is free now, so that a file held open for days costs a message now and then and never a waiting fiber. One that the mount
+ * of this node still knows (a removed directory that is somebody's working directory, a name looked up and not yet opened) is
+ * parked until the mount has forgotten it.
  * What must never happen: an intent done twice, or one orphan that keeps the others waiting. */
 #include "fs/alloc_int.h"
 
@@ -18,11 +20,12 @@
 #define RETRY_MAX_NS  (5 * TS_NS_PER_S)
 
 struct orphan {
-	struct ts_map_node node;
-	struct ts_list link; /* queue, while no worker has it */
+	struct ts_map_node node, by_ino;
+	struct ts_list link; /* queue or parked, while no worker has it */
 	struct fs *fs;
 	uint64_t number, ino, next_try, delay;
 	uint32_t gen;
+	bool parked;
 };
 struct fs_reaper {
 	struct ts_cond wake, passed;
@@ -30,8 +33,8 @@ struct fs_reaper {
 	unsigned urgent; /* fibers that wait for space */
 	uint64_t passes;
 	uint64_t next_free, next_walk;
-	struct ts_map orphans;
-	struct ts_list queue;
+	struct ts_map orphans, inos; /* by intent, by inode */
+	struct ts_list queue, parked;
 	unsigned workers;
 };
 
@@ -61,6 +64,11 @@ void fs_reaper_orphan(struct fs *fs, uint64_t number, uint64_t ino, uint32_t gen
 		ts_free(o);
 		return;
 	}
+	if (ts_map_insert(&r->inos, &o->by_ino, ts_hash_u64(ino))) {
+		ts_map_remove(&r->orphans, &o->node);
+		ts_free(o);
+		return;
+	}
 	ts_list_push_back(&r->queue, &o->link);
 	fs->alloc->promised++;
 	fs_reaper_kick(fs);
@@ -77,6 +85,7 @@ static void orphan_work(void *arg)
 	r->workers--;
 	if (rc == 0) {
 		ts_map_remove(&r->orphans, &o->node);
+		ts_map_remove(&r->inos, &o->by_ino);
 		ts_free(o);
 	} else {
 		if (rc != -EAGAIN && rc != -TS_ERR_FENCED && fs->run != FS_RUN_STOPPED)
@@ -90,6 +99,35 @@ static void orphan_work(void *arg)
 	if (!ts_list_empty(&r->queue))
 		fs_reaper_kick(fs);
 	ts_group_done(&fs->background, 0);
+}
+
+static bool still_known(struct fs *fs, const struct orphan *o)
+{
+	const struct fs_upcalls *up = &fs->args.up;
+
+	return up->known && up->known(up->arg, o->ino, o->gen);
+}
+
+static void unpark(struct fs_reaper *r, struct orphan *o)
+{
+	ts_list_del(&o->link);
+	o->next_try = 0;
+	ts_list_push_back(&r->queue, &o->link);
+}
+
+void fs_forgotten(struct fs *fs, uint64_t ino)
+{
+	struct fs_reaper *r = fs->reaper;
+
+	for (struct ts_map_node *n = r ? ts_map_first(&r->inos, ts_hash_u64(ino)) : NULL; n; n = ts_map_next(n)) {
+		struct orphan *o = TS_CONTAINER(n, struct orphan, by_ino);
+
+		if (o->ino != ino || !o->parked)
+			continue;
+		o->parked = false;
+		unpark(r, o);
+		fs_reaper_kick(fs);
+	}
 }
 
 /* Starts workers for orphans whose time has come; when the next one's will. */
@@ -110,6 +148,11 @@ static uint64_t orphans_start(struct fs *fs)
 			continue;
 		}
 		ts_list_del(&o->link);
+		if (still_known(fs, o)) {
+			o->parked = true;
+			ts_list_push_back(&r->parked, &o->link);
+			continue;
+		}
 		ts_group_add(&fs->background);
 		if (ts_fiber_spawn(fs->exec, "orphan", orphan_work, o)) {
 			ts_group_done(&fs->background, 0);
@@ -119,6 +162,18 @@ static uint64_t orphans_start(struct fs *fs)
 		r->workers++;
 	}
 	return next;
+}
+
+/* What the mount forgot without saying so: it is gone itself. */
+static void parked_walk(struct fs_reaper *r)
+{
+	ts_list_for_safe(l, tmp, &r->parked)
+	{
+		struct orphan *o = ts_list_entry(l, struct orphan, link);
+
+		o->parked = false;
+		unpark(r, o);
+	}
 }
 
 /* Intents that came with the log (mount, recovery of another node) or found no memory when they were made. */
@@ -241,6 +296,7 @@ static int pass(struct fs *fs)
 
 	if (now >= r->next_walk || r->urgent) {
 		orphans_walk(fs);
+		parked_walk(r);
 		r->next_walk = now + IDLE_NS;
 	}
 	if (r->urgent)
@@ -351,7 +407,9 @@ int fs_reaper_start(struct fs *fs)
 	ts_cond_init(&r->wake);
 	ts_cond_init(&r->passed);
 	ts_map_init(&r->orphans);
+	ts_map_init(&r->inos);
 	ts_list_init(&r->queue);
+	ts_list_init(&r->parked);
 	fs->reaper = r;
 	rc = spawn(fs, "reaper", reaper_fiber);
 	r->started = rc == 0;
@@ -364,8 +422,12 @@ int fs_reaper_start(struct fs *fs)
 
 static int orphan_free(struct ts_map_node *n, void *arg)
 {
-	ts_map_remove(arg, n);
-	ts_free(TS_CONTAINER(n, struct orphan, node));
+	struct fs_reaper *r = arg;
+	struct orphan *o = TS_CONTAINER(n, struct orphan, node);
+
+	ts_map_remove(&r->orphans, n);
+	ts_map_remove(&r->inos, &o->by_ino);
+	ts_free(o);
 	return 0;
 }
 
@@ -375,8 +437,9 @@ void fs_reaper_fini(struct fs *fs)
 
 	if (!r)
 		return;
-	(void)ts_map_each(&r->orphans, orphan_free, &r->orphans);
+	(void)ts_map_each(&r->orphans, orphan_free, r);
 	ts_map_fini(&r->orphans);
+	ts_map_fini(&r->inos);
 	ts_free(r);
 	fs->reaper = NULL;
 }

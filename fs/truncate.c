@@ -139,7 +139,7 @@ static int shrink_inline(struct fs *fs, struct data_file *df, uint64_t size, str
 	fs_tx_begin(fs, &tx);
 	fs_tx_buf(&tx, df->ip->buf);
 	len = le16_get(d->inline_len);
-	if (d->payload_type == FS_PL_INLINE && len > size && len <= FS_INODE_PAYLOAD) {
+	if ((d->payload_type == FS_PL_INLINE || d->payload_type == FS_PL_TARGET) && len > size && len <= FS_INODE_PAYLOAD) {
 		memset(d->payload + size, 0, len - size);
 		d->inline_len = le16_make((uint16_t)size);
 		if (!size)

@@ -166,7 +166,7 @@ static void wave_trim(struct fs *fs, struct data_blk *b)
 	unsigned need = 0;
 	struct fs_ext e;
 
-	if (b->map.addr || b->pins > 1)
+	if (b->map.addr || b->kept || b->pins > 1)
 		return;
 	for (unsigned i = 0; i < data_blk_chunks(fs); i++) {
 		unsigned valid = b->chunk[i] ? b->chunk[i]->valid : 0;

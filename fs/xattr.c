@@ -14,6 +14,7 @@ static unsigned front_of(const struct fs_inode_disk *d)
 	switch (d->payload_type) {
 	case FS_PL_INLINE:
 	case FS_PL_DIRINLINE:
+	case FS_PL_TARGET:
 		return le16_get(d->inline_len);
 	case FS_PL_MAP:
 	case FS_PL_DIRTREE:
@@ -233,15 +234,14 @@ static void store_inline(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip, c
 	clear_tail(d);
 	d->flags = le32_make(le32_get(d->flags) & ~(uint32_t)FS_IF_XATTR_BLOCK);
 	d->xattr_len = le16_make((uint16_t)len);
-	memcpy(inline_list(d), list, len);
+	if (len)
+		memcpy(inline_list(d), list, len);
 }
 
 /* The list goes into the block: the one there is, or a new one with its space e. */
-static void store_block(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip, struct fs_buf *b, const struct fs_ext *e,
+static void store_block(struct fs *fs, struct fs_tx *tx, struct fs_inode_disk *d, struct fs_buf *b, const struct fs_ext *e,
 			const uint8_t *list, size_t len)
 {
-	struct fs_inode_disk *d = fs_idisk(ip);
-
 	fs_tx_buf(tx, b);
 	list_to_block(b, list, len);
 	if (!e) {
@@ -260,13 +260,13 @@ static void store_block(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip, st
 }
 
 /* Space and buffer for a list that leaves the inode: before the transaction. */
-static int block_prepare(struct fs *fs, struct fs_inode *ip, struct fs_ext *e, struct fs_buf **b)
+static int block_prepare(struct fs *fs, uint64_t ino, uint32_t gen, struct fs_ext *e, struct fs_buf **b)
 {
-	int rc = fs_alloc_take(fs, true, 1, 0, ip->ino, e);
+	int rc = fs_alloc_take(fs, true, 1, 0, ino, e);
 
 	if (rc)
 		return rc;
-	rc = fs_buf_new(fs, e->addr, FS_BT_XATTR, TOK_INODE, ip->ino, ip->gen, b);
+	rc = fs_buf_new(fs, e->addr, FS_BT_XATTR, TOK_INODE, ino, gen, b);
 	if (rc)
 		fs_alloc_untake(fs, e);
 	return rc;
@@ -306,7 +306,7 @@ static int store_in_block(struct fs *fs, struct fs_inode *ip, struct fs_xattr_se
 	struct fs_buf *b = s->blk;
 	struct fs_ext e = {0};
 	struct fs_tx tx;
-	int rc = b ? 0 : block_prepare(fs, ip, &e, &b);
+	int rc = b ? 0 : block_prepare(fs, ip->ino, ip->gen, &e, &b);
 
 	if (rc)
 		return rc;
@@ -317,7 +317,7 @@ static int store_in_block(struct fs *fs, struct fs_inode *ip, struct fs_xattr_se
 	} else {
 		fs_tx_begin(fs, &tx);
 		fs_tx_buf(&tx, ip->buf);
-		store_block(fs, &tx, ip, b, e.subs ? &e : NULL, s->list, s->len);
+		store_block(fs, &tx, fs_idisk(ip), b, e.subs ? &e : NULL, s->list, s->len);
 		touch(fs, &tx, ip, mode);
 		fs_tx_commit(&tx);
 	}
@@ -356,6 +356,44 @@ int fs_xattr_make_room(struct fs *fs, struct fs_inode *ip, unsigned front)
 		rc = -EUCLEAN;
 	if (!rc)
 		rc = store_in_block(fs, ip, s, NULL);
+	fs_xattr_unload(fs, s);
+	ts_free(s);
+	return rc;
+}
+
+/* ---- long symlink targets ---------------------------------------------------------------------------------------------- */
+int fs_xattr_target_prepare(struct fs *fs, uint64_t ino, uint32_t gen, struct fs_ext *e, struct fs_buf **b)
+{
+	return block_prepare(fs, ino, gen, e, b);
+}
+
+void fs_xattr_target_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode_disk *d, struct fs_buf *b, const struct fs_ext *e,
+			const char *rest, size_t len)
+{
+	uint8_t list[sizeof(struct fs_xattr_ent_disk) + sizeof(FS_XATTR_TARGET) + FS_TARGET_MAX - FS_TARGET_INLINE];
+	size_t n = list_add(list, 0, sizeof(list), FS_XATTR_TARGET, rest, len);
+
+	TS_ASSERT(n);
+	store_block(fs, tx, d, b, e, list, n);
+}
+
+int fs_xattr_target_rest(struct fs *fs, struct fs_inode *ip, char *rest, size_t size)
+{
+	struct fs_xattr_set *s = ts_alloc(sizeof(*s));
+	const uint8_t *v;
+	size_t len;
+	int rc;
+
+	if (!s)
+		return -ENOMEM;
+	rc = fs_xattr_load(fs, ip, s);
+	v = rc ? NULL : fs_xattr_find(s->list, s->len, FS_XATTR_TARGET, &len);
+	if (!rc && (!v || len > FS_TARGET_MAX - FS_TARGET_INLINE))
+		rc = -EUCLEAN;
+	if (!rc) {
+		rc = (int)TS_MIN(len, size);
+		memcpy(rest, v, (size_t)rc);
+	}
 	fs_xattr_unload(fs, s);
 	ts_free(s);
 	return rc;

@@ -28,6 +28,12 @@ int fs_xattr_store(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s, c
 fs_addr fs_xattr_block(struct fs_inode *ip); /* 0: none */
 bool fs_xattr_next(struct ts_rd *r, const char **name, size_t *name_len, const uint8_t **value, size_t *len);
 
+/* The end of a symlink target that does not fit its inode (FS_PL_TARGET). New: space and buffer before the transaction. */
+int fs_xattr_target_prepare(struct fs *fs, uint64_t ino, uint32_t gen, struct fs_ext *e, struct fs_buf **b) TS_MUST_CHECK;
+void fs_xattr_target_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode_disk *d, struct fs_buf *b, const struct fs_ext *e,
+			const char *rest, size_t len);
+int fs_xattr_target_rest(struct fs *fs, struct fs_inode *ip, char *rest, size_t size) TS_MUST_CHECK; /* bytes copied, or -errno */
+
 /* acl.c */
 int fs_acl_check(const void *value, size_t len) TS_MUST_CHECK; /* -EINVAL */
 /* Permission bits that the ACL says; *only_mode: it says nothing else. */

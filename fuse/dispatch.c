@@ -13,6 +13,7 @@ const struct tf_op_ent tf_ops[64] = {
 	[FUSE_LOOKUP] = {"lookup", tf_op_lookup, false},
 	[FUSE_FORGET] = {"forget", tf_op_forget, true},
 	[FUSE_GETATTR] = {"getattr", tf_op_getattr, false},
+	[TF_STATX] = {"statx", tf_op_statx, false},
 	[FUSE_SETATTR] = {"setattr", tf_op_setattr, false},
 	[FUSE_READLINK] = {"readlink", tf_op_readlink, false},
 	[FUSE_SYMLINK] = {"symlink", tf_op_symlink, false},
@@ -155,9 +156,43 @@ static void req_run(void *arg)
 	if (ts_fiber_self())
 		ts_fiber_data_set(q);
 	int rc = tf_ops[q->in->opcode].fn(q);
+	if (rc == -ESTALE)
+		rc = tf_removed_dir(q);
+	tf_retry_done(q, rc);
 	if (rc < 0 && rc != -TF_NOREPLY)
 		tf_reply_err(q, -rc);
 	req_free(q);
+}
+
+static uint64_t means(struct tf_req *q, unsigned i, uint64_t nodeid)
+{
+	const struct tf_node *n = tf_node_by_id(q->tf, nodeid);
+	q->means[i].ino = tf_node_ino(nodeid);
+	q->means[i].gen = n ? n->gen : 0; /* not known: by handle, and the kernel compares the generation itself */
+	return q->means[i].ino;
+}
+
+uint64_t tf_second(struct tf_req *q, uint64_t nodeid)
+{
+	return means(q, 1, nodeid);
+}
+
+/* From here on in->nodeid is the inode's number, and the generation is looked at by tf_stale(). */
+static void req_target(struct tf_req *q)
+{
+	struct fuse_in_header *h = (struct fuse_in_header *)q->buf;
+	q->nodeid = h->nodeid;
+	h->nodeid = means(q, 0, h->nodeid);
+}
+
+/* Asked by fs/ on the fiber of a request, for every inode it comes to. */
+bool tf_stale(void *arg, uint64_t ino, uint32_t gen)
+{
+	const struct tf_req *q = ts_fiber_data();
+	for (unsigned i = 0; q && i < TS_ARRAY_LEN(q->means); i++)
+		if (q->means[i].ino == ino && q->means[i].gen && q->means[i].gen != gen)
+			return true;
+	return false;
 }
 
 /* Makes a request of the n bytes in tf->rbuf. Small ones are copied so that the big buffer stays; large ones take it. */
@@ -184,6 +219,7 @@ static struct tf_req *req_new(struct tfuse *tf, size_t n)
 	q->in = (const struct fuse_in_header *)q->buf;
 	q->arg = q->buf + sizeof(*q->in);
 	q->arg_len = n - sizeof(*q->in);
+	req_target(q);
 	q->cred = (struct fs_cred){.uid = q->in->uid, .gid = q->in->gid, .pid = q->in->pid};
 	ts_list_init(&q->node_link);
 	ts_list_push_back(&tf->requests, &q->link);

@@ -17,10 +17,43 @@
 #define TF_FOREVER_S   (365u * 86400u)
 #define TF_NAME_MAX    255
 
+/* Of the kernel's protocol, and not in every <linux/fuse.h> that this builds with. */
+#define TF_DIRECT_IO_ALLOW_MMAP (1ULL << 36) /* INIT flag, 7.39 */
+#define TF_STATX		52	     /* opcode, 7.39 */
+struct tf_sx_time_msg {
+	int64_t tv_sec;
+	uint32_t tv_nsec;
+	int32_t reserved;
+};
+struct tf_statx_msg {
+	uint32_t mask, blksize;
+	uint64_t attributes;
+	uint32_t nlink, uid, gid;
+	uint16_t mode, spare0;
+	uint64_t ino, size, blocks, attributes_mask;
+	struct tf_sx_time_msg atime, btime, ctime, mtime;
+	uint32_t rdev_major, rdev_minor, dev_major, dev_minor;
+	uint64_t spare2[14];
+};
+struct tf_statx_out_msg {
+	uint64_t attr_valid;
+	uint32_t attr_valid_nsec, flags;
+	uint64_t spare[2];
+	struct tf_statx_msg stat;
+};
+_Static_assert(sizeof(struct tf_statx_msg) == 256 && sizeof(struct tf_statx_out_msg) == 288, "answer to STATX");
+
+/* The kernel's name of an inode: number and low bits of the generation, so that a number used again is another inode for it. */
+#define TF_INO_BITS 48
+/* fs/format.h: FS_MAX_INO = 2^48 */
+
 struct tf_node { /* an inode the kernel may know */
 	struct ts_map_node node;
 	uint64_t ino;
 	uint32_t gen;
+	bool old;		  /* the number was used again since: found by its node id only */
+	bool awaited;		  /* fs/ waits for its FORGET to free it */
+	struct fs_attr *last;	  /* directories: as last told, for when it was removed and freed elsewhere */
 	uint64_t nlookup;	  /* mirrored for notifier threads in `known` */
 	atomic_bool known;	  /* nlookup > 0 */
 	atomic_uint_least64_t replied_ns; /* when an entry reply for it last went out */
@@ -50,10 +83,22 @@ struct tf_req {
 	struct fs_cred cred;
 	struct ts_list link;	/* tfuse.requests */
 	bool interrupted;	/* a signal came for whoever waits for the answer */
+	uint64_t nodeid;	/* the kernel's; in->nodeid is the inode's number */
+	struct { /* what the request means: node ids of what the kernel knows */
+		uint64_t ino;
+		uint32_t gen;
+	} means[2];
 	struct tf_node *node;	/* READ, WRITE: set while in one of its lists */
 	struct ts_list node_link;
 	uint64_t first, last;	/* READ, WRITE: bytes covered */
 	uint8_t small[TF_SMALL_BYTES] __attribute__((aligned(8)));
+};
+
+#define TF_RETRIES 16
+struct tf_retry { /* a thread that was answered ESTALE walks its path again */
+	uint32_t pid;
+	uint64_t until; /* 0: free */
+	struct fs_hold hold;
 };
 
 struct tfuse {
@@ -76,6 +121,8 @@ struct tfuse {
 	unsigned in_flight;
 	struct ts_list requests; /* that are on fibers */
 	unsigned late_total;	/* bound of answered, not yet applied WRITEs */
+	struct tf_retry retries[TF_RETRIES];
+	unsigned nretries;	/* in use */
 	struct ts_cond idle;
 	struct tf_notify *notify;
 	struct tfuse_stats st;
@@ -108,6 +155,7 @@ int tf_op_forget(struct tf_req *q);
 int tf_op_batch_forget(struct tf_req *q);
 int tf_op_interrupt(struct tf_req *q);
 int tf_op_getattr(struct tf_req *q);
+int tf_op_statx(struct tf_req *q);
 int tf_op_setattr(struct tf_req *q);
 int tf_op_readlink(struct tf_req *q);
 int tf_op_symlink(struct tf_req *q);
@@ -147,11 +195,20 @@ int tf_entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *a, b
 void tf_attr_timeout(struct tfuse *tf, struct tf_node *n, const struct fs_attr *a, uint64_t *valid);
 
 bool tf_interrupted(void *arg);
+bool tf_stale(void *arg, uint64_t ino, uint32_t gen);
+uint64_t tf_second(struct tf_req *q, uint64_t nodeid); /* inode number of the other inode of a request */
+/* ops_attr.c: the request met a removed directory that is no more: an answer as if it were still there, without names. */
+int tf_removed_dir(struct tf_req *q);
 
 /* nodes.c */
-struct tf_node *tf_node_find(struct tfuse *tf, uint64_t ino);
+uint64_t tf_nodeid(uint64_t ino, uint32_t gen);
+struct tf_node *tf_node_find(struct tfuse *tf, uint64_t ino); /* its latest generation */
+struct tf_node *tf_node_by_id(struct tfuse *tf, uint64_t nodeid);
+uint64_t tf_node_ino(uint64_t nodeid);
+bool tf_known(void *arg, uint64_t ino, uint32_t gen);
+void tf_node_saw(struct tf_node *n, const struct fs_attr *a);
 struct tf_node *tf_node_get(struct tfuse *tf, uint64_t ino, uint32_t gen); /* makes it; nlookup + 1; NULL without memory */
-void tf_node_forget(struct tfuse *tf, uint64_t ino, uint64_t n);
+void tf_node_forget(struct tfuse *tf, uint64_t nodeid, uint64_t n);
 void tf_node_ref(struct tf_node *n);
 void tf_node_unref(struct tfuse *tf, struct tf_node *n);
 void tf_nodes_clear(struct tfuse *tf);
@@ -173,6 +230,11 @@ struct tf_job *tf_job_new(struct tfuse *tf, int (*fn)(struct tf_job *));
 void tf_job_submit(struct tf_job *j);
 /* Submits, waits, frees; returns fn's result. */
 int tf_job_run(struct tf_job *j, const char *what, uint64_t id);
+
+/* retry.c */
+void tf_retry_done(struct tf_req *q, int rc); /* every request, behind its handler */
+int tf_retry_lookup(struct tf_req *q, const char *name, size_t len, struct fs_attr *a) TS_MUST_CHECK;
+void tf_retry_clear(struct tfuse *tf);
 
 /* upcalls.c */
 void tf_inval_attr(void *arg, uint64_t ino);

@@ -45,6 +45,8 @@ void tfuse_upcalls(struct tfuse *tf, struct fs_upcalls *out)
 		.inval_names = tf_inval_names,
 		.stopped = tf_stopped,
 		.interrupted = tf_interrupted,
+		.stale = tf_stale,
+		.known = tf_known,
 		.arg = tf,
 	};
 }
@@ -149,6 +151,7 @@ void tfuse_drain(struct tfuse *tf)
 {
 	while (tf->in_flight)
 		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, 0);
+	tf_retry_clear(tf);
 }
 
 void tfuse_free(struct tfuse *tf)
@@ -192,6 +195,8 @@ static const struct {
 	{FUSE_READDIRPLUS_AUTO, "only where somebody stats"},
 	{FUSE_MAX_PAGES, "1 MiB writes"},
 	{FUSE_EXPLICIT_INVAL_DATA, "pages go when the token goes, never by a guess from mtime"},
+	{FUSE_INIT_EXT, "flags beyond 32 bits"},
+	{TF_DIRECT_IO_ALLOW_MMAP, "files opened with O_APPEND, hence with direct I/O, can be mapped shared"},
 	{FUSE_HANDLE_KILLPRIV_V2, "no security.capability query before every write"},
 };
 
@@ -202,6 +207,8 @@ int tf_op_init(struct tf_req *q)
 	if (!in || in->major != FUSE_KERNEL_VERSION)
 		return -EPROTO;
 	uint64_t offered = in->flags, want = 0;
+	if (in->flags & FUSE_INIT_EXT && tf_arg(q, offsetof(struct fuse_init_in, unused)))
+		offered |= (uint64_t)in->flags2 << 32;
 	for (size_t i = 0; i < TS_ARRAY_LEN(wanted); i++)
 		want |= wanted[i].flag & offered;
 	tf->proto_minor = in->minor;
@@ -211,6 +218,7 @@ int tf_op_init(struct tf_req *q)
 		.minor = TS_MIN(in->minor, (uint32_t)FUSE_KERNEL_MINOR_VERSION),
 		.max_readahead = in->max_readahead,
 		.flags = (uint32_t)want,
+		.flags2 = (uint32_t)(want >> 32),
 		.max_background = TF_BACKGROUND,
 		.congestion_threshold = TF_BACKGROUND / 4 * 3,
 		.max_write = TF_MAX_WRITE,

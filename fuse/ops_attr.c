@@ -2,6 +2,7 @@
 /* Attributes, extended attributes, statfs, forgets. An attribute timeout is handed out only while the inode's token is
  * held and no revoke has begun; between fs_getattr's answer and the reply there is no wait. */
 #include "fuse/fuse_int.h"
+#include <sys/sysmacros.h>
 
 /* Seconds and nanoseconds of a signed time: nanoseconds are never negative, also before 1970. */
 static uint64_t time_s(int64_t ns)
@@ -50,9 +51,9 @@ static int attr_reply(struct tf_req *q, const struct fs_attr *a)
 {
 	struct fuse_attr_out out = {0};
 	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
-	if (n && n->gen != a->gen)
-		return -ESTALE;
 	tf_attr_fill(&out.attr, a);
+	if (n)
+		tf_node_saw(n, a);
 	tf_attr_timeout(q->tf, n, a, &out.attr_valid);
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
@@ -62,6 +63,63 @@ int tf_op_getattr(struct tf_req *q)
 	struct fs_attr a;
 	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
 	return rc ? rc : attr_reply(q, &a);
+}
+
+static struct tf_sx_time_msg sx_time(int64_t ns)
+{
+	return (struct tf_sx_time_msg){.tv_sec = (int64_t)time_s(ns), .tv_nsec = time_ns(ns)};
+}
+
+/* Asked only for the time of birth, which GETATTR has no room for; the kernel takes the other fields from it, too. */
+static int statx_reply(struct tf_req *q, const struct fs_attr *a)
+{
+	struct tf_statx_out_msg out = {0};
+	out.stat = (struct tf_statx_msg){
+		.mask = STATX_BASIC_STATS | STATX_BTIME,
+		.blksize = a->blksize,
+		.nlink = a->nlink,
+		.uid = a->uid,
+		.gid = a->gid,
+		.mode = (uint16_t)a->mode,
+		.ino = a->ino,
+		.size = a->size,
+		.blocks = a->blocks512,
+		.atime = sx_time(a->atime_ns),
+		.btime = sx_time(a->btime_ns),
+		.ctime = sx_time(a->ctime_ns),
+		.mtime = sx_time(a->mtime_ns),
+		.rdev_major = major((uint32_t)a->rdev),
+		.rdev_minor = minor((uint32_t)a->rdev),
+	};
+	tf_attr_timeout(q->tf, tf_node_find(q->tf, q->in->nodeid), a, &out.attr_valid);
+	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
+}
+
+int tf_op_statx(struct tf_req *q)
+{
+	struct fs_attr a;
+	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	return rc ? rc : statx_reply(q, &a);
+}
+
+int tf_removed_dir(struct tf_req *q)
+{
+	const struct tf_node *n = tf_node_by_id(q->tf, q->nodeid);
+	struct fs_attr a;
+	if (!n || !n->last)
+		return -ESTALE;
+	a = *n->last;
+	a.nlink = 0;
+	a.size = a.blocks512 = 0;
+	a.cacheable = false; /* attr_reply keeps it as last seen, which it is */
+	switch (q->in->opcode) {
+	case FUSE_GETATTR:
+		return attr_reply(q, &a);
+	case TF_STATX:
+		return statx_reply(q, &a);
+	default:
+		return -ENOENT;
+	}
 }
 
 static const struct {
@@ -119,7 +177,7 @@ int tf_op_forget(struct tf_req *q)
 {
 	const struct fuse_forget_in *in = tf_arg(q, sizeof(*in));
 	if (in)
-		tf_node_forget(q->tf, q->in->nodeid, in->nlookup);
+		tf_node_forget(q->tf, q->nodeid, in->nlookup);
 	return -TF_NOREPLY;
 }
 

@@ -78,7 +78,7 @@ static int created_reply(struct tf_req *q, struct fs_file *f, const struct fs_at
 	open_fill(q->tf, a->ino, flags, f, &out.o);
 	if (tf_reply(q, &out, sizeof(out))) {
 		open_undo(q->tf, a->ino, flags);
-		tf_node_forget(q->tf, a->ino, 1);
+		tf_node_forget(q->tf, out.e.nodeid, 1);
 		fs_release(q->tf->fs, f);
 		return -TF_NOREPLY;
 	}
@@ -327,6 +327,12 @@ int tf_op_fsync(struct tf_req *q)
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
 }
 
+/* The kernel says it for writes only (FUSE_WRITE_KILL_SUIDGID); for the other calls the user counts, not CAP_FSETID. */
+static bool kills_set_id(const struct tf_req *q)
+{
+	return q->cred.uid != 0;
+}
+
 int tf_op_fallocate(struct tf_req *q)
 {
 	const struct fuse_fallocate_in *in = tf_arg(q, sizeof(*in));
@@ -334,7 +340,7 @@ int tf_op_fallocate(struct tf_req *q)
 		return -EINVAL;
 	if (in->mode & ~(uint32_t)(FS_FALLOC_KEEP_SIZE | FS_FALLOC_PUNCH | FS_FALLOC_ZERO))
 		return -EOPNOTSUPP;
-	int rc = fs_fallocate(q->tf->fs, handle(in->fh), (int)in->mode, in->offset, in->length);
+	int rc = fs_fallocate(q->tf->fs, handle(in->fh), (int)in->mode, in->offset, in->length, kills_set_id(q));
 	if (rc)
 		return rc;
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
@@ -358,7 +364,7 @@ int tf_op_copy_file_range(struct tf_req *q)
 	if (!in || in->flags)
 		return -EINVAL;
 	size_t len = TS_MIN(in->len, (uint64_t)1 << 30);
-	ssize_t r = fs_copy_range(q->tf->fs, handle(in->fh_in), in->off_in, handle(in->fh_out), in->off_out, len);
+	ssize_t r = fs_copy_range(q->tf->fs, handle(in->fh_in), in->off_in, handle(in->fh_out), in->off_out, len, kills_set_id(q));
 	if (r < 0)
 		return (int)r;
 	struct fuse_write_out out = {.size = (uint32_t)r};

@@ -11,8 +11,9 @@ struct tf_node *tf_entry_fill(struct tfuse *tf, uint64_t parent, struct fuse_ent
 	struct tf_node *n = tf_node_get(tf, a->ino, a->gen);
 	if (!n)
 		return NULL;
-	*e = (struct fuse_entry_out){.nodeid = a->ino, .generation = a->gen};
+	*e = (struct fuse_entry_out){.nodeid = tf_nodeid(a->ino, a->gen), .generation = a->gen};
 	tf_attr_fill(&e->attr, a);
+	tf_node_saw(n, a);
 	if (attrs)
 		tf_attr_timeout(tf, n, a, &e->attr_valid);
 	if (names && tf->have_epoch && a->entry_cacheable) {
@@ -31,7 +32,7 @@ int tf_entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *a, b
 	if (!tf_entry_fill(q->tf, parent, &e, a, attrs, true))
 		return -ENOMEM;
 	if (tf_reply(q, &e, sizeof(e))) {
-		tf_node_forget(q->tf, a->ino, 1); /* the entry did not reach the kernel */
+		tf_node_forget(q->tf, e.nodeid, 1); /* the entry did not reach the kernel */
 		return -TF_NOREPLY;
 	}
 	return 0;
@@ -46,7 +47,7 @@ int tf_op_lookup(struct tf_req *q)
 		return -EINVAL;
 	if (len > TF_NAME_MAX)
 		return -ENAMETOOLONG;
-	int rc = fs_lookup(q->tf->fs, &q->cred, q->in->nodeid, name, len, &a);
+	int rc = tf_retry_lookup(q, name, len, &a);
 	return rc ? rc : tf_entry_reply(q, q->in->nodeid, &a, true);
 }
 
@@ -96,7 +97,7 @@ int tf_op_link(struct tf_req *q)
 		return -EINVAL;
 	if (len > TF_NAME_MAX)
 		return -ENAMETOOLONG;
-	int rc = fs_link(q->tf->fs, &q->cred, in->oldnodeid, q->in->nodeid, name, len, &a);
+	int rc = fs_link(q->tf->fs, &q->cred, tf_second(q, in->oldnodeid), q->in->nodeid, name, len, &a);
 	return rc ? rc : tf_entry_reply(q, q->in->nodeid, &a, false);
 }
 
@@ -135,7 +136,7 @@ static int rename_any(struct tf_req *q, size_t off, uint64_t newdir, uint32_t fl
 		return -ENAMETOOLONG;
 	if (flags & ~3u) /* RENAME_WHITEOUT: overlay's business */
 		return -EINVAL;
-	int rc = fs_rename(q->tf->fs, &q->cred, q->in->nodeid, name, len, newdir, newname, nlen, flags);
+	int rc = fs_rename(q->tf->fs, &q->cred, q->in->nodeid, name, len, tf_second(q, newdir), newname, nlen, flags);
 	if (rc)
 		return rc;
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;

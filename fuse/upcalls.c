@@ -39,13 +39,13 @@ static int notify_inval_inode(struct tfuse *tf, uint64_t ino, int64_t off, int64
 }
 
 /* Invalidates, and again while the kernel says ENOENT although an entry reply that it may not have applied yet went out.
- * A look-up count alone proves nothing: an inode number used again leaves the count of the old, unhashed inode behind.
+ * A look-up count alone proves nothing: a FORGET may be on its way for an inode that the kernel has dropped already.
  * Gives up when it was forgotten, the reply is long applied, or the mount is gone (then there is no cache). */
 static int inval_until_known(struct tf_job *j, int64_t off, int64_t len)
 {
 	const struct ts_env *env = ts_exec_env(j->tf->exec);
 	for (;;) {
-		int rc = notify_inval_inode(j->tf, j->node->ino, off, len);
+		int rc = notify_inval_inode(j->tf, tf_nodeid(j->node->ino, j->node->gen), off, len);
 		if (rc != -ENOENT || !atomic_load(&j->node->known) || atomic_load(&j->tf->is_gone))
 			return rc;
 		if (ts_now_ns(env) > atomic_load(&j->node->replied_ns) + TF_APPLY_NS)

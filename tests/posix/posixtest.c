@@ -37,7 +37,6 @@ static void usage(FILE *f)
 	      "PATTERN is like 'rename.*'. Needs root.\n"
 	      "  --fs tessera|local  what is tested; local: an ordinary file system, the oracle of the tests (tessera)\n"
 	      "  --long              more entries and rounds\n"
-	      "  --defects           run the tests of open defects too\n"
 	      "  --seed N            of what is random (1)\n"
 	      "  --limit SECONDS     for one test (60)\n"
 	      "  --list              names of the tests\n"
@@ -174,43 +173,12 @@ static void child_remove(const struct px_test *t)
 	_exit(0);
 }
 
-/* Defects of Tessera that are known and open: their tests are skipped by name and reason until they are mended; --defects runs
- * them. They are listed in the README as well. */
-static const struct {
-	const char *test;
-	bool two_only;
-	const char *why;
-} defects[] = {
-	{"mmap.append", false, "a shared map of a file opened with O_APPEND is refused"},
-	{"race.replace", false, "open may meet ESTALE while its name is being replaced"},
-	{"open.at", false, "a removed directory that is still open answers ESTALE"},
-	{"name.removed_cwd", false, "a removed working directory answers ESTALE"},
-	{"space.keep_size", false, "fallocate of a block that has data already does not allocate the rest of it"},
-	{"time.birth", false, "statx tells no birth time"},
-	{"name.symlinks", false, "symlink targets end at 3,853 bytes"},
-	{"perm.set_id", false, "fallocate by the owner keeps set-id bits"},
-};
-static bool run_defects;
-
-static const char *open_defect(const struct px_test *t)
-{
-	for (size_t i = 0; !px.local && !run_defects && i < PX_LEN(defects); i++)
-		if (fnmatch(defects[i].test, t->name, 0) == 0 && (px.two || !defects[i].two_only))
-			return defects[i].why;
-	return NULL;
-}
-
 static void run_test(const struct px_test *t)
 {
 	char a[PATH_MAX + 100], b[PATH_MAX + 100];
 	int64_t start = now_ns();
-	const char *why = open_defect(t);
+	const char *why;
 
-	if (why) {
-		printf("SKIP %s: open defect: %s\n", t->name, why);
-		skipped++;
-		return;
-	}
 	memset(px_shared, 0, sizeof(*px_shared));
 	snprintf(px_shared->test, sizeof(px_shared->test), "%s", t->name);
 	snprintf(a, sizeof(a), "%s/%s", top_a, t->name);
@@ -391,9 +359,7 @@ int main(int argc, char **argv)
 
 	px.seed = 1;
 	for (; i < argc && argv[i][0] == '-'; i++) {
-		if (!strcmp(argv[i], "--defects"))
-			run_defects = true;
-		else if (!strcmp(argv[i], "--long"))
+		if (!strcmp(argv[i], "--long"))
 			px.longrun = true;
 		else if (!strcmp(argv[i], "--self-test"))
 			self = true;

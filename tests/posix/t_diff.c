@@ -141,11 +141,27 @@ static void map_growth(void)
 	EQ(0, p[5000], "byte of the new part behind the look");
 }
 
+/* Only an open file keeps a file that another node removes. */
+static void removed_path(void)
+{
+	struct stat st;
+
+	px_mkfile(pa("f"));
+	int fd = (int)NEED(open(pa("f"), O_PATH));
+	OK(unlink(pb("f")));
+	for (int i = 0; i < 200 && fstat(fd, &st) == 0; i++) {
+		EQ(0, st.st_nlink, "links of a removed file");
+		usleep(100000);
+	}
+	FAILS(ESTALE, fstat(fd, &st));
+}
+
 const struct px_test px_diff_tests[] = {
 	{"diff.posix_acl", posix_acl, PX_DIFF, 0},     {"diff.locks_are_local", locks_are_local, PX_DIFF | PX_TWO, 0},
 	{"diff.lazy_atime", lazy_atime, PX_DIFF, 0},   {"diff.small_xattrs", small_xattrs, PX_DIFF, 0},
 	{"diff.not_offered", not_offered, PX_DIFF, 0}, {"diff.rwf_append", rwf_append, PX_DIFF | PX_TWO, 0},
 	{"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},
 	{"diff.copy_old_end", copy_old_end, PX_DIFF | PX_TWO, 0},
+	{"diff.removed_path", removed_path, PX_DIFF | PX_TWO, 0},
 	{NULL, NULL, 0, 0},
 };

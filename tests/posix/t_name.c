@@ -2,6 +2,7 @@
 /* Topic: making and removing names: link, symlink, mknod, mkdir, unlink, rmdir, and the counts that follow. */
 #include "px.h"
 
+#include <dirent.h>
 #include <sys/sysmacros.h>
 
 static void links(void)
@@ -249,6 +250,44 @@ static void removed_cwd(void)
 	TRUE(getcwd(buf, sizeof(buf)) == NULL, "getcwd in a removed directory");
 }
 
+/* A removed directory that is still open can be looked at and has no names; its number used again is another one. */
+static void removed_open(void)
+{
+	unsigned n = px.longrun ? 5000 : 300, names = 0;
+	struct stat was, st;
+
+	NEED(mkdir(pa("d"), 0750));
+	int d = (int)NEED(open(pa("d"), O_RDONLY | O_DIRECTORY)), path = (int)NEED(open(pa("d"), O_PATH));
+	OK(fstat(d, &was));
+	OK(rmdir(pb("d")));
+	for (unsigned i = 0; i < n; i++) {
+		NEED(mkdir(px_path(i % 2, "d"), 0755));
+		px_mkfile(px_path(i % 2, "d/x"));
+		FAILS(ENOENT, openat(d, "x", O_RDONLY));
+		FAILS(ENOENT, mkdirat(d, "y", 0755));
+		OK(unlink(px_path(i % 2, "d/x")));
+		OK(rmdir(px_path(i % 2, "d")));
+	}
+	OK(fstat(d, &st));
+	EQ(0, st.st_nlink, "links of a removed directory");
+	EQ(was.st_mode, st.st_mode, "its mode");
+	EQ(was.st_ino, st.st_ino, "its number");
+	OK(fstatat(path, "", &st, AT_EMPTY_PATH));
+	EQ(0, st.st_nlink, "links of a removed directory by its path descriptor");
+	FAILS(ENOENT, unlinkat(d, "x", 0));
+	FAILS(ENOENT, symlinkat("t", path, "l"));
+	FAILS(ENOENT, fstatat(path, "x", &st, 0));
+	DIR *dir = fdopendir(d);
+	NEED(dir ? 0 : -1);
+	errno = 0;
+	for (struct dirent *e; (e = readdir(dir));)
+		names += e->d_name[0] != '.';
+	EQ(0, errno, "end of the listing of a removed directory");
+	EQ(0, names, "names in it");
+	closedir(dir);
+	close(path);
+}
+
 /* The same name by turns through A and B: each sees at once what the other did. */
 static void turns(void)
 {
@@ -274,5 +313,6 @@ const struct px_test px_name_tests[] = {
 	{"name.links", links, 0, 0},		{"name.link_errors", link_errors, 0, 0}, {"name.link_many", link_many, 0, 0},
 	{"name.symlinks", symlinks, 0, 0},	{"name.symlink_turns", symlink_turns, 0, 0}, {"name.nodes", nodes, 0, 0},
 	{"name.dirs", dirs, 0, 0},		{"name.dir_errors", dir_errors, 0, 0},	 {"name.removed_cwd", removed_cwd, 0, 0},
+	{"name.removed_open", removed_open, 0, 0},
 	{"name.turns", turns, 0, 0},		{NULL, NULL, 0, 0},
 };

@@ -192,6 +192,13 @@ static void allocate_one(void *arg)
 	OK(fallocate(px_open(px_path(false, arg), O_WRONLY), 0, 0, 100));
 }
 
+static void copy_one(void *arg)
+{
+	int from = px_open(pa("from"), O_RDONLY);
+
+	EQ(3, copy_file_range(from, NULL, px_open(px_path(false, arg), O_WRONLY), NULL, 3, 0), "copy_file_range");
+}
+
 static void append_one(void *arg)
 {
 	EQ(1, write(px_open(px_path(false, arg), O_WRONLY | O_APPEND), "x", 1), "append");
@@ -213,7 +220,7 @@ static void chown_one(void *arg)
 static const struct {
 	const char *what;
 	void (*fn)(void *);
-} killers[] = {{"write", write_one},	   {"truncate", truncate_one}, {"fallocate", allocate_one},
+} killers[] = {{"write", write_one},	   {"truncate", truncate_one}, {"fallocate", allocate_one}, {"copy_file_range", copy_one},
 	       {"append", append_one}, {"direct write", direct_one}, {"chown", chown_one}};
 
 static void set_id(void)
@@ -223,6 +230,7 @@ static void set_id(void)
 	} modes[] = {{06777, 0777}, {04777, 0777}, {02777, 0777}, {02767, 02767}, {01777, 01777}};
 	char name[32];
 
+	px_make(pa("from"), "xyz", 3);
 	for (size_t k = 0; k < PX_LEN(killers); k++)
 		for (size_t i = 0; i < PX_LEN(modes); i++) {
 			snprintf(name, sizeof(name), "f%zu-%zu", k, i);

@@ -270,6 +270,40 @@ static void replaces(void)
 	px_nlink("f", 1);
 }
 
+/* The same, and the others make calls by the name: there is always a file. */
+static void replace_caller(void *arg, unsigned w)
+{
+	static const struct timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_NOW}};
+	char name[32];
+	struct stat st;
+
+	(void)arg;
+	for (unsigned i = 0; i < rounds(); i++) {
+		const char *p = px_path(w % 2, "f");
+		if (w < 2) {
+			snprintf(name, sizeof(name), "new%u", w);
+			px_make(px_path(w % 2, name), "abc", 3);
+			OK(rename(px_path(w % 2, name), p));
+			continue;
+		}
+		OK(stat(p, &st));
+		OK(chmod(p, 0640));
+		OK(utimensat(AT_FDCWD, p, now, 0));
+		OK(access(p, R_OK));
+		int fd = (int)OK(open(p, O_RDWR | O_CREAT, 0644));
+		close(fd);
+		OK(truncate(p, 2));
+	}
+}
+
+static void replace_calls(void)
+{
+	px_make(pa("f"), "xyz", 3);
+	px_parallel(WORKERS, replace_caller, NULL);
+	px_listing(".", (const char *const[]){"f"}, 1);
+	px_nlink("f", 1);
+}
+
 /* Many makers and removers in one directory, with a lister: nothing odd at the end. */
 static void busy_worker(void *arg, unsigned w)
 {
@@ -323,6 +357,7 @@ static void busy(void)
 const struct px_test px_race_tests[] = {
 	{"race.excl", excl, 0, 0},	 {"race.mkdir_rmdir", mkdirs, 0, 0}, {"race.unlink", unlinks, 0, 0},
 	{"race.rename", renames, 0, 0}, {"race.rings", rings, 0, 0},	      {"race.append", appends, 0, 0},
-	{"race.stripes", stripes, 0, 0}, {"race.replace", replaces, 0, 0},   {"race.busy", busy, 0, 0},
+	{"race.stripes", stripes, 0, 0}, {"race.replace", replaces, 0, 0},	 {"race.replace_calls", replace_calls, 0, 0},
+	{"race.busy", busy, 0, 0},
 	{NULL, NULL, 0, 0},
 };

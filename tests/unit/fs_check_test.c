@@ -92,7 +92,7 @@ static void alloc_range(uint64_t ino, int mode, uint64_t off, uint64_t len)
 	struct fs_file *f;
 
 	assert_int_equal(fs_open(fs, &me, ino, O_RDWR, &f), 0);
-	assert_int_equal(fs_fallocate(fs, f, mode, off, len), 0);
+	assert_int_equal(fs_fallocate(fs, f, mode, off, len, false), 0);
 	fs_release(fs, f);
 }
 
@@ -105,12 +105,12 @@ static void attr(uint64_t ino, const char *name, size_t len)
 }
 
 struct made {
-	uint64_t dir, tree, empty, tiny, flat, high, sparse, link, dev, fifo, sock, many;
+	uint64_t dir, tree, empty, tiny, flat, high, sparse, link, longlink, dev, fifo, sock, many;
 } made;
 
 static void populate(struct fs *f)
 {
-	char name[256];
+	char name[256], target[4001] = "";
 
 	fs = f;
 	memset(&made, 0, sizeof(made));
@@ -123,6 +123,9 @@ static void populate(struct fs *f)
 	made.high = mk(made.dir, "high", S_IFREG | 0644);
 	made.sparse = mk(made.dir, "sparse", S_IFREG | 0644);
 	made.link = mk(made.dir, "link", S_IFLNK | 0777);
+	memset(target, 't', sizeof(target) - 1);
+	assert_int_equal(fs_mknod(fs, &me, made.dir, "longlink", 8, S_IFLNK | 0777, 0, target, &at), 0);
+	made.longlink = at.ino;
 	made.dev = mk(made.dir, "dev", S_IFCHR | 0600);
 	made.fifo = mk(made.dir, "fifo", S_IFIFO | 0600);
 	made.sock = mk(made.dir, "sock", S_IFSOCK | 0600);
@@ -661,6 +664,10 @@ static void aim_files(struct fsh *h)
 
 	(void)aim_inode(h, "file, empty", made.empty);
 	(void)aim_inode(h, "symbolic link", made.link);
+	(void)aim_inode(h, "symbolic link, long", made.longlink);
+	a = find_block(h, FS_BT_XATTR, made.longlink);
+	AIM_BLOCK("end of its target", a, fs_xattr_disk);
+	AIM("attribute of that end", a, offsetof(struct fs_xattr_disk, ents), fs_xattr_ent_disk);
 	(void)aim_inode(h, "device", made.dev);
 	(void)aim_inode(h, "fifo", made.fifo);
 	(void)aim_inode(h, "socket", made.sock);

@@ -154,9 +154,9 @@ static void sparse_body(struct fsh *h, struct fs *fs)
 	assert_int_equal(fs_seek(fs, &f, 10 * bs + 5100, false), -ENXIO);
 	du_check(fs, &f, 0, 0, 10 * bs + 5000);
 	du_check(fs, &f, 3, 10 * bs + 5000, 100);
-	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_KEEP_SIZE, 20 * bs, 3 * bs), 0);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_KEEP_SIZE, 20 * bs, 3 * bs, false), 0);
 	assert_int_equal(f.ip->size, 10 * bs + 5100);
-	assert_int_equal(fs_fallocate(fs, &f, 0, 5 * bs, 3 * bs + 100), 0);
+	assert_int_equal(fs_fallocate(fs, &f, 0, 5 * bs, 3 * bs + 100, false), 0);
 	du_revoke(fs, &f);
 	du_check(fs, &f, 0, 0, 10 * bs + 5000);
 	assert_int_equal(fs_seek(fs, &f, 0, false), 10 * bs);
@@ -178,9 +178,9 @@ static void punch_body(struct fsh *h, struct fs *fs)
 
 	du_create(fs, &f);
 	du_write(fs, &f, 5, 0, 8 * bs + 777);
-	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH, 0, 1), -EOPNOTSUPP);
-	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, bs / 2 + 3, 3 * bs), 0);
-	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_ZERO, 5 * bs + 1, 2 * bs), 0);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH, 0, 1, false), -EOPNOTSUPP);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, bs / 2 + 3, 3 * bs, false), 0);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_ZERO, 5 * bs + 1, 2 * bs, false), 0);
 	for (int i = 0; i < 2; i++) {
 		du_check(fs, &f, 5, 0, bs / 2 + 3);
 		du_check(fs, &f, 0, bs / 2 + 3, 3 * bs);
@@ -192,10 +192,10 @@ static void punch_body(struct fsh *h, struct fs *fs)
 	assert_int_equal(fs_seek(fs, &f, 0, true), bs);
 	assert_int_equal(fs_seek(fs, &f, bs, false), 3 * bs);
 	assert_int_equal(fs_seek(fs, &f, 6 * bs, false), 7 * bs);
-	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, 8 * bs + 7, bs), 0);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, 8 * bs + 7, bs, false), 0);
 	du_check(fs, &f, 5, 8 * bs, 7);
 	du_check(fs, &f, 0, 8 * bs + 7, 770);
-	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, 0, 100 * bs), 0);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, 0, 100 * bs, false), 0);
 	assert_int_equal(le64_get(du_disk(fs, &f)->subs), 0);
 	assert_int_equal(f.ip->size, 8 * bs + 777);
 	du_close(fs, &f);
@@ -310,7 +310,7 @@ static void full_body(struct fsh *h, struct fs *fs)
 		assert_int_equal(fs_fsync(fs, &f, false), 0);
 		assert_int_equal(f.ip->size, at);
 		assert_int_equal(fs_write(fs, &g, p, 300000, 0, false, false, NULL), -ENOSPC);
-		assert_int_equal(fs_fallocate(fs, &g, 0, 0, 4 * MIB), -ENOSPC);
+		assert_int_equal(fs_fallocate(fs, &g, 0, 0, 4 * MIB, false), -ENOSPC);
 		assert_int_equal(fs_fsync(fs, &g, false), 0);
 		assert_int_equal(du_truncate(fs, &g, 0), 0);
 		assert_int_equal(du_truncate(fs, &f, 100), 0);
@@ -341,10 +341,10 @@ static void other_body(struct fsh *h, struct fs *fs)
 		assert_int_equal(fs_write(fs, &f, "0123456789abcdef", 16, 3, true, false, &off), 16);
 		assert_int_equal(off, i * 16);
 	}
-	assert_int_equal(fs_copy_range(fs, &f, 8, &g, 100000, 1 << 30), 7992);
+	assert_int_equal(fs_copy_range(fs, &f, 8, &g, 100000, 1 << 30, false), 7992);
 	assert_int_equal(g.ip->size, 107992);
-	assert_int_equal(fs_copy_range(fs, &f, 0, &f, 15, 16), -EINVAL);
-	assert_int_equal(fs_copy_range(fs, &f, 0, &f, 16000, 16), 16);
+	assert_int_equal(fs_copy_range(fs, &f, 0, &f, 15, 16, false), -EINVAL);
+	assert_int_equal(fs_copy_range(fs, &f, 0, &f, 16000, 16, false), 16);
 	assert_int_equal(fs_log_reserve(fs, 0), 0);
 	fs_tx_begin(fs, &tx);
 	fs_tx_buf(&tx, f.ip->buf);
@@ -397,9 +397,9 @@ static void crowd_writer(void *arg)
 		if (how == 0)
 			assert_int_equal(du_truncate(c->fs, &c->f, first * 4096), 0);
 		else if (how == 1)
-			assert_int_equal(fs_fallocate(c->fs, &c->f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, first * 4096, n * 4096), 0);
+			assert_int_equal(fs_fallocate(c->fs, &c->f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, first * 4096, n * 4096, false), 0);
 		else if (how == 2)
-			assert_int_equal(fs_fallocate(c->fs, &c->f, 0, first * 4096, n * 4096), 0);
+			assert_int_equal(fs_fallocate(c->fs, &c->f, 0, first * 4096, n * 4096, false), 0);
 		else
 			assert_int_equal(fs_write(c->fs, &c->f, p, n * 4096, first * 4096, false, false, NULL), (int64_t)n * 4096);
 		nap(c);

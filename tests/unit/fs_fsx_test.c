@@ -201,7 +201,7 @@ static void op_fallocate(struct fsx *x, unsigned i)
 	struct snap *s = push(&x->m[i]);
 
 	say(x, mode & FS_FALLOC_PUNCH ? "punch" : mode & FS_FALLOC_ZERO ? "zero" : "allocate", i, off, len);
-	assert_int_equal(fs_fallocate(x->fs, x->f[i], mode, off, len), 0);
+	assert_int_equal(fs_fallocate(x->fs, x->f[i], mode, off, len, false), 0);
 	if (mode & (FS_FALLOC_PUNCH | FS_FALLOC_ZERO))
 		memset(s->b + off, 0, len);
 	if (!(mode & FS_FALLOC_KEEP_SIZE))
@@ -219,7 +219,7 @@ static void op_copy(struct fsx *x, unsigned i)
 		return;
 	s = push(&x->m[i]);
 	say(x, "copy", i, to, len);
-	assert_int_equal(fs_copy_range(x->fs, x->f[j], from, x->f[i], to, len), (int64_t)len);
+	assert_int_equal(fs_copy_range(x->fs, x->f[j], from, x->f[i], to, len, false), (int64_t)len);
 	memcpy(s->b + to, src->b + from, len);
 	s->size = TS_MAX(s->size, to + len);
 }

@@ -81,7 +81,7 @@ static void cut_body(struct fsh *h, struct fs *fs)
 
 	du_open(fs, &f, map_ino);
 	check_all(fs, &f, UINT64_MAX);
-	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, 5376ULL * BS, (uint64_t)BS * (64ULL * 49787136 - 5376)), 0);
+	assert_int_equal(fs_fallocate(fs, &f, FS_FALLOC_PUNCH | FS_FALLOC_KEEP_SIZE, 5376ULL * BS, (uint64_t)BS * (64ULL * 49787136 - 5376), false), 0);
 	du_check(fs, &f, 0, 5376ULL * BS, 20000);
 	du_check(fs, &f, 0, 64ULL * 592704 * BS, 20000);
 	check_all(fs, &f, 5376);

@@ -169,15 +169,35 @@ static void make_and_look_up(void *arg)
 
 static void long_target(void *arg)
 {
-	char target[5000], back[5000];
+	static const size_t lens[] = {3852, 3853, 3854, 3901, 4094, 4095};
+	const struct fs_cred root = {0};
+	char target[5000], back[5000], name[8];
 
-	memset(target, 't', sizeof(target));
-	target[3854] = 0;
+	for (size_t i = 0; i < sizeof(target); i++)
+		target[i] = (char)('a' + i % 23);
+	target[4096] = 0;
 	assert_int_equal(fs_mknod(fs, &me, ROOT, "l", 1, S_IFLNK, 0, target, &at), -ENAMETOOLONG);
-	target[3853] = 0;
-	assert_int_equal(fs_mknod(fs, &me, ROOT, "l", 1, S_IFLNK, 0, target, &at), 0);
-	assert_int_equal(fs_readlink(fs, &me, at.ino, back, sizeof(back)), 3853);
-	assert_memory_equal(back, target, 3853);
+	for (size_t i = 0; i < TS_ARRAY_LEN(lens); i++) {
+		char was = target[lens[i]];
+
+		target[lens[i]] = 0;
+		snprintf(name, sizeof(name), "l%zu", i);
+		assert_int_equal(fs_mknod(fs, &me, ROOT, name, strlen(name), S_IFLNK, 0, target, &at), 0);
+		assert_int_equal(at.size, lens[i]);
+		assert_int_equal(fs_setxattr(fs, &root, at.ino, "trusted.x", "value", 5, 0), 0);
+		assert_int_equal(fs_readlink(fs, &me, at.ino, back, sizeof(back)), lens[i]);
+		assert_memory_equal(back, target, lens[i]);
+		assert_int_equal(fs_readlink(fs, &me, at.ino, back, 3860), TS_MIN(lens[i], (size_t)3860));
+		assert_int_equal(fs_listxattr(fs, &root, at.ino, back, sizeof(back)), 10);
+		assert_int_equal(fs_getxattr(fs, &root, at.ino, FS_XATTR_TARGET, back, sizeof(back)), -EOPNOTSUPP);
+		assert_int_equal(fs_removexattr(fs, &root, at.ino, FS_XATTR_TARGET), -EOPNOTSUPP);
+		assert_int_equal(fs_removexattr(fs, &root, at.ino, "trusted.x"), 0);
+		assert_int_equal(fs_readlink(fs, &me, at.ino, back, sizeof(back)), lens[i]);
+		assert_memory_equal(back, target, lens[i]);
+		assert_int_equal(at.blocks512, lens[i] > FS_TARGET_INLINE ? 8 : 0);
+		assert_int_equal(fs_unlink(fs, &me, ROOT, name, strlen(name)), 0);
+		target[lens[i]] = was;
+	}
 	assert_int_equal(fs_mknod(fs, &me, ROOT, "m", 1, S_IFLNK, 0, "", &at), -ENOENT);
 }
 
@@ -243,6 +263,84 @@ static void space_comes_back(void *arg)
 	assert_true(free_inodes(&after) >= inodes);
 	/* Segments of inodes stay. */
 	assert_true(after + 8 * FS_SEG_INODES >= subs);
+	walk_all();
+}
+
+/* What the mount still knows is not freed, and a request that means another generation of a number does not get this one. */
+static uint64_t known_ino, meant_ino;
+static uint32_t meant_gen;
+
+static bool is_known(void *arg, uint64_t ino, uint32_t gen)
+{
+	return ino == known_ino;
+}
+
+static bool is_stale(void *arg, uint64_t ino, uint32_t gen)
+{
+	return ino == meant_ino && gen != meant_gen;
+}
+
+static void known_elsewhere(void *arg)
+{
+	uint64_t d = mkdir_(ROOT, "dir"), f = mkfile(ROOT, "file");
+	uint32_t gen = at.gen;
+
+	fs->args.up.known = is_known;
+	fs->args.up.stale = is_stale;
+	known_ino = f;
+	assert_int_equal(rm(ROOT, "file"), 0);
+	ts_sleep_until(ts_exec_now(h->x) + 60 * TS_NS_PER_S);
+	assert_int_equal(fs_getattr(fs, &me, f, &at), 0);
+	assert_int_equal(at.nlink, 0);
+	assert_int_equal(at.gen, gen);
+	known_ino = 0;
+	fs_forgotten(fs, f);
+	ts_sleep_until(ts_exec_now(h->x) + TS_NS_PER_S / 2);
+	assert_int_equal(fs_getattr(fs, &me, f, &at), -ESTALE);
+	known_ino = d; /* forgotten without a word: found out all the same */
+	assert_int_equal(rmdir_(ROOT, "dir"), 0);
+	ts_sleep_until(ts_exec_now(h->x) + 60 * TS_NS_PER_S);
+	assert_int_equal(look(d, "x"), -ENOENT);
+	known_ino = 0;
+	ts_sleep_until(ts_exec_now(h->x) + 60 * TS_NS_PER_S);
+	assert_int_equal(look(d, "x"), -ESTALE);
+
+	d = mkdir_(ROOT, "again");
+	meant_ino = d;
+	meant_gen = at.gen;
+	mkfile(d, "x");
+	meant_gen++;
+	assert_int_equal(look(d, "x"), -ESTALE);
+	assert_int_equal(mk(d, "y", S_IFREG), -ESTALE);
+	assert_int_equal(rm(d, "x"), -ESTALE);
+	assert_int_equal(fs_getattr(fs, &me, d, &at), -ESTALE);
+	meant_ino = 0;
+	assert_int_equal(look(d, "x"), 0);
+	assert_int_equal(rm(d, "x"), 0);
+	assert_int_equal(rmdir_(ROOT, "again"), 0);
+	fs->args.up.known = NULL;
+	fs->args.up.stale = NULL;
+	walk_all();
+}
+
+/* A hold is an open file for the reaper. */
+static void holds(void *arg)
+{
+	struct fs_hold hold = {0}, none = {0};
+	uint64_t d = mkdir_(ROOT, "dir"), f = mkfile(d, "file");
+
+	assert_int_equal(fs_lookup_hold(fs, &me, ROOT, "dir", 3, &at, &none), 0);
+	assert_int_equal(fs_lookup_hold(fs, &me, d, "none", 4, &at, &none), -ENOENT);
+	assert_int_equal(fs_hold_ino(&none), 0);
+	fs_hold_drop(fs, &none);
+	assert_int_equal(fs_lookup_hold(fs, &me, d, "file", 4, &at, &hold), 0);
+	assert_true(at.ino == f && fs_hold_ino(&hold) == f);
+	assert_int_equal(rm(d, "file"), 0);
+	ts_sleep_until(ts_exec_now(h->x) + 60 * TS_NS_PER_S);
+	assert_int_equal(stat_(f)->nlink, 0);
+	fs_hold_drop(fs, &hold);
+	ts_sleep_until(ts_exec_now(h->x) + 60 * TS_NS_PER_S);
+	assert_int_equal(fs_getattr(fs, &me, f, &at), -ESTALE);
 	walk_all();
 }
 
@@ -668,6 +766,8 @@ WHOLE(make_and_look_up)
 WHOLE(long_target)
 WHOLE(remove_names)
 WHOLE(space_comes_back)
+WHOLE(known_elsewhere)
+WHOLE(holds)
 WHOLE(rename_rules)
 WHOLE(open_files)
 WHOLE(tmpfiles)
@@ -734,6 +834,8 @@ int main(void)
 		cmocka_unit_test(test_long_target),
 		cmocka_unit_test(test_remove_names),
 		cmocka_unit_test(test_space_comes_back),
+		cmocka_unit_test(test_known_elsewhere),
+		cmocka_unit_test(test_holds),
 		cmocka_unit_test(test_rename_rules),
 		cmocka_unit_test(test_open_files),
 		cmocka_unit_test(test_tmpfiles),
