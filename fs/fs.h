@@ -192,7 +192,7 @@ int64_t fs_seek(struct fs *fs, struct fs_file *f, uint64_t off, bool hole) TS_MU
 ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len,
 		      bool kill_suid) TS_MUST_CHECK;
 int fs_statfs(struct fs *fs, struct statvfs *out) TS_MUST_CHECK;
-enum { FS_XATTR_CREATE = 1, FS_XATTR_REPLACE = 2 };
+enum { FS_XATTR_CREATE = 1, FS_XATTR_REPLACE = 2, FS_XATTR_KILL_SGID = 4 /* with an access ACL: its setter is not of the group */ };
 int fs_setxattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const char *name, const void *value, size_t len, int flags) TS_MUST_CHECK;
 ssize_t fs_getxattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const char *name, void *value, size_t size) TS_MUST_CHECK; /* size 0: length */
 ssize_t fs_listxattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, char *list, size_t size) TS_MUST_CHECK;

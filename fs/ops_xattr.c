@@ -79,6 +79,8 @@ static int acl_apply(struct fs_inode *ip, struct change *c, uint32_t *mode, bool
 		return c->len > FS_ACL_DEFAULT_MAX ? -ENOSPC : 0; /* every new entry inherits it, inline */
 	}
 	*mode = fs_acl_mode(c->value, c->len, now, &only_mode);
+	if (c->flags & FS_XATTR_KILL_SGID)
+		*mode &= ~(uint32_t)S_ISGID;
 	*has_mode = true;
 	if (only_mode)
 		c->value = NULL;

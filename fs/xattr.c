@@ -277,7 +277,7 @@ static void touch(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip, const ui
 	struct fs_inode_disk *d = fs_idisk(ip);
 
 	if (mode)
-		d->mode = le16_make((uint16_t)((le16_get(d->mode) & ~0777u) | (*mode & 0777)));
+		d->mode = le16_make((uint16_t)((le16_get(d->mode) & ~07777u) | (*mode & 07777)));
 	ip->ctime_ns = fs_now_ns(fs);
 	fs_inode_update_tx(fs, tx, ip);
 }

@@ -195,6 +195,9 @@ static const struct {
 	{FUSE_READDIRPLUS_AUTO, "only where somebody stats"},
 	{FUSE_MAX_PAGES, "1 MiB writes"},
 	{FUSE_EXPLICIT_INVAL_DATA, "pages go when the token goes, never by a guess from mtime"},
+	{FUSE_POSIX_ACL, "ACLs are checked by the kernel and kept by us"},
+	{FUSE_DONT_MASK, "umask does not count where a default ACL does: only we know"},
+	{FUSE_SETXATTR_EXT, "an ACL set by somebody outside of the group takes set-group-id away"},
 	{FUSE_INIT_EXT, "flags beyond 32 bits"},
 	{TF_DIRECT_IO_ALLOW_MMAP, "files opened with O_APPEND, hence with direct I/O, can be mapped shared"},
 	{FUSE_HANDLE_KILLPRIV_V2, "no security.capability query before every write"},
@@ -212,6 +215,7 @@ int tf_op_init(struct tf_req *q)
 	for (size_t i = 0; i < TS_ARRAY_LEN(wanted); i++)
 		want |= wanted[i].flag & offered;
 	tf->proto_minor = in->minor;
+	tf->setxattr_ext = want & FUSE_SETXATTR_EXT;
 	tf->have_epoch = in->minor >= 44;
 	struct fuse_init_out out = {
 		.major = FUSE_KERNEL_VERSION,

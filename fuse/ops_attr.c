@@ -193,28 +193,34 @@ int tf_op_batch_forget(struct tf_req *q)
 	return -TF_NOREPLY;
 }
 
-/* POSIX ACLs are not enforced in this version: storing one would promise what nobody keeps. */
-static bool acl_name(const char *name)
-{
-	return strncmp(name, "system.posix_acl_", 17) == 0;
-}
-
 int tf_op_setxattr(struct tf_req *q)
 {
 	/* Without FUSE_SETXATTR_EXT the kernel sends the short form. */
-	const struct {
-		uint32_t size, flags;
-	} *in = tf_arg(q, 8);
+	size_t head = q->tf->setxattr_ext ? sizeof(struct fuse_setxattr_in) : FUSE_COMPAT_SETXATTR_IN_SIZE;
+	const struct fuse_setxattr_in *in = tf_arg(q, head);
 	size_t len, next;
-	const char *name = in ? tf_str(q, 8, 255, &len, &next) : NULL;
+	const char *name = in ? tf_str(q, head, 255, &len, &next) : NULL;
 	if (!name || !len || q->arg_len - next < in->size)
 		return in ? -ERANGE : -EINVAL;
-	if (acl_name(name))
-		return -EOPNOTSUPP;
-	int rc = fs_setxattr(q->tf->fs, &q->cred, q->in->nodeid, name, q->arg + next, in->size, (int)in->flags);
+	int flags = (int)in->flags & (FS_XATTR_CREATE | FS_XATTR_REPLACE);
+	if (q->tf->setxattr_ext && in->setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID)
+		flags |= FS_XATTR_KILL_SGID;
+	int rc = fs_setxattr(q->tf->fs, &q->cred, q->in->nodeid, name, q->arg + next, in->size, flags);
 	if (rc)
 		return rc;
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
+}
+
+/* The kernel keeps an ACL, or that there is none, until it is told to drop the attributes. It does not keep what it is told on top of
+ * that, so where the token is on its way out it is told so before the answer. */
+static void acl_cached(struct tf_req *q)
+{
+	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
+	if (!n)
+		return;
+	n->attr_cached = true;
+	if (!tok_cached(fs_tokens(q->tf->fs), TOK_INODE, n->ino, TOK_SH))
+		tf_inval_attr(q->tf, n->ino);
 }
 
 static int xattr_reply(struct tf_req *q, ssize_t n, uint32_t size, const void *buf)
@@ -236,12 +242,13 @@ int tf_op_getxattr(struct tf_req *q)
 	const char *name = in ? tf_str(q, sizeof(*in), 255, &len, NULL) : NULL;
 	if (!name || in->size > 65536)
 		return -EINVAL;
-	if (acl_name(name))
-		return -EOPNOTSUPP;
 	uint8_t *buf = in->size ? ts_alloc(in->size) : NULL;
 	if (in->size && !buf)
 		return -ENOMEM;
-	int rc = xattr_reply(q, fs_getxattr(q->tf->fs, &q->cred, q->in->nodeid, name, buf, in->size), in->size, buf);
+	ssize_t n = fs_getxattr(q->tf->fs, &q->cred, q->in->nodeid, name, buf, in->size);
+	if (strncmp(name, "system.posix_acl_", 17) == 0)
+		acl_cached(q);
+	int rc = xattr_reply(q, n, in->size, buf);
 	ts_free(buf);
 	return rc;
 }
@@ -266,8 +273,6 @@ int tf_op_removexattr(struct tf_req *q)
 	const char *name = tf_str(q, 0, 255, &len, NULL);
 	if (!name)
 		return -EINVAL;
-	if (acl_name(name))
-		return -EOPNOTSUPP;
 	int rc = fs_removexattr(q->tf->fs, &q->cred, q->in->nodeid, name);
 	if (rc)
 		return rc;

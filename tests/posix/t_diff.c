@@ -13,22 +13,6 @@
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
-static const char acl[] = "\2\0\0\0\1\0\6\0\377\377\377\377\4\0\4\0\377\377\377\377\40\0\4\0\377\377\377\377";
-
-/* POSIX ACLs are neither stored nor enforced. */
-static void posix_acl(void)
-{
-	char got[100];
-
-	px_mkfile(pa("f"));
-	NEED(mkdir(pa("d"), 0755));
-	FAILS(EOPNOTSUPP, setxattr(pa("f"), "system.posix_acl_access", acl, sizeof(acl) - 1, 0));
-	FAILS(EOPNOTSUPP, setxattr(pa("d"), "system.posix_acl_default", acl, sizeof(acl) - 1, 0));
-	FAILS(EOPNOTSUPP, getxattr(pa("f"), "system.posix_acl_access", got, sizeof(got)));
-	FAILS(EOPNOTSUPP, removexattr(pa("f"), "system.posix_acl_access"));
-	EQ(0644, px_same_stat("f").st_mode & 0777, "mode after refused ACLs");
-}
-
 /* Locks are known to the node on which they were taken, and to no other. */
 static void locks_are_local(void)
 {
@@ -83,6 +67,25 @@ static void not_offered(void)
 	FAILS(EOPNOTSUPP, ioctl(fd, FICLONE, px_open(pa("g"), O_RDWR | O_CREAT)));
 	FAILS(EINVAL, renameat2(AT_FDCWD, pa("f"), AT_FDCWD, pa("h"), RENAME_WHITEOUT));
 	px_content("f", "0123456789", 10);
+}
+
+static void owner_chmods(void *arg)
+{
+	int want = *(int *)arg, rc = chmod(pb("f"), 0600);
+	EQ(want, rc ? errno : 0, "chmod through B by the owner (errno)");
+}
+
+/* Who may chmod, chown, utime or set an ACL the kernel decides by the owner that it knows: another node's chown counts on this one
+ * once it has looked (stat, open). */
+static void owner_as_known(void)
+{
+	px_mkfile(pa("f"));
+	EQ(0, px_stat(pb("f")).st_uid, "owner through B");
+	OK(chown(pa("f"), PX_USER, PX_USER));
+	px_as(PX_USER, PX_USER, owner_chmods, &(int){EPERM});
+	EQ(PX_USER, px_stat(pb("f")).st_uid, "owner through B behind chown through A");
+	px_as(PX_USER, PX_USER, owner_chmods, &(int){0});
+	EQ(0600, px_same_stat("f").st_mode & 0777, "mode");
 }
 
 /* RWF_APPEND of a descriptor without O_APPEND: the kernel computes the end from the size it knows, which may be old. */
@@ -157,11 +160,11 @@ static void removed_path(void)
 }
 
 const struct px_test px_diff_tests[] = {
-	{"diff.posix_acl", posix_acl, PX_DIFF, 0},     {"diff.locks_are_local", locks_are_local, PX_DIFF | PX_TWO, 0},
+	{"diff.locks_are_local", locks_are_local, PX_DIFF | PX_TWO, 0},
 	{"diff.lazy_atime", lazy_atime, PX_DIFF, 0},   {"diff.small_xattrs", small_xattrs, PX_DIFF, 0},
 	{"diff.not_offered", not_offered, PX_DIFF, 0}, {"diff.rwf_append", rwf_append, PX_DIFF | PX_TWO, 0},
 	{"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},
-	{"diff.copy_old_end", copy_old_end, PX_DIFF | PX_TWO, 0},
+	{"diff.copy_old_end", copy_old_end, PX_DIFF | PX_TWO, 0}, {"diff.owner_as_known", owner_as_known, PX_DIFF | PX_TWO, 0},
 	{"diff.removed_path", removed_path, PX_DIFF | PX_TWO, 0},
 	{NULL, NULL, 0, 0},
 };
