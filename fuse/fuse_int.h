@@ -223,6 +223,7 @@ struct tf_job {
 	int rc;
 	struct ts_done done;
 	bool detached;	    /* nobody waits: freed when done */
+	atomic_bool started;
 };
 int tf_notify_open(struct tfuse *tf) TS_MUST_CHECK;
 void tf_notify_close(struct tfuse *tf);

@@ -47,6 +47,7 @@ static void *notify_thread(void *arg)
 		}
 		pthread_mutex_unlock(&t->lock);
 		struct tf_job *j = ts_list_entry(l, struct tf_job, link);
+		atomic_store(&j->started, true);
 		j->rc = j->fn(j);
 		if (ts_exec_post(t->exec, job_finished, j))
 			TS_PANIC("notifier: the executor's mailbox is full, a finished job cannot be reported");

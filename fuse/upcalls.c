@@ -153,7 +153,7 @@ static bool piece_inval(struct tfuse *tf, struct tf_node *n, uint64_t first, uin
 	while (!j->done.done) {
 		uint64_t dl = ts_exec_now(tf->exec) + TF_BLOCKED_MS * TS_NS_PER_MS;
 		int rc = ts_cond_wait_until(&j->done.cond, dl, "kernel to drop pages", n->ino, first);
-		if (rc == -ETIMEDOUT && !j->done.done && n->arrivals != s->arrivals) {
+		if (rc == -ETIMEDOUT && !j->done.done && atomic_load(&j->started) && n->arrivals != s->arrivals) {
 			j->detached = true;
 			return false;
 		}
@@ -201,10 +201,13 @@ static void held_inval(struct tfuse *tf, struct tf_node *n)
 		j[k] = node_job(tf, n, job_inval_data, s.v[k].first, s.v[k].last);
 		tf_job_submit(j[k]);
 	}
-	uint64_t dl = ts_exec_now(tf->exec) + TF_TRY_MS * TS_NS_PER_MS;
 	while (k--) {
-		while (!j[k]->done.done && ts_cond_wait_until(&j[k]->done.cond, dl, "kernel to drop a page being written", n->ino, 0) != -ETIMEDOUT)
-			;
+		/* Not left alone before it was made: behind a reply it would do harm. */
+		for (bool made = false; !j[k]->done.done && !made;) {
+			made = atomic_load(&j[k]->started);
+			uint64_t dl = ts_exec_now(tf->exec) + TF_TRY_MS * TS_NS_PER_MS;
+			(void)!ts_cond_wait_until(&j[k]->done.cond, dl, "kernel to drop a page being written", n->ino, 0);
+		}
 		if (!j[k]->done.done) {
 			j[k]->detached = true;
 			continue;
