@@ -142,7 +142,7 @@ static void untrack(struct tf_req *q)
  * So a READ behind the end, which another node must have moved down, is answered behind the one across it. That one may come later (the
  * kernel sends it last where it has part of that page) and is applied by its caller some time after its answer: both have a moment. Nobody
  * waits for this one meanwhile but who reads behind the end. */
-#define END_GRACE_NS (20 * TS_NS_PER_MS)
+#define END_GRACE_NS (50 * TS_NS_PER_MS)
 
 static bool lower_read(const struct tf_req *q)
 {
@@ -278,6 +278,8 @@ int tf_op_write(struct tf_req *q)
 		q->node->pages_cached = true; /* a write through the page cache fills it, also on a handle opened before the last revoke */
 	ssize_t r = fs_write(q->tf->fs, handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, append,
 			     in->write_flags & FUSE_WRITE_KILL_SUIDGID, &at);
+	if (q->node)
+		q->node->pages_cached = true; /* a revoke while it waited has dropped them for the last time, but not those it brings now */
 	if (r > 0 && in->fh & FH_DIRECT) /* other handles may have read these pages while it was on its way */
 		tf_inval_now(q->tf, q->in->nodeid, at, at + (uint64_t)r - 1);
 	struct fuse_write_out out = {.size = r > 0 ? (uint32_t)r : 0};
