@@ -10,6 +10,7 @@
 #include <sys/file.h>
 #include <sys/xattr.h>
 
+#define STAYS	  8 /* operations on a mount before another is drawn */
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 static uint64_t rnd(uint64_t *rng, uint64_t below)
@@ -172,12 +173,12 @@ static const struct {
 } table[] = {
 	{MODEL_OPEN, 14, MODEL_C_DATA, "o"},	   {MODEL_OPEN, 6, MODEL_C_DATA, "n"},
 	{MODEL_CLOSE, 2, MODEL_C_DATA, "h"},	   {MODEL_PWRITE, 16, MODEL_C_DATA, "hal"},
-	{MODEL_APPEND, 8, MODEL_C_APPEND, "hl"},   {MODEL_READ, 30, MODEL_C_DATA, "hal"},
+	{MODEL_APPEND, 8, MODEL_C_APPEND, "hl"},   {MODEL_READ, 90, MODEL_C_DATA, "hal"},
 	{MODEL_FTRUNC, 3, MODEL_C_TRUNCATE, "ha"}, {MODEL_TRUNC, 3, MODEL_C_TRUNCATE, "oa"},
 	{MODEL_MAP, 3, MODEL_C_MAP, "m"},	   {MODEL_UNMAP, 1, MODEL_C_MAP, "m"},
-	{MODEL_STORE, 8, MODEL_C_MAP, "mal"},	   {MODEL_LOAD, 14, MODEL_C_MAP, "mal"},
-	{MODEL_FSTAT, 28, MODEL_C_DATA, "h"},	   {MODEL_STAT, 32, MODEL_C_NAME, "o"},
-	{MODEL_LIST, 8, MODEL_C_NAME, "d"},	   {MODEL_HLIST, 6, MODEL_C_NAME, "h"},
+	{MODEL_STORE, 8, MODEL_C_MAP, "mal"},	   {MODEL_LOAD, 42, MODEL_C_MAP, "mal"},
+	{MODEL_FSTAT, 100, MODEL_C_DATA, "h"},	   {MODEL_STAT, 110, MODEL_C_NAME, "o"},
+	{MODEL_LIST, 16, MODEL_C_NAME, "d"},	   {MODEL_HLIST, 20, MODEL_C_NAME, "h"},
 	{MODEL_RENAME, 5, MODEL_C_NAME, "oq"},	   {MODEL_RENAME, 4, MODEL_C_NAME, "oQ"},
 	{MODEL_LINK, 5, MODEL_C_LINK, "oq"},	   {MODEL_UNLINK, 9, MODEL_C_NAME, "o"},
 	{MODEL_MKDIR, 5, MODEL_C_NAME, "n"},	   {MODEL_RMDIR, 5, MODEL_C_NAME, "o"},
@@ -266,11 +267,14 @@ void model_generate(struct model *m, uint64_t *rng, uint32_t classes, struct mod
 	static struct paths all;
 	unsigned k = pick(rng, classes);
 
+	/* Mostly the mount of before: what it has in its caches is to be asked for. */
+	uint8_t mount = rnd(rng, STAYS) ? op->mount : (uint8_t)rnd(rng, m->nmounts);
+
 	all.n = 0;
 	collect(m, 0, "", &all);
 	memset(op, 0, sizeof(*op));
 	op->kind = table[k].kind;
-	op->mount = (uint8_t)rnd(rng, m->nmounts);
+	op->mount = mount;
 	op->salt = (uint32_t)rnd(rng, 1u << 31);
 	for (const char *d = table[k].draws; *d; d++) {
 		switch (*d) {

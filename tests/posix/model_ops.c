@@ -237,7 +237,8 @@ static bool op_map(struct model *m, const struct model_op *op, struct model_answ
 	if (op->slot >= MODEL_MAPS || op->b >= MODEL_SLOTS)
 		return false;
 	struct model_handle *h = &m->h[op->mount][op->b];
-	if (h->ino < 0 || !S_ISREG(m->i[h->ino].mode) || !h->r || !h->w)
+	if (h->ino < 0 || !S_ISREG(m->i[h->ino].mode) || !h->r || !h->w ||
+	    h->append) /* README.md: not of O_APPEND */
 		return false;
 	m->i[h->ino].refs++;
 	unmap(m, op->mount, op->slot);

@@ -108,7 +108,7 @@ void model_run_script(struct model_run *r, struct model_op *ops, size_t n, uint3
 {
 	static struct state s;
 	uint64_t rng = model_hash(r->seed);
-	struct model_op op;
+	struct model_op op = {0};
 	int rc = model_drive_open(&s.d, r->nmounts, r->dirs, r->seed, turns++);
 
 	*f = (struct model_failure){0};
