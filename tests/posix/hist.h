@@ -23,7 +23,6 @@ enum hist_kind {
 	HIST_RENAME, /* name a to b */
 	HIST_NOREPLACE,
 	HIST_EXCHANGE,
-	HIST_LINK,
 	HIST_LOOK,   /* name a: got = id */
 	HIST_APPEND, /* arg = record */
 	HIST_COUNT,  /* got = number of records */

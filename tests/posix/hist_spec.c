@@ -31,14 +31,9 @@ static int rename_step(uint64_t state, const struct hist_op *op, uint64_t *next)
 
 	if (!a || (op->kind == HIST_EXCHANGE && !b))
 		return ENOENT;
-	if (op->kind != HIST_RENAME && op->kind != HIST_EXCHANGE && b)
+	if (op->kind == HIST_NOREPLACE && b)
 		return EEXIST;
-	if (op->kind == HIST_LINK)
-		*next = with(state, op->b, a);
-	else if (op->kind == HIST_EXCHANGE)
-		*next = with(with(state, op->a, b), op->b, a);
-	else if (a != b) /* two names of one file: nothing happens */
-		*next = with(with(state, op->a, 0), op->b, a);
+	*next = with(with(state, op->a, op->kind == HIST_EXCHANGE ? b : 0), op->b, a);
 	return 0;
 }
 
@@ -105,19 +100,12 @@ const struct hist_spec hist_register = {"register", register_step}, hist_names =
 const char *hist_kind_name(unsigned kind)
 {
 	static const char *const names[HIST_KINDS] = {
-		[HIST_READ] = "read",
-		[HIST_WRITE] = "write",
-		[HIST_CREATE] = "create",
-		[HIST_UNLINK] = "unlink",
-		[HIST_RENAME] = "rename",
-		[HIST_NOREPLACE] = "rename-noreplace",
-		[HIST_EXCHANGE] = "exchange",
-		[HIST_LINK] = "link",
-		[HIST_LOOK] = "stat",
-		[HIST_APPEND] = "append",
-		[HIST_COUNT] = "count",
-		[HIST_LOCK_SH] = "lock-shared",
-		[HIST_LOCK_EX] = "lock-exclusive",
+		[HIST_READ] = "read",		[HIST_WRITE] = "write",
+		[HIST_CREATE] = "create",	[HIST_UNLINK] = "unlink",
+		[HIST_RENAME] = "rename",	[HIST_NOREPLACE] = "rename-noreplace",
+		[HIST_EXCHANGE] = "exchange",	[HIST_LOOK] = "stat",
+		[HIST_APPEND] = "append",	[HIST_COUNT] = "count",
+		[HIST_LOCK_SH] = "lock-shared", [HIST_LOCK_EX] = "lock-exclusive",
 		[HIST_UNLOCK] = "unlock",
 	};
 	return kind < HIST_KINDS ? names[kind] : "?";
@@ -129,7 +117,7 @@ void hist_print(FILE *f, const struct hist_op *op, int64_t origin)
 		(double)(op->to - origin) / 1e3, op->worker, hist_kind_name(op->kind));
 	if (op->kind >= HIST_CREATE && op->kind <= HIST_LOOK)
 		fprintf(f, " %c", 'a' + op->a);
-	if (op->kind >= HIST_RENAME && op->kind <= HIST_LINK)
+	if (op->kind >= HIST_RENAME && op->kind <= HIST_EXCHANGE)
 		fprintf(f, " %c", 'a' + op->b);
 	if (op->kind == HIST_WRITE || op->kind == HIST_CREATE || op->kind == HIST_APPEND)
 		fprintf(f, " %llu", (unsigned long long)op->arg);

@@ -162,7 +162,13 @@ bool model_apply(struct model *m, struct model_op *op, struct model_answer *want
 int model_subject(struct model *m, const struct model_op *op);
 /* The bytes that a salt stands for. */
 void model_fill(uint8_t *p, size_t len, uint32_t salt);
-uint64_t model_hash(uint64_t v);
+static inline uint64_t model_hash(uint64_t z)
+{
+	z += 0x9e3779b97f4a7c15ULL;
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+	return z ^ (z >> 31);
+}
 
 /* ---- the mounts (model_drive.c) ---- */
 struct model_drive {

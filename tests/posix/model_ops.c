@@ -13,14 +13,6 @@
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-uint64_t model_hash(uint64_t z)
-{
-	z += 0x9e3779b97f4a7c15ULL;
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-	return z ^ (z >> 31);
-}
-
 /* No byte is zero: a hole is told from what was written. */
 void model_fill(uint8_t *p, size_t len, uint32_t salt)
 {
