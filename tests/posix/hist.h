@@ -35,16 +35,17 @@ enum hist_kind {
 struct hist_op {
 	uint8_t kind, worker, object, a, b;
 	bool planted;
+	bool mixed;		 /* a rename whose two names may have been looked up at two times */
 	int err;		 /* 0 or the error; only errors that the object explains are allowed */
 	uint64_t arg, got, more; /* more: a sum over the records that a count has seen */
 	int64_t from, to;	 /* monotonic ns: before the call, behind its return */
 };
 
 /* What an object may do. True: in this state the operation may have had this answer, and then the state is
- * *next. */
+ * *next. Called with way 0 and 1, for one answer may leave two states. */
 struct hist_spec {
 	const char *name;
-	bool (*step)(const void *arg, uint64_t state, const struct hist_op *op, uint64_t *next);
+	bool (*step)(const void *arg, uint64_t state, const struct hist_op *op, unsigned way, uint64_t *next);
 };
 extern const struct hist_spec hist_register, hist_names, hist_log, hist_lock;
 
@@ -67,6 +68,10 @@ enum hist_verdict hist_check(const struct hist_spec *spec, const void *arg, cons
 /* Leaves out operations that change nothing as long as no order is found; the number left. */
 size_t hist_shorten(const struct hist_spec *spec, const void *arg, struct hist_op *ops, size_t n,
 		    const struct hist_states *before);
+
+/* Marks the renames that Linux may have judged by two look-ups, between which another mount changed
+ * something. */
+void hist_mark_mixed(struct hist_op *ops, size_t n);
 
 const char *hist_kind_name(unsigned kind);
 void hist_print(FILE *f, const struct hist_op *op, int64_t origin);

@@ -87,10 +87,12 @@ static bool extend(const struct hist_spec *spec, const void *arg, const struct h
 	for (size_t i = 0; i < n; i++)
 		if (!has(o, i) && ops[i].to < first_end)
 			first_end = ops[i].to;
-	for (size_t i = 0; i < n; i++) {
+	for (size_t k = 0; k < 2 * n; k++) {
 		struct order next = *o;
+		size_t i = k / 2;
 		/* What began behind another's end comes behind it. */
-		if (has(o, i) || ops[i].from > first_end || !spec->step(arg, o->state, &ops[i], &next.state))
+		if (has(o, i) || ops[i].from > first_end ||
+		    !spec->step(arg, o->state, &ops[i], k % 2, &next.state))
 			continue;
 		next.done[i / 64] |= 1ULL << (i % 64);
 		if (!add(to, &next))

@@ -6,11 +6,12 @@
 #include <errno.h>
 
 /* ---- register: the state is its value ---- */
-static bool register_step(const void *arg, uint64_t state, const struct hist_op *op, uint64_t *next)
+static bool register_step(const void *arg, uint64_t state, const struct hist_op *op, unsigned way,
+			  uint64_t *next)
 {
 	(void)arg;
 	*next = op->kind == HIST_WRITE ? op->arg : state;
-	return !op->err && (op->kind == HIST_WRITE || op->got == state);
+	return !way && !op->err && (op->kind == HIST_WRITE || op->got == state);
 }
 
 /* ---- names: ids of files, 0 for none ---- */
@@ -29,6 +30,8 @@ static int rename_step(uint64_t state, const struct hist_op *op, uint64_t *next)
 {
 	uint64_t a = hist_name_id(state, op->a), b = hist_name_id(state, op->b);
 
+	if (op->mixed && op->kind == HIST_NOREPLACE && op->err == EEXIST)
+		return b ? EEXIST : 0;
 	if (!a || (op->kind == HIST_EXCHANGE && !b))
 		return ENOENT;
 	if (op->kind == HIST_NOREPLACE && b)
@@ -37,12 +40,37 @@ static int rename_step(uint64_t state, const struct hist_op *op, uint64_t *next)
 	return 0;
 }
 
-static bool names_step(const void *arg, uint64_t state, const struct hist_op *op, uint64_t *next)
+static bool changes_name(const struct hist_op *op, unsigned name)
+{
+	bool two = op->kind == HIST_RENAME || op->kind == HIST_NOREPLACE || op->kind == HIST_EXCHANGE;
+
+	if (op->err || op->kind == HIST_LOOK)
+		return false;
+	return op->a == name || (two && op->b == name);
+}
+
+/* Linux looks up the old name, then the new one, and only then asks the file system, which a change through
+ * another mount may fall between: NOREPLACE then says EEXIST for a target that came when the source had gone,
+ * and a file that was seen under both names is "already there": success, and nothing is done. */
+void hist_mark_mixed(struct hist_op *ops, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		for (size_t k = 0; k < n; k++)
+			if (ops[k].worker != ops[i].worker && ops[k].from <= ops[i].to &&
+			    ops[i].from <= ops[k].to && changes_name(&ops[k], ops[i].b))
+				ops[i].mixed = true;
+}
+
+static bool names_step(const void *arg, uint64_t state, const struct hist_op *op, unsigned way,
+		       uint64_t *next)
 {
 	uint64_t a = hist_name_id(state, op->a);
 
 	(void)arg;
 	*next = state;
+	if (way) /* nothing was done, and it was said to be done */
+		return op->mixed && !op->err && hist_name_id(state, op->b) &&
+		       (op->kind == HIST_RENAME || op->kind == HIST_EXCHANGE);
 	switch (op->kind) {
 	case HIST_CREATE:
 		if (!a && !op->err)
@@ -59,12 +87,12 @@ static bool names_step(const void *arg, uint64_t state, const struct hist_op *op
 }
 
 /* ---- log: the state is the number of records; which ones is known from the end ---- */
-static bool log_step(const void *arg, uint64_t state, const struct hist_op *op, uint64_t *next)
+static bool log_step(const void *arg, uint64_t state, const struct hist_op *op, unsigned way, uint64_t *next)
 {
 	const struct hist_records *all = arg;
 
 	*next = state;
-	if (op->err)
+	if (way || op->err)
 		return false;
 	if (op->kind == HIST_COUNT)
 		return op->got == state;
@@ -73,13 +101,15 @@ static bool log_step(const void *arg, uint64_t state, const struct hist_op *op, 
 }
 
 /* ---- lock: low byte the exclusive holder + 1, above it a bit for each shared one ---- */
-static bool lock_step(const void *arg, uint64_t state, const struct hist_op *op, uint64_t *next)
+static bool lock_step(const void *arg, uint64_t state, const struct hist_op *op, unsigned way, uint64_t *next)
 {
 	uint64_t me = 0x100ULL << op->worker, ex = state & 0xff, mine = op->worker + 1ULL;
 	uint64_t others = state & ~me & ~0xffULL;
 
 	(void)arg;
 	*next = state;
+	if (way)
+		return false;
 	if (op->kind == HIST_UNLOCK) {
 		*next = ex == mine ? others : state & ~me;
 		return !op->err;

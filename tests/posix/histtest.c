@@ -163,6 +163,8 @@ static bool judge(unsigned object)
 					   "a reader saw records that are not its beginning in the end");
 		records.n = log_before = (size_t)now;
 	}
+	if (object == HIST_O_NAMES && shared->nmounts > 1)
+		hist_mark_mixed(ops, n);
 	enum hist_verdict v = hist_check(hist_object_spec(object), &records, ops, n, &states[object], &done);
 	if (v == HIST_BAD)
 		print_bad(object, &records, ops, n, &before);
