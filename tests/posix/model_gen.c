@@ -237,7 +237,7 @@ static void finish(struct model *m, uint64_t *rng, uint32_t classes, struct mode
 		break;
 	case MODEL_CHMOD:
 	case MODEL_FCHMOD:
-		op->flags = (uint32_t)rnd(rng, 512);
+		op->flags = 0700 | (uint32_t)rnd(rng, 64); /* the owner may: not only root runs this */
 		break;
 	case MODEL_SETX:
 		op->flags = (uint32_t)rnd(rng, 6);
