@@ -265,20 +265,6 @@ static void start_workers(void)
 	}
 }
 
-/* -1: nobody was asked, or there was no answer. */
-static long long counted(const char *command)
-{
-	long long n = -1;
-	FILE *p = command ? popen(command, "r") : NULL;
-
-	if (!p)
-		return -1;
-	if (fscanf(p, "%lld", &n) != 1)
-		n = -1;
-	pclose(p);
-	return n;
-}
-
 int main(int argc, char **argv)
 {
 	struct args a = {.total = 10000, .seconds = UINT64_MAX, .repeat = 1, .workers = 6};
@@ -298,7 +284,7 @@ int main(int argc, char **argv)
 	shared->nmounts = (unsigned)(argc - first);
 	shared->workers = (unsigned)a.workers;
 	shared->epoch = (unsigned)a.from_epoch;
-	long long before = counted(a.counter);
+	long long before = model_requests(a.counter);
 	start_workers();
 	model_watch_start(60, say_hang);
 	for (unsigned turn = 0; good && t.ops < a.total && (uint64_t)(time(NULL) - start) < a.seconds;
@@ -310,7 +296,7 @@ int main(int argc, char **argv)
 	pthread_barrier_wait(&shared->begin);
 	while (wait(NULL) > 0)
 		;
-	long long after = counted(a.counter);
+	long long after = model_requests(a.counter);
 	if (before >= 0 && after >= before)
 		printf("caches: %llu looks (read, stat) and %llu other operations; %lld requests reached the "
 		       "daemons\n",

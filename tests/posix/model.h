@@ -217,6 +217,10 @@ struct model_run {
 	uint64_t done, looks, planted; /* added up over all runs */
 	uint64_t by_kind[MODEL_KINDS];
 	bool verbose;
+	const char *counter; /* prints how many requests reached the daemons; NULL: not asked */
+	unsigned warmed;
+	uint64_t warm_looks;
+	long long warm_requests;
 };
 struct model_failure {
 	size_t at; /* number of operations up to and with the one that failed; 0: none */
@@ -232,6 +236,9 @@ void model_run_script(struct model_run *r, struct model_op *ops, size_t n, uint3
 void model_run_say(void); /* the operation that has not returned */
 size_t model_shrink(struct model_run *r, struct model_op *ops, size_t n, struct model_failure *f,
 		    unsigned seconds);
+
+/* model_count.c: -1 where nobody was asked, or there was no answer. */
+long long model_requests(const char *command);
 
 /* model_watch.c: a call that never returns ends the program, and says which. */
 void model_watch_start(unsigned seconds, void (*say)(void));

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define WARM_SEEDS 5 /* behind which hits are counted: asking takes time */
+
 static const struct model_op *at_work;
 static unsigned turns;
 
@@ -98,6 +100,61 @@ static bool look_everywhere(struct state *s, struct model_failure *f)
 	return true;
 }
 
+/* What can be asked again without opening anything: names, and handles that are open. */
+static bool look_warm(struct state *s, int dir, const char *at, struct model_failure *f)
+{
+	struct model_op op = {.no = UINT64_MAX};
+
+	for (unsigned mount = 0; mount < s->r->nmounts; mount++)
+		for (unsigned k = 0; k < MODEL_ENTRIES; k++) {
+			if (s->m.i[dir].e[k].ino < 0 || strlen(at) > 80)
+				continue;
+			op.kind = MODEL_STAT;
+			op.mount = (uint8_t)mount;
+			snprintf(op.p, sizeof(op.p), "%.80s%s%.10s", at, *at ? "/" : "",
+				 s->m.i[dir].e[k].name);
+			step(s, &op, f);
+			if (f->part)
+				return false;
+			if (mount == 0 && S_ISDIR(s->m.i[s->m.i[dir].e[k].ino].mode) &&
+			    !look_warm(s, s->m.i[dir].e[k].ino, op.p, f))
+				return false;
+		}
+	for (unsigned k = 0; dir == 0 && k < s->r->nmounts * MODEL_SLOTS; k++) {
+		op = (struct model_op){.no = UINT64_MAX,
+				       .kind = MODEL_FSTAT,
+				       .mount = (uint8_t)(k / MODEL_SLOTS),
+				       .slot = k % MODEL_SLOTS};
+		step(s, &op, f);
+		op.kind = MODEL_READ;
+		op.b = MODEL_MAX_SIZE;
+		if (!f->part && s->m.h[op.mount][op.slot].r)
+			step(s, &op, f);
+		if (f->part)
+			return false;
+	}
+	return true;
+}
+
+/* The same looks twice: the second time everything is in the caches of all mounts, if they are any good. */
+static bool count_hits(struct state *s, struct model_failure *f)
+{
+	if (!s->r->counter || s->r->warmed++ >= WARM_SEEDS)
+		return true;
+	if (!look_warm(s, 0, "", f))
+		return false;
+	uint64_t looks = s->r->looks;
+	long long before = model_requests(s->r->counter);
+	if (!look_warm(s, 0, "", f))
+		return false;
+	long long after = model_requests(s->r->counter);
+	if (before >= 0 && after >= before) {
+		s->r->warm_looks += s->r->looks - looks;
+		s->r->warm_requests += after - before;
+	}
+	return true;
+}
+
 static uint64_t number_of(const struct model_op *ops, size_t k, uint32_t classes)
 {
 	return classes ? k : ops[k].no;
@@ -137,7 +194,7 @@ void model_run_script(struct model_run *r, struct model_op *ops, size_t n, uint3
 		f->at = k;
 	}
 	/* What is seen at the end belongs to the last operation: a shorter script may show it just so. */
-	if (!f->part && !look_everywhere(&s, f))
+	if (!f->part && (!count_hits(&s, f) || !look_everywhere(&s, f)))
 		f->kind = MODEL_KINDS;
 	if (!f->part)
 		f->at = 0;

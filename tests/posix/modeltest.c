@@ -22,7 +22,7 @@ static const struct {
 struct args {
 	uint64_t total, per_seed, seconds;
 	uint32_t classes;
-	const char *replay, *save, *counter;
+	const char *replay, *save;
 };
 
 static void usage(FILE *f)
@@ -79,7 +79,7 @@ static int parse(int argc, char **argv, struct model_run *r, struct args *a)
 		if (number("--seed", o, v, &r->seed) || number("--ops", o, v, &a->total) ||
 		    number("--per-seed", o, v, &a->per_seed) || number("--seconds", o, v, &a->seconds) ||
 		    number("--plant", o, v, &r->plant) || word("--save", o, v, &a->save) ||
-		    word("--replay", o, v, &a->replay) || word("--counter", o, v, &a->counter)) {
+		    word("--replay", o, v, &a->replay) || word("--counter", o, v, &r->counter)) {
 			i++;
 		} else if (!strcmp(o, "--locks")) {
 			a->classes |= MODEL_C_LOCK;
@@ -165,20 +165,6 @@ static void report(struct model_run *r, const struct args *a, struct model_op *o
 	*f = first;
 }
 
-/* -1: nobody was asked, or there was no answer. */
-static long long counted(const char *command)
-{
-	long long n = -1;
-	FILE *p = command ? popen(command, "r") : NULL;
-
-	if (!p)
-		return -1;
-	if (fscanf(p, "%lld", &n) != 1)
-		n = -1;
-	pclose(p);
-	return n;
-}
-
 static void print_hits(const struct model_run *r, long long before, long long after)
 {
 	if (before < 0 || after < before)
@@ -187,6 +173,8 @@ static void print_hits(const struct model_run *r, long long before, long long af
 	printf("caches: %llu looks (stat, read, list) and %lld other operations; %lld requests reached the "
 	       "daemons\n",
 	       (unsigned long long)r->looks, changes, requests);
+	printf("caches: of %llu looks at what nobody changes, %lld reached a daemon\n",
+	       (unsigned long long)r->warm_looks, r->warm_requests);
 }
 
 int main(int argc, char **argv)
@@ -208,7 +196,7 @@ int main(int argc, char **argv)
 	r.dirs = argv + first;
 	r.nmounts = (unsigned)(argc - first);
 	model_watch_start(60, model_run_say);
-	long long before = counted(a.counter);
+	long long before = model_requests(r.counter);
 	if (a.replay) {
 		size_t n = load(a.replay, ops);
 		model_run_script(&r, ops, n, 0, &f);
@@ -227,7 +215,7 @@ int main(int argc, char **argv)
 			return 1;
 		}
 	}
-	print_hits(&r, before, counted(a.counter));
+	print_hits(&r, before, model_requests(r.counter));
 	printf("model: %llu seeds, %llu operations, %u mounts: no difference\n", (unsigned long long)seeds,
 	       (unsigned long long)r.done, r.nmounts);
 	return 0;
