@@ -54,7 +54,8 @@ enum hist_class {
 	HIST_C_NAME = 8,
 	HIST_C_LOCK = 16,
 	HIST_C_NEIGHBOUR = 32, /* several workers of one mount write and read one file */
-	HIST_C_ALL = 63
+	HIST_C_CONTENT = 64,   /* single words, a block, a whole file */
+	HIST_C_ALL = 127
 };
 
 struct hist_shared {

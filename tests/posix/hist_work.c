@@ -361,6 +361,8 @@ static bool switched_on(const struct worker *w, unsigned object)
 
 	if (content && w->me >= w->s->nmounts && !(classes & HIST_C_NEIGHBOUR))
 		return false;
+	if (object <= HIST_O_WHOLE && !(classes & HIST_C_CONTENT))
+		return false;
 	switch (object) {
 	case HIST_O_SIZE:
 		return classes & HIST_C_TRUNCATE;

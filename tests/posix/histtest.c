@@ -44,7 +44,7 @@ static void usage(FILE *f)
 	      "  --workers N   processes (6, at most 8)     --seconds N  no new epoch after this time\n"
 	      "  --epoch N     begin with this epoch (0)    --repeat N   each epoch N times (1)\n"
 	      "  --locks       with POSIX locks\n"
-	      "  --no-CLASS    without truncate, append, map or name\n"
+	      "  --no-CLASS    without truncate, append, map, name or content\n"
 	      "  --no-neighbours  of each mount only one worker reads and writes content\n"
 	      "  --counter CMD prints how many requests reached the daemons; asked before and behind\n"
 	      "  --plant N     about one look in N is answered with an old value: the run must fail\n",
@@ -68,7 +68,8 @@ static bool without_class(const char *o)
 		   {"--no-append", HIST_C_APPEND},
 		   {"--no-map", HIST_C_MAP},
 		   {"--no-name", HIST_C_NAME},
-		   {"--no-neighbours", HIST_C_NEIGHBOUR}};
+		   {"--no-neighbours", HIST_C_NEIGHBOUR},
+		   {"--no-content", HIST_C_CONTENT}};
 
 	for (unsigned k = 0; k < sizeof(all) / sizeof(all[0]); k++)
 		if (!strcmp(all[k].option, o)) {
@@ -134,8 +135,26 @@ static void print_bad(unsigned object, const void *arg, struct hist_op *ops, siz
 		hist_print(stdout, &ops[k], ops[0].from);
 }
 
+/* Everything that was going on: an object's trouble may come from its neighbour in a page. */
+static void print_round(void)
+{
+	static struct hist_op ops[HIST_WORKERS * (HIST_ROUND_OPS + 2)];
+	size_t n = 0;
+
+	for (unsigned w = 0; w < shared->workers; w++)
+		for (unsigned k = 0; k < shared->w[w].n && shared->w[w].n <= HIST_ROUND_OPS + 2; k++)
+			ops[n++] = shared->w[w].op[k];
+	qsort(ops, n, sizeof(*ops), by_start);
+	printf("the whole round:\n");
+	for (size_t k = 0; k < n; k++) {
+		printf("%-20s", hist_object_name(ops[k].object));
+		hist_print(stdout, &ops[k], ops[0].from);
+	}
+}
+
 static bool bad(const char *object, const char *what)
 {
+	print_round();
 	printf("FAIL hist seed %llu epoch %u round %u: %s: %s\n", (unsigned long long)shared->seed,
 	       shared->epoch, shared->round, object, what);
 	printf("again: --seed %llu --epoch %u --repeat 100\n", (unsigned long long)shared->seed,
