@@ -283,11 +283,13 @@ static void do_hlist(struct call *c)
 	list(c, dir);
 }
 
-static bool is_dir(const char *path)
+/* Looks at both, whatever the first is. */
+static bool any_dir(const char *p, const char *q)
 {
-	struct stat st;
+	struct stat a, b;
+	bool first = !lstat(p, &a) && S_ISDIR(a.st_mode), second = !lstat(q, &b) && S_ISDIR(b.st_mode);
 
-	return !lstat(path, &st) && S_ISDIR(st.st_mode);
+	return first || second;
 }
 
 static void do_rename(struct call *c)
@@ -296,7 +298,7 @@ static void do_rename(struct call *c)
 
 	/* README.md, known differences: a directory that another node moved here, before this node looked at
 	 * it. */
-	if (rc && errno == ESTALE && c->d->nmounts > 1 && (is_dir(c->p) | is_dir(c->q)))
+	if (rc && errno == ESTALE && c->d->nmounts > 1 && any_dir(c->p, c->q))
 		rc = renameat2(AT_FDCWD, c->p, AT_FDCWD, c->q, c->op->flags);
 	result(c, rc);
 }
