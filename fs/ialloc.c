@@ -140,9 +140,7 @@ static void promote_pending(struct fs *fs)
 		if (p->lsn > fs_log_stable(fs))
 			return;
 		s = slot_owner(fs, p, &i);
-		/* Behind all others: a kernel that still knows the number's former inode (a handle is open, a name is cached)
-		 * does not find the new one under it, and a revoke then waits until no reply can be on its way. */
-		fs_slot_set(fs, s, i, FS_SLOT_READY, false);
+		fs_slot_set(fs, s, i, FS_SLOT_READY, true); /* its block is in memory: used again first */
 	}
 }
 
