@@ -101,6 +101,13 @@ struct tf_retry { /* a thread that was answered ESTALE walks its path again */
 	struct fs_hold hold;
 };
 
+/* Names that a RENAME answered a moment ago has moved. Its caller may not have applied the answer yet, and does so to whatever
+ * entries there are then, whenever they were looked up. */
+#define TF_RENAMED 256
+struct tf_renamed {
+	uint64_t dir, hash, until;
+};
+
 struct tfuse {
 	struct ts_exec *exec;
 	char *source, *mountpoint;
@@ -120,6 +127,8 @@ struct tfuse {
 	uint8_t *rbuf;		/* where the next request is read to */
 	unsigned in_flight;
 	struct ts_list requests; /* that are on fibers */
+	struct tf_renamed renamed[TF_RENAMED]; /* a ring */
+	unsigned nrenamed;	/* ever */
 	unsigned late_total;	/* bound of answered, not yet applied WRITEs */
 	struct tf_retry retries[TF_RETRIES];
 	unsigned nretries;	/* in use */
