@@ -3,7 +3,8 @@
  * knows whose locks are in its way, the node of such an owner knows what its other threads or it itself waits for. When the
  * chain comes back to where it began it is a cycle, maybe of the past: it is walked a second time (confirm). A waiter that
  * is met twice with one number has waited all the time between, so all of them waited at the moment between the two walks.
- * Then the youngest waiter gets -EDEADLK; every walk of one cycle ends at the same.
+ * Then the youngest waiter gets -EDEADLK; every walk of one cycle ends at the same. Since a waiter passes only the first chain of
+ * a search, a search ends with one cycle at most: when that is gone, or ended elsewhere, who began it searches again.
  *
  * Must never happen: EDEADLK from what was seen once; a chain that is passed on for ever (length, and each waiter passes a
  * chain of one beginning only once). */
@@ -82,11 +83,13 @@ static void to_authority(struct plock *p, uint64_t ino, const struct plock_m *m)
 }
 
 /* Not here: the delegate of what is mastered here. The delegate itself does not send it back. */
-static void pass_on(struct plock *p, uint64_t ino, const struct plock_m *m)
+static bool pass_on(struct plock *p, uint64_t ino, const struct plock_m *m)
 {
 	struct plock_mres *x = plock_mres_find(p, ino);
-	if (x && x->delegate && x->delegate != p->self && x->delegate != m->src)
-		plock_send(p, x->delegate, m);
+	if (!x || !x->delegate || x->delegate == p->self || x->delegate == m->src)
+		return false;
+	plock_send(p, x->delegate, m);
+	return true;
 }
 
 /* ---- the first walk ------------------------------------------------------------------------------------------------ */
@@ -105,7 +108,7 @@ static void confirm(struct plock *p, const struct plock_m *chain)
 	}
 	for (uint32_t i = 0; i < n; i++)
 		e[i] = chain->ents[(v + i) % n];
-	struct plock_m m = {.type = PLOCK_CONFIRM, .count = n, .ents = e};
+	struct plock_m m = {.type = PLOCK_CONFIRM, .op = (n - v) % n, .count = n, .ents = e};
 	to_authority(p, le64_get(e[0].ino), &m);
 }
 
@@ -137,7 +140,7 @@ void plock_on_probe(struct plock *p, const struct plock_m *m)
 	}
 	struct plock_auth *a = authority(p, m->ino, m->p.node, m->op, &w);
 	if (!a) {
-		pass_on(p, m->ino, m);
+		(void)pass_on(p, m->ino, m); /* else it is on its way somewhere, and searches itself when it arrives */
 		return;
 	}
 	if (!m->count) {
@@ -190,6 +193,15 @@ static void kill(struct plock *p, uint64_t ino, struct plock_want *w)
 		plock_master_end(p, plock_mres_find(p, ino), w, -EDEADLK);
 }
 
+/* The waiter that began the search (number `op` in the cycle) begins another. */
+static void again(struct plock *p, const struct plock_m *cycle)
+{
+	const struct plock_entry_msg *e = &cycle->ents[cycle->op];
+	struct plock_m m = {.type = PLOCK_PROBE, .ino = le64_get(e->ino), .op = le64_get(e->a)};
+	m.p = (struct plock_piece){.owner = le64_get(e->owner), .node = le16_get(e->node), .space = e->space};
+	to_authority(p, m.ino, &m);
+}
+
 void plock_on_confirm(struct plock *p, const struct plock_m *in)
 {
 	struct plock_m m = *in;
@@ -197,14 +209,16 @@ void plock_on_confirm(struct plock *p, const struct plock_m *in)
 	uint64_t ino = le64_get(e->ino);
 	struct plock_want *w;
 	struct plock_auth *a = authority(p, ino, le16_get(e->node), le64_get(e->a), &w);
-	if (!a) {
-		pass_on(p, ino, in);
+	if (!a && pass_on(p, ino, in))
+		return;
+	if (!a || !waits_for(a, w, &m.ents[(m.pos + 1) % m.count])) {
+		again(p, &m);
 		return;
 	}
-	if (!waits_for(a, w, &m.ents[(m.pos + 1) % m.count]))
-		return;
 	if (m.flags & PLOCK_MF_KILL) {
 		kill(p, ino, w);
+		if (m.op)
+			again(p, &m);
 		return;
 	}
 	if (++m.pos == m.count) {

@@ -15,7 +15,7 @@ enum plock_msg_type {
 	PLOCK_CANCEL,			 /* client: it is not wanted any more */
 	PLOCK_STATE,			 /* delegate: entries are my locks; LAST: you decide now */
 	PLOCK_PROBE,			 /* entries are a chain of waiters, each waits for the next */
-	PLOCK_CONFIRM,			 /* entries are a cycle; is it still there at entry `pos`? */
+	PLOCK_CONFIRM,			 /* entries are a cycle, found by number `op`; is it still there at `pos`? */
 	PLOCK_DONE,			 /* master: the operation ended with `result` */
 	PLOCK_DELEGATE,			 /* master: you decide about this inode */
 	PLOCK_RECALL,			 /* master: send me your state */

@@ -55,7 +55,7 @@ static bool node_ok(unsigned node)
 
 static bool waiters_ok(const struct plock_m *m)
 {
-	if (m->count > PLOCK_CYCLE_MAX || (m->type == PLOCK_CONFIRM && (m->count < 2 || m->pos >= m->count)))
+	if (m->count > PLOCK_CYCLE_MAX || (m->type == PLOCK_CONFIRM && (m->count < 2 || m->pos >= m->count || m->op >= m->count)))
 		return false;
 	for (uint32_t i = 0; i < m->count; i++)
 		if (!node_ok(le16_get(m->ents[i].node)))
