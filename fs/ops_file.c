@@ -239,8 +239,11 @@ ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, 
 
 int fs_flush(struct fs *fs, struct fs_file *f)
 {
-	int rc = fs_enter(fs, FS_OP_FLUSH);
+	int rc;
 
+	if (!fs_file_writes(f))
+		return 0;
+	rc = fs_enter(fs, FS_OP_FLUSH);
 	return rc ? rc : take_wb_error(f);
 }
 

@@ -19,6 +19,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 		return NULL;
 	tf->exec = a->exec;
 	tf->ms_flags = a->ms_flags;
+	tf->local_locks = a->local_locks;
 	tf->gone = a->gone;
 	tf->stopped = a->stopped;
 	tf->arg = a->arg;
@@ -143,6 +144,7 @@ void tfuse_abort(struct tfuse *tf)
 	tf->is_gone = true;
 	close(tf->fd); /* the last reference: the kernel aborts the connection */
 	tf->fd = -1;
+	tf_nobody_waits(tf);
 }
 
 void tfuse_drain(struct tfuse *tf)
@@ -192,6 +194,8 @@ static const struct {
 	{FUSE_READDIRPLUS_AUTO, "only where somebody stats"},
 	{FUSE_MAX_PAGES, "1 MiB writes"},
 	{FUSE_EXPLICIT_INVAL_DATA, "pages go when the token goes, never by a guess from mtime"},
+	{FUSE_POSIX_LOCKS, "fcntl locks count on every node"},
+	{FUSE_FLOCK_LOCKS, "flock locks, too"},
 	{FUSE_HANDLE_KILLPRIV_V2, "no security.capability query before every write"},
 };
 
@@ -204,6 +208,8 @@ int tf_op_init(struct tf_req *q)
 	uint64_t offered = in->flags, want = 0;
 	for (size_t i = 0; i < TS_ARRAY_LEN(wanted); i++)
 		want |= wanted[i].flag & offered;
+	if (tf->local_locks)
+		want &= ~(uint64_t)(FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS);
 	tf->proto_minor = in->minor;
 	tf->have_epoch = in->minor >= 44;
 	struct fuse_init_out out = {

@@ -18,7 +18,8 @@ static uint32_t open_mode(struct tfuse *tf, uint64_t ino, int flags)
 		return FOPEN_DIRECT_IO;
 	if (n)
 		n->pages_cached = true;
-	return FOPEN_KEEP_CACHE | ((flags & O_ACCMODE) == O_RDONLY ? FOPEN_NOFLUSH : 0);
+	/* Every close drops the process's locks on the file. */
+	return FOPEN_KEEP_CACHE | (tf->local_locks && (flags & O_ACCMODE) == O_RDONLY ? FOPEN_NOFLUSH : 0);
 }
 
 int tf_op_open(struct tf_req *q)
@@ -225,9 +226,11 @@ int tf_op_flush(struct tf_req *q)
 	const struct fuse_flush_in *in = tf_arg(q, sizeof(*in));
 	if (!in)
 		return -EINVAL;
-	int rc = late_result(q);
+	int lock_rc = fs_lock_close(q->tf->fs, handle(in->fh), in->lock_owner);
+	int rc = fs_file_writes(handle(in->fh)) ? late_result(q) : 0; /* a reader would take the writer's error away */
 	if (rc == 0)
 		rc = fs_flush(q->tf->fs, handle(in->fh));
+	rc = rc ? rc : lock_rc;
 	if (rc)
 		return rc;
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
