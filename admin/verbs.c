@@ -31,6 +31,10 @@ const struct verb verb_table[] = {
 	{"diag waiters", "", 0, 0, VERB_DAEMON, "who waits for what, since when", "", {{0}}},
 	{"diag tokens", "[NAME]", 0, 1, VERB_DAEMON, "tokens held and mastered here, with holders and waiters", "",
 	 {{"limit", 0, "N", "at most N rows (default 200)"}}},
+	{"diag locks", "[NAME]", 0, 1, VERB_DAEMON, "fcntl and flock locks: who holds, who waits, which node decides",
+	 "Rows of role 'holder' are processes of this node, rows of role 'master' what this node decides about for all. An inode used by "
+	 "one node is delegated: that node decides itself, and the master has no rows for it.",
+	 {{"limit", 0, "N", "at most N rows (default 200)"}}},
 	{"diag log", "[NAME]", 0, 1, VERB_DAEMON, "state of this node's log and write-behind", "", {{0}}},
 	{"sandbox", "VERB ...", 0, 64, VERB_EXEC, "a whole cluster on this machine, for trying and testing",
 	 "Nodes are network namespaces with a corosync and a tesserad each; the disks are LUNs of a real iSCSI target. "
