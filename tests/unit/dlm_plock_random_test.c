@@ -231,7 +231,7 @@ static void planted_faults_are_found(void **state)
 {
 	static const char *const names[] = {[PSIM_LOST_WAITERS] = "waiters lost at a recall", [PSIM_LOST_LOCKS] = "locks lost at a recall",
 					    [PSIM_OLD_GRANT] = "answer of an old epoch", [PSIM_EARLY_GATE] = "locks of the dead given early",
-					    [PSIM_ONE_WALK] = "cycle not confirmed", [PSIM_DOUBLE_ANSWER] = "cancel answered twice"};
+					    [PSIM_ONE_WALK] = "cycle not confirmed", [PSIM_KEPT_WAITER] = "cancelled waiter kept"};
 	ts_log_level_set((enum ts_log_level)(TS_LOG_ERR - 1)); /* what is planted is told */
 	for (unsigned f = 1; f < PSIM_FAULTS; f++) {
 		uint64_t caught = 0, at;

@@ -21,7 +21,7 @@ enum psim_fault {
 	PSIM_OLD_GRANT,	    /* an answer of an old epoch counts */
 	PSIM_EARLY_GATE,    /* locks of the dead are given before their recovery is complete */
 	PSIM_ONE_WALK,	    /* a cycle is not confirmed */
-	PSIM_DOUBLE_ANSWER, /* a cancel is answered although the lock was granted */
+	PSIM_KEPT_WAITER, /* a cancel is answered, and the waiter stays */
 	PSIM_FAULTS
 };
 struct psim_msg {
@@ -261,12 +261,12 @@ static inline bool psim_corrupt(struct psim *s, unsigned src, unsigned dst, stru
 		x->len = plock_encode(&m, b, sizeof b);
 		memcpy(x->bytes, b, x->len);
 		return false;
-	case PSIM_DOUBLE_ANSWER:
+	case PSIM_KEPT_WAITER:
 		if (m.type != PLOCK_CANCEL)
 			return false;
 		struct plock_m r = {.type = PLOCK_DONE, .ino = m.ino, .op = m.op, .result = -EINTR};
 		psim_push(s, dst, src, NET_GRANT, PLOCK_DONE, x->epoch, b, plock_encode(&r, b, sizeof b));
-		return false;
+		return true;
 	default:
 		return false;
 	}
