@@ -54,3 +54,8 @@ assert_ok "node 2 mounts again" sb mount "$FS" 2
 waiter 2 dead
 wait_until 10 "node 2, back again: waits for what node 1 has now" waits 2 "$files"
 assert_eq "locks given twice" 0 "$(woken dead.2)"
+
+# Nobody stays on the mounts.
+kill -KILL "${BACKGROUND[@]}" 2>/dev/null
+none_left() { ! pgrep -f "locker.py (hold|wait) /mnt/$TESSERA_SANDBOX_NAME/" >/dev/null; }
+wait_until 20 "processes of the test end" none_left

@@ -5,11 +5,16 @@
 hold NAME COUNT READY   all of them; then its process id is written to READY
 wait NAME COUNT WOKEN   a process for each, which waits; a line is appended to WOKEN when it has the lock
 """
+import ctypes
 import fcntl
 import os
 import signal
 import sys
 import time
+
+
+def die_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nobody is left behind on the mount
 
 
 def lock(name):
@@ -19,6 +24,7 @@ def lock(name):
 
 
 def main():
+    die_with_parent()
     what, name, count, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
     if what == "hold":
         keep = [lock("%s.%d" % (name, i)) for i in range(count)]
@@ -29,13 +35,10 @@ def main():
     fd = os.open(out, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for i in range(count):
         if os.fork() == 0:
+            die_with_parent()
             lock("%s.%d" % (name, i))
             os.write(fd, b"%d %f\n" % (i, time.time()))
-            # The process group of the test ends it, or this.
-            for _ in range(120):
-                time.sleep(1)
-                if os.getppid() == 1:
-                    break
+            signal.pause()
             os._exit(0)
     signal.pause()
     return 0
