@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The lock engine's frame: entry and exit, messages in and out, what is kept for later. Job: a message reaches its handler
- * only in its own epoch and when its time has come; done() is called outside of every loop of the engine. Must never happen:
- * order within a lane is lost. */
+/* The lock engine's frame: entry and exit, messages in and out, what is kept for later. Job: a message
+ * reaches its handler only in its own epoch and when its time has come; done() is called outside of every
+ * loop of the engine. Must never happen: order within a lane is lost. */
 #include "dlm/plock_int.h"
 
 void *plock_xalloc(size_t n, const char *what)
 {
 	void *p = ts_alloc(n);
 	if (!p)
-		TS_PANIC("locks: no memory for %s: it cannot be dropped without breaking the lock protocol", what);
+		TS_PANIC("locks: no memory for %s: it cannot be dropped without breaking the lock protocol",
+			 what);
 	return p;
 }
 void plock_must(int rc, const char *what)
 {
 	if (rc)
-		TS_PANIC("locks: no memory for %s: it cannot be dropped without breaking the lock protocol", what);
+		TS_PANIC("locks: no memory for %s: it cannot be dropped without breaking the lock protocol",
+			 what);
 }
 
 struct plock *plock_new(const struct plock_args *a)
@@ -95,7 +97,7 @@ unsigned plock_master(const struct plock *p, uint64_t ino)
 	return best;
 }
 
-/* ---- messages kept ------------------------------------------------------------------------------------------------- */
+/* ---- messages kept ---- */
 
 struct plock_qmsg *plock_keep(const struct plock_m *m)
 {
@@ -126,7 +128,7 @@ void plock_unpark(struct plock *p)
 	}
 }
 
-/* ---- sending ------------------------------------------------------------------------------------------------------- */
+/* ---- sending ---- */
 
 static bool lane_waits(const struct plock *p, unsigned node, enum net_lane lane)
 {
@@ -190,7 +192,7 @@ bool plock_tick_wanted(const struct plock *p)
 	return !ts_list_empty(&p->outq);
 }
 
-/* ---- entry and exit ------------------------------------------------------------------------------------------------ */
+/* ---- entry and exit ---- */
 
 static const struct {
 	void (*fn)(struct plock *, const struct plock_m *);
@@ -208,7 +210,8 @@ static const struct {
 	[PLOCK_REPORTED - PLOCK_OP] = {plock_on_reported, false},
 };
 
-/* The epoch law: older is dropped, newer waits for the view. What waits is bounded by what others hold and ask for. */
+/* The epoch law: older is dropped, newer waits for the view. What waits is bounded by what others hold and
+ * ask for. */
 static void dispatch(struct plock *p, const struct plock_m *m)
 {
 	if (m->epoch > p->epoch) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: the decision about one inode's locks, the same at its master and at a delegate. Fair: who holds no lock at all queues
- * behind those who wait already. Who holds one may pass, because those who wait may wait for it: queueing would make
- * deadlocks that the locks themselves do not have. Must never happen: a conflicting lock is given. */
+/* Job: the decision about one inode's locks, the same at its master and at a delegate. Fair: who holds no
+ * lock at all queues behind those who wait already. Who holds one may pass, because those who wait may wait
+ * for it: queueing would make deadlocks that the locks themselves do not have. Must never happen: a
+ * conflicting lock is given. */
 #include "dlm/plock_int.h"
 
 void plock_auth_init(struct plock_auth *a)

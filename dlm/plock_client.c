@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: the locks of this node's own processes: what they hold, what they ask for, and the decision itself while an inode is
- * delegated to this node.
+/* Job: the locks of this node's own processes: what they hold, what they ask for, and the decision itself
+ * while an inode is delegated to this node.
  *
- * Cover: what is in a table here is never more than what the master has. A RAISE counts here when its answer arrives; a LOWER
- * counts from the moment it is submitted, and once more behind the answer of a RAISE that the master may have decided before it.
- * Must never happen: an operation without an end; a lock here that the master does not know. */
+ * Cover: what is in a table here is never more than what the master has. A RAISE counts here when its answer
+ * arrives; a LOWER counts from the moment it is submitted, and once more behind the answer of a RAISE that
+ * the master may have decided before it. Must never happen: an operation without an end; a lock here that the
+ * master does not know. */
 #include "dlm/plock_int.h"
 
-/* ---- inodes -------------------------------------------------------------------------------------------------------- */
+/* ---- inodes ---- */
 
 static void pid_counted(void *arg, const struct plock_piece *piece, int by)
 {
@@ -93,13 +94,16 @@ int plock_res_free(struct ts_map_node *n, void *arg)
 	return 0;
 }
 
-static void send_state(struct plock *p, struct plock_res *r, const struct plock_entry_msg *e, uint32_t n, bool last)
+static void send_state(struct plock *p, struct plock_res *r, const struct plock_entry_msg *e, uint32_t n,
+		       bool last)
 {
-	struct plock_m m = {.type = PLOCK_STATE, .ino = r->ino, .flags = last ? PLOCK_MF_LAST : 0, .count = n, .ents = e};
+	struct plock_m m = {
+		.type = PLOCK_STATE, .ino = r->ino, .flags = last ? PLOCK_MF_LAST : 0, .count = n, .ents = e};
 	plock_send(p, plock_master(p, r->ino), &m);
 }
 
-/* After a change: kept while it says something; a delegation without locks is kept as long as there is room. */
+/* After a change: kept while it says something; a delegation without locks is kept as long as there is room.
+ */
 static void settle(struct plock *p, struct plock_res *r)
 {
 	idle_del(p, r);
@@ -117,7 +121,7 @@ static void settle(struct plock *p, struct plock_res *r)
 	plock_res_free(&r->node, p);
 }
 
-/* ---- operations ---------------------------------------------------------------------------------------------------- */
+/* ---- operations ---- */
 
 struct plock_op *plock_op_find(const struct plock_res *r, uint64_t op)
 {
@@ -272,7 +276,7 @@ void plock_cancel(struct plock *p, struct plock_op *op)
 	plock_leave(p);
 }
 
-/* ---- what masters say ---------------------------------------------------------------------------------------------- */
+/* ---- what masters say ---- */
 
 /* The lock is ours, but for what was given up meanwhile: the master may have decided that behind it. */
 static void raised(struct plock *p, struct plock_res *r, const struct plock_op *op)
@@ -348,7 +352,7 @@ void plock_on_recall(struct plock *p, const struct plock_m *m)
 	settle(p, r);
 }
 
-/* ---- epochs -------------------------------------------------------------------------------------------------------- */
+/* ---- epochs ---- */
 
 static int forget_epoch(struct ts_map_node *n, void *arg)
 {
@@ -364,7 +368,8 @@ void plock_res_forget_epoch(struct plock *p)
 	ts_map_each(&p->res, forget_epoch, p);
 }
 
-/* Asked again, oldest first. Who does not want it any more gets his answer here: no master of this epoch knows it. */
+/* Asked again, oldest first. Who does not want it any more gets his answer here: no master of this epoch
+ * knows it. */
 void plock_res_resend(struct plock *p)
 {
 	ts_list_for_safe(n, tmp, &p->all)
@@ -381,7 +386,7 @@ void plock_res_resend(struct plock *p)
 	}
 }
 
-/* ---- looking ------------------------------------------------------------------------------------------------------- */
+/* ---- looking ---- */
 
 enum plock_type plock_held(const struct plock *p, uint64_t ino, const struct plock_piece *key)
 {

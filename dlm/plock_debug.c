@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: looking at the lock engine: numbers, every lock and waiter for diagnostics, the state as a row of numbers for tests
- * that must recognise it. Must never happen: looking changes anything. */
+/* Job: looking at the lock engine: numbers, every lock and waiter for diagnostics, the state as a row of
+ * numbers for tests that must recognise it. Must never happen: looking changes anything. */
 #include "dlm/plock_int.h"
 
 void plock_stats_get(const struct plock *p, struct plock_stats *out)
@@ -30,7 +30,8 @@ static int each_res(struct ts_map_node *n, void *arg)
 {
 	struct walk *w = arg;
 	const struct plock_res *r = TS_CONTAINER(n, struct plock_res, node);
-	struct plock_info i = {.ino = r->ino, .delegated = r->delegated, .master = plock_master(w->p, r->ino)};
+	struct plock_info i = {
+		.ino = r->ino, .delegated = r->delegated, .master = plock_master(w->p, r->ino)};
 	walk_auth(w, &r->a, &i);
 	i.waiting = true;
 	ts_list_for(l, &r->ops)
@@ -48,7 +49,8 @@ static int each_mres(struct ts_map_node *n, void *arg)
 {
 	struct walk *w = arg;
 	const struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, node);
-	struct plock_info i = {.ino = r->ino, .delegated = r->delegate != 0, .master = w->p->self, .mastered = true};
+	struct plock_info i = {
+		.ino = r->ino, .delegated = r->delegate != 0, .master = w->p->self, .mastered = true};
 	walk_auth(w, &r->a, &i);
 	i.waiting = true;
 	ts_list_for(l, &r->a.waiters)
@@ -68,7 +70,7 @@ void plock_each(struct plock *p, void (*fn)(void *arg, const struct plock_info *
 	ts_map_each(&p->mres, each_mres, &w);
 }
 
-/* ---- state as numbers ---------------------------------------------------------------------------------------------- */
+/* ---- state as numbers ---- */
 
 struct dump {
 	plock_dump_fn fn;
@@ -114,18 +116,20 @@ static int dump_mres(struct ts_map_node *n, void *arg)
 {
 	struct dump *o = arg;
 	const struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, node);
-	o->fn(o->arg, r->ino << 20 | (uint64_t)r->delegate << 12 | r->last << 4 | (unsigned)r->recalling << 1 | r->contended);
+	o->fn(o->arg, r->ino << 20 | (uint64_t)r->delegate << 12 | r->last << 4 |
+			      (unsigned)r->recalling << 1 | r->contended);
 	o->fn(o->arg, r->streak);
 	auth(o, &r->a);
-	ts_list_for(l, &r->pend) plock_dump_msg(&ts_list_entry(l, const struct plock_qmsg, link)->m, o->fn, o->arg);
+	ts_list_for(l, &r->pend)
+		plock_dump_msg(&ts_list_entry(l, const struct plock_qmsg, link)->m, o->fn, o->arg);
 	return 0;
 }
 
 void plock_dump_msg(const struct plock_m *m, plock_dump_fn fn, void *arg)
 {
 	struct dump o = {fn, arg};
-	fn(arg, (uint64_t)m->src << 48 | (uint64_t)m->type << 32 | (uint64_t)m->kind << 24 | (uint64_t)m->flags << 16 |
-			(uint64_t)(-m->result & 0xffff));
+	fn(arg, (uint64_t)m->src << 48 | (uint64_t)m->type << 32 | (uint64_t)m->kind << 24 |
+			(uint64_t)m->flags << 16 | (uint64_t)(-m->result & 0xffff));
 	fn(arg, m->epoch);
 	fn(arg, m->ino);
 	fn(arg, m->op);
@@ -140,8 +144,10 @@ void plock_dump(struct plock *p, plock_dump_fn fn, void *arg)
 	struct dump o = {fn, arg};
 	fn(arg, p->epoch << 8 | (unsigned)p->phase << 1 | p->gate);
 	for (unsigned i = 0; i < p->nmembers; i++)
-		fn(arg, (uint64_t)p->members[i] << 40 | p->rep_got[p->members[i]] << 1 | p->rep_done[p->members[i]]);
+		fn(arg, (uint64_t)p->members[i] << 40 | p->rep_got[p->members[i]] << 1 |
+				p->rep_done[p->members[i]]);
 	ts_map_each(&p->res, dump_res, &o);
 	ts_map_each(&p->mres, dump_mres, &o);
-	ts_list_for(l, &p->parked) plock_dump_msg(&ts_list_entry(l, const struct plock_qmsg, link)->m, fn, arg);
+	ts_list_for(l, &p->parked)
+		plock_dump_msg(&ts_list_entry(l, const struct plock_qmsg, link)->m, fn, arg);
 }

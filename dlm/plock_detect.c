@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: cycles of waiting processes, over inodes and nodes. A chain of waiters is passed on (probe): the authority of a waiter
- * knows whose locks are in its way, the node of such an owner knows what its other threads or it itself waits for. When the
- * chain comes back to where it began it is a cycle, maybe of the past: it is walked a second time (confirm). A waiter that
- * is met twice with one number has waited all the time between, so all of them waited at the moment between the two walks.
- * Then the youngest waiter gets -EDEADLK; every walk of one cycle ends at the same. Since a waiter passes only the first chain of
- * a search, a search ends with one cycle at most: when that is gone, or ended elsewhere, who began it searches again.
+/* Job: cycles of waiting processes, over inodes and nodes. A chain of waiters is passed on (probe): the
+ * authority of a waiter knows whose locks are in its way, the node of such an owner knows what its other
+ * threads or it itself waits for. When the chain comes back to where it began it is a cycle, maybe of the
+ * past: it is walked a second time (confirm). A waiter that is met twice with one number has waited all the
+ * time between, so all of them waited at the moment between the two walks. Then the youngest waiter gets
+ * -EDEADLK; every walk of one cycle ends at the same. Since a waiter passes only the first chain of a search,
+ * a search ends with one cycle at most: when that is gone, or ended elsewhere, who began it searches again.
  *
- * Must never happen: EDEADLK from what was seen once; a chain that is passed on for ever (length, and each waiter passes a
- * chain of one beginning only once). */
+ * Must never happen: EDEADLK from what was seen once; a chain that is passed on for ever (length, and each
+ * waiter passes a chain of one beginning only once). */
 #include "dlm/plock_int.h"
 
 static void put(struct plock_entry_msg *e, uint64_t ino, const struct plock_want *w)
@@ -28,11 +29,13 @@ static bool is(const struct plock_entry_msg *e, const struct plock_want *w)
 }
 
 /* The chain ends with a waiter here: on to the owners of what is in its way. */
-static void to_owners(struct plock *p, struct plock_auth *a, const struct plock_want *w, const struct plock_m *chain)
+static void to_owners(struct plock *p, struct plock_auth *a, const struct plock_want *w,
+		      const struct plock_m *chain)
 {
 	uint64_t last = 0;
 	unsigned last_node = 0;
-	for (uint32_t i = plock_table_clash(&a->t, &w->p, 0); i < a->t.n; i = plock_table_clash(&a->t, &w->p, i + 1)) {
+	for (uint32_t i = plock_table_clash(&a->t, &w->p, 0); i < a->t.n;
+	     i = plock_table_clash(&a->t, &w->p, i + 1)) {
 		const struct plock_piece *q = &a->t.v[i];
 		if (q->owner == last && q->node == last_node)
 			continue; /* pieces of an owner lie together */
@@ -56,10 +59,11 @@ void plock_detect_start(struct plock *p, uint64_t ino, struct plock_auth *a, str
 	to_owners(p, a, w, &chain);
 }
 
-/* ---- where a waiter is decided about ------------------------------------------------------------------------------- */
+/* ---- where a waiter is decided about ---- */
 
 /* NULL: not here, or not any more. */
-static struct plock_auth *authority(struct plock *p, uint64_t ino, unsigned node, uint64_t op, struct plock_want **w)
+static struct plock_auth *authority(struct plock *p, uint64_t ino, unsigned node, uint64_t op,
+				    struct plock_want **w)
 {
 	struct plock_res *r = node == p->self ? plock_res_find(p, ino) : NULL;
 	struct plock_mres *m = plock_mres_find(p, ino);
@@ -92,7 +96,7 @@ static bool pass_on(struct plock *p, uint64_t ino, const struct plock_m *m)
 	return true;
 }
 
-/* ---- the first walk ------------------------------------------------------------------------------------------------ */
+/* ---- the first walk ---- */
 
 /* The cycle, beginning with its victim. */
 static void confirm(struct plock *p, const struct plock_m *chain)
@@ -140,7 +144,8 @@ void plock_on_probe(struct plock *p, const struct plock_m *m)
 	}
 	struct plock_auth *a = authority(p, m->ino, m->p.node, m->op, &w);
 	if (!a) {
-		(void)pass_on(p, m->ino, m); /* else it is on its way somewhere, and searches itself when it arrives */
+		(void)pass_on(p, m->ino,
+			      m); /* else it is on its way somewhere, and searches itself when it arrives */
 		return;
 	}
 	if (!m->count) {
@@ -173,11 +178,13 @@ void plock_detect_owner(struct plock *p, const struct plock_piece *owner)
 	probe_owner(p, &m);
 }
 
-/* ---- the second walk ----------------------------------------------------------------------------------------------- */
+/* ---- the second walk ---- */
 
-static bool waits_for(const struct plock_auth *a, const struct plock_want *w, const struct plock_entry_msg *next)
+static bool waits_for(const struct plock_auth *a, const struct plock_want *w,
+		      const struct plock_entry_msg *next)
 {
-	for (uint32_t i = plock_table_clash(&a->t, &w->p, 0); i < a->t.n; i = plock_table_clash(&a->t, &w->p, i + 1))
+	for (uint32_t i = plock_table_clash(&a->t, &w->p, 0); i < a->t.n;
+	     i = plock_table_clash(&a->t, &w->p, i + 1))
 		if (a->t.v[i].node == le16_get(next->node) && a->t.v[i].owner == le64_get(next->owner))
 			return true;
 	return false;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* plock inside. plock.c: entry, exit, sending, messages kept; plock_client.c: this node's processes; plock_master.c: what
- * is decided for all; plock_auth.c: the decision itself, the same for master and delegate; plock_table.c: ranges;
- * plock_detect.c: cycles; plock_recover.c: epochs; plock_wire.c; plock_debug.c.
+/* plock inside. plock.c: entry, exit, sending, messages kept; plock_client.c: this node's processes;
+ * plock_master.c: what is decided for all; plock_auth.c: the decision itself, the same for master and
+ * delegate; plock_table.c: ranges; plock_detect.c: cycles; plock_recover.c: epochs; plock_wire.c;
+ * plock_debug.c.
  *
- * Between a client and a master there are two ordered channels: the client's (operations, cancels, state: lane request)
- * and the master's (answers, delegations, recalls: lane grant). The protocol rests on their order: no message is numbered. */
+ * Between a client and a master there are two ordered channels: the client's (operations, cancels, state:
+ * lane request) and the master's (answers, delegations, recalls: lane grant). The protocol rests on their
+ * order: no message is numbered. */
 #ifndef TESSERA_DLM_PLOCK_INT_H
 #define TESSERA_DLM_PLOCK_INT_H
 
@@ -15,22 +17,23 @@ enum plock_msg_type {
 	PLOCK_CANCEL,			 /* client: it is not wanted any more */
 	PLOCK_STATE,			 /* delegate: entries are my locks; LAST: you decide now */
 	PLOCK_PROBE,			 /* entries are a chain of waiters, each waits for the next */
-	PLOCK_CONFIRM,			 /* entries are a cycle, found by number `op`; is it still there at `pos`? */
-	PLOCK_DONE,			 /* master: the operation ended with `result` */
-	PLOCK_DELEGATE,			 /* master: you decide about this inode */
-	PLOCK_RECALL,			 /* master: send me your state */
-	PLOCK_REPORT,			 /* recovery: entries are what my processes hold and you master */
-	PLOCK_REPORTED,			 /* recovery: count of entries reported to you in `op` */
+	PLOCK_CONFIRM,	/* entries are a cycle, found by number `op`; is it still there at `pos`? */
+	PLOCK_DONE,	/* master: the operation ended with `result` */
+	PLOCK_DELEGATE, /* master: you decide about this inode */
+	PLOCK_RECALL,	/* master: send me your state */
+	PLOCK_REPORT,	/* recovery: entries are what my processes hold and you master */
+	PLOCK_REPORTED, /* recovery: count of entries reported to you in `op` */
 	PLOCK_TYPE_END
 };
 #define PLOCK_WIRE_VERSION 1
 #define PLOCK_BATCH	   512
 #define PLOCK_CYCLE_MAX	   32
-enum {			     /* on the wire only, beside PLOCK_F_* */
-	PLOCK_MF_MOVED = 8,  /* OP: was waiting at the delegate that is being recalled */
-	PLOCK_MF_LAST = 16,
-	PLOCK_MF_OWNER = 32, /* PROBE: for the node of `owner`; else for the authority of the waiter (node, op) */
-	PLOCK_MF_KILL = 64,  /* CONFIRM: every entry was seen twice: end the first with -EDEADLK */
+enum {			   /* on the wire only, beside PLOCK_F_* */
+       PLOCK_MF_MOVED = 8, /* OP: was waiting at the delegate that is being recalled */
+       PLOCK_MF_LAST = 16,
+       PLOCK_MF_OWNER =
+	       32, /* PROBE: for the node of `owner`; else for the authority of the waiter (node, op) */
+       PLOCK_MF_KILL = 64, /* CONFIRM: every entry was seen twice: end the first with -EDEADLK */
 };
 
 struct plock_head_msg { /* every message; count entries follow */
@@ -77,11 +80,13 @@ struct plock_omsg { /* bytes kept because the lane was full */
 	uint8_t bytes[];
 };
 
-/* Pieces sorted by (space, node, owner, start); those of one owner in one space do not overlap, and are merged. */
+/* Pieces sorted by (space, node, owner, start); those of one owner in one space do not overlap, and are
+ * merged. */
 struct plock_table {
 	struct plock_piece *v;
 	uint32_t n, cap;
-	void (*counted)(void *arg, const struct plock_piece *p, int by); /* may be NULL: each piece that comes or goes */
+	void (*counted)(void *arg, const struct plock_piece *p,
+			int by); /* may be NULL: each piece that comes or goes */
 	void *arg;
 };
 struct plock_auth { /* all that a decision needs */
@@ -99,10 +104,10 @@ struct plock_res { /* an inode at a node whose processes use its locks */
 struct plock_mres { /* an inode at its master */
 	struct ts_map_node node;
 	uint64_t ino;
-	struct plock_auth a;  /* empty while delegated */
-	struct ts_list pend;  /* plock_qmsg: operations that wait for the recall or for the gate */
-	struct ts_list idle;  /* in plock.midle: only history */
-	unsigned delegate;    /* 0 = decided here */
+	struct plock_auth a; /* empty while delegated */
+	struct ts_list pend; /* plock_qmsg: operations that wait for the recall or for the gate */
+	struct ts_list idle; /* in plock.midle: only history */
+	unsigned delegate;   /* 0 = decided here */
 	bool recalling;
 	bool contended; /* several nodes used it */
 	unsigned last, streak;
@@ -154,19 +159,23 @@ static inline bool plock_granting(const struct plock *p)
 
 /* plock_table.c */
 void plock_table_fini(struct plock_table *t);
-int plock_table_set(struct plock_table *t, const struct plock_piece *p, bool raise) TS_MUST_CHECK; /* 0, -ENOMEM: unchanged */
+int plock_table_set(struct plock_table *t, const struct plock_piece *p,
+		    bool raise) TS_MUST_CHECK; /* 0, -ENOMEM: unchanged */
 void plock_table_clear(struct plock_table *t);
 /* Index of the next piece from i on that is in the way of p; t->n = none. */
 uint32_t plock_table_clash(const struct plock_table *t, const struct plock_piece *p, uint32_t i);
 /* The one that starts first, with its neighbours of the same owner and type; false = none. */
-bool plock_table_first_clash(const struct plock_table *t, const struct plock_piece *p, struct plock_piece *out);
+bool plock_table_first_clash(const struct plock_table *t, const struct plock_piece *p,
+			     struct plock_piece *out);
 enum plock_type plock_table_held(const struct plock_table *t, const struct plock_piece *p);
 bool plock_table_has_owner(const struct plock_table *t, const struct plock_piece *p);
 
 /* plock_auth.c */
 void plock_auth_init(struct plock_auth *a);
-int plock_auth_try(struct plock_auth *a, const struct plock_want *w) TS_MUST_CHECK; /* 0 = raised, -EAGAIN, -ENOLCK */
-struct plock_want *plock_auth_next(struct plock_auth *a, int *rc); /* a waiter that need not wait any more, unlinked; NULL */
+int plock_auth_try(struct plock_auth *a,
+		   const struct plock_want *w) TS_MUST_CHECK; /* 0 = raised, -EAGAIN, -ENOLCK */
+struct plock_want *plock_auth_next(struct plock_auth *a,
+				   int *rc); /* a waiter that need not wait any more, unlinked; NULL */
 
 /* plock.c */
 void *plock_xalloc(size_t n, const char *what);
@@ -191,7 +200,8 @@ struct plock_res *plock_res_find(const struct plock *p, uint64_t ino);
 void plock_res_forget_epoch(struct plock *p);
 void plock_res_resend(struct plock *p);
 int plock_res_free(struct ts_map_node *n, void *arg);
-void plock_local_end(struct plock *p, struct plock_op *op, int rc); /* takes a waiter out of a delegated inode */
+void plock_local_end(struct plock *p, struct plock_op *op,
+		     int rc); /* takes a waiter out of a delegated inode */
 void plock_on_done(struct plock *p, const struct plock_m *m);
 void plock_on_delegate(struct plock *p, const struct plock_m *m);
 void plock_on_recall(struct plock *p, const struct plock_m *m);
@@ -210,7 +220,8 @@ void plock_on_state(struct plock *p, const struct plock_m *m);
 
 /* plock_detect.c */
 void plock_detect_start(struct plock *p, uint64_t ino, struct plock_auth *a, struct plock_want *w);
-void plock_detect_owner(struct plock *p, const struct plock_piece *owner); /* got a lock: others of its threads may wait */
+void plock_detect_owner(struct plock *p,
+			const struct plock_piece *owner); /* got a lock: others of its threads may wait */
 void plock_on_probe(struct plock *p, const struct plock_m *m);
 void plock_on_confirm(struct plock *p, const struct plock_m *m);
 

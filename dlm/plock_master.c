@@ -3,10 +3,11 @@
  *
  *   here --one node has all of it--> delegated --operation of another--> recalling --STATE, LAST--> here
  *
- * Must never happen: a decision while a delegate may decide; a lock given while the gate is closed; an answer sent twice. */
+ * Must never happen: a decision while a delegate may decide; a lock given while the gate is closed; an answer
+ * sent twice. */
 #include "dlm/plock_int.h"
 
-/* ---- inodes -------------------------------------------------------------------------------------------------------- */
+/* ---- inodes ---- */
 
 struct plock_mres *plock_mres_find(const struct plock *p, uint64_t ino)
 {
@@ -67,8 +68,8 @@ int plock_mres_free(struct ts_map_node *n, void *arg)
 	return 0;
 }
 
-/* Kept while it says something; that it was contended is remembered as long as there is room, else it would be delegated and
- * recalled for every single operation of nodes that take turns. */
+/* Kept while it says something; that it was contended is remembered as long as there is room, else it would
+ * be delegated and recalled for every single operation of nodes that take turns. */
 static void settle_one(struct plock *p, struct plock_mres *r)
 {
 	idle_del(p, r);
@@ -92,9 +93,10 @@ static void settle(struct plock *p, struct plock_mres *r)
 	trim(p);
 }
 
-/* ---- answers ------------------------------------------------------------------------------------------------------- */
+/* ---- answers ---- */
 
-static void answer(struct plock *p, uint64_t ino, unsigned node, uint64_t op, int rc, const struct plock_piece *found)
+static void answer(struct plock *p, uint64_t ino, unsigned node, uint64_t op, int rc,
+		   const struct plock_piece *found)
 {
 	struct plock_m m = {.type = PLOCK_DONE, .ino = ino, .op = op, .result = rc};
 	if (found)
@@ -132,7 +134,7 @@ void plock_master_end(struct plock *p, struct plock_mres *r, struct plock_want *
 	settle(p, r);
 }
 
-/* ---- decisions ----------------------------------------------------------------------------------------------------- */
+/* ---- decisions ---- */
 
 static struct plock_want *enqueue(struct plock_mres *r, const struct plock_m *m)
 {
@@ -177,7 +179,8 @@ static void decide(struct plock *p, struct plock_mres *r, const struct plock_m *
 		pump(p, r);
 		break;
 	default:
-		answer(p, r->ino, m->src, m->op, 0, plock_table_first_clash(&r->a.t, &m->p, &found) ? &found : NULL);
+		answer(p, r->ino, m->src, m->op, 0,
+		       plock_table_first_clash(&r->a.t, &m->p, &found) ? &found : NULL);
 	}
 }
 
@@ -186,18 +189,18 @@ static bool only_of(const struct plock_mres *r, unsigned node)
 	for (uint32_t i = 0; i < r->a.t.n; i++)
 		if (r->a.t.v[i].node != node)
 			return false;
-	ts_list_for(n, &r->a.waiters)
-		if (ts_list_entry(n, struct plock_want, link)->p.node != node)
-			return false;
+	ts_list_for(n, &r->a.waiters) if (ts_list_entry(n, struct plock_want, link)->p.node !=
+					  node) return false;
 	return true;
 }
 
-/* The node has seen every answer before it sees this, so it has our table; its waiters are its own operations. */
+/* The node has seen every answer before it sees this, so it has our table; its waiters are its own
+ * operations. */
 static void delegate_maybe(struct plock *p, struct plock_mres *r, unsigned node)
 {
 	struct plock_m m = {.type = PLOCK_DELEGATE, .ino = r->ino};
-	if (!plock_granting(p) || r->delegate || !ts_list_empty(&r->pend) || (r->contended && r->streak < p->a.alone) ||
-	    !only_of(r, node))
+	if (!plock_granting(p) || r->delegate || !ts_list_empty(&r->pend) ||
+	    (r->contended && r->streak < p->a.alone) || !only_of(r, node))
 		return;
 	plock_send(p, node, &m);
 	r->delegate = node;
@@ -292,13 +295,15 @@ void plock_on_state(struct plock *p, const struct plock_m *m)
 {
 	struct plock_mres *r = plock_mres_find(p, m->ino);
 	if (!r || r->delegate != m->src)
-		TS_PANIC("locks: impossible state: node %u gives up inode %llu, which it does not decide about", m->src,
-			 (unsigned long long)m->ino);
+		TS_PANIC("locks: impossible state: node %u gives up inode %llu, which it does not decide "
+			 "about",
+			 m->src, (unsigned long long)m->ino);
 	for (uint32_t i = 0; i < m->count; i++) {
 		struct plock_piece piece;
 		uint64_t ino;
 		if (!plock_decode_lock(&m->ents[i], &ino, &piece))
-			TS_PANIC("locks: malformed state of inode %llu from node %u", (unsigned long long)m->ino, m->src);
+			TS_PANIC("locks: malformed state of inode %llu from node %u",
+				 (unsigned long long)m->ino, m->src);
 		piece.node = (uint16_t)m->src;
 		plock_must(plock_table_set(&r->a.t, &piece, true), "state of an inode");
 	}
@@ -308,12 +313,13 @@ void plock_on_state(struct plock *p, const struct plock_m *m)
 	r->recalling = false;
 	r->streak = 0;
 	pump(p, r);
-	ts_list_for(n, &r->a.waiters) plock_detect_start(p, r->ino, &r->a, ts_list_entry(n, struct plock_want, link));
+	ts_list_for(n, &r->a.waiters)
+		plock_detect_start(p, r->ino, &r->a, ts_list_entry(n, struct plock_want, link));
 	pend_run(p, r);
 	settle(p, r);
 }
 
-/* ---- epochs -------------------------------------------------------------------------------------------------------- */
+/* ---- epochs ---- */
 
 void plock_master_insert(struct plock *p, uint64_t ino, const struct plock_piece *piece)
 {
@@ -323,8 +329,8 @@ void plock_master_insert(struct plock *p, uint64_t ino, const struct plock_piece
 	uint32_t i = plock_table_clash(&r->a.t, piece, 0);
 	if (i < r->a.t.n) { /* their programs go on anyhow: told, and both kept */
 		p->st.conflicts++;
-		ts_err("locks: impossible state: nodes %u and %u hold conflicting locks of inode %llu", r->a.t.v[i].node,
-		       piece->node, (unsigned long long)ino);
+		ts_err("locks: impossible state: nodes %u and %u hold conflicting locks of inode %llu",
+		       r->a.t.v[i].node, piece->node, (unsigned long long)ino);
 	}
 	plock_must(plock_table_set(&r->a.t, piece, true), "a reported lock");
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: a new epoch of the group. What was decided elsewhere under the old one is forgotten; every node tells the new masters
- * what its own processes hold, asks again for what they wait for, and nobody is given anything before every member has told.
- * Locks of a dead node are in nobody's report; they are free when its recovery is complete (the gate). Must never happen: a
- * report is lost (counted), an answer of an older epoch counts (dropped). */
+/* Job: a new epoch of the group. What was decided elsewhere under the old one is forgotten; every node tells
+ * the new masters what its own processes hold, asks again for what they wait for, and nobody is given
+ * anything before every member has told. Locks of a dead node are in nobody's report; they are free when its
+ * recovery is complete (the gate). Must never happen: a report is lost (counted), an answer of an older epoch
+ * counts (dropped). */
 #include "dlm/plock_int.h"
 
 static void forget(struct plock *p)
@@ -109,8 +110,8 @@ void plock_on_report(struct plock *p, const struct plock_m *m)
 void plock_on_reported(struct plock *p, const struct plock_m *m)
 {
 	if (p->rep_got[m->src] != m->op)
-		TS_PANIC("locks: node %u reported %llu locks, %llu arrived", m->src, (unsigned long long)m->op,
-			 (unsigned long long)p->rep_got[m->src]);
+		TS_PANIC("locks: node %u reported %llu locks, %llu arrived", m->src,
+			 (unsigned long long)m->op, (unsigned long long)p->rep_got[m->src]);
 	p->rep_done[m->src] = true;
 	step(p);
 }

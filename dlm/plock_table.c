@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: the locks of one inode: pieces of owners, split and merged as POSIX says (a range locked twice is one lock, an unlock
- * in the middle leaves two). Must never happen: pieces of one owner that overlap; a set that is half changed. */
+/* Job: the locks of one inode: pieces of owners, split and merged as POSIX says (a range locked twice is one
+ * lock, an unlock in the middle leaves two). Must never happen: pieces of one owner that overlap; a set that
+ * is half changed. */
 #include "dlm/plock_int.h"
 
 static int order(const struct plock_piece *a, const struct plock_piece *b)
@@ -63,7 +64,8 @@ struct out {
 };
 
 /* A piece of the new set: like q, with this range and type. */
-static void emit(struct out *o, const struct plock_piece *q, uint64_t start, uint64_t end, enum plock_type type)
+static void emit(struct out *o, const struct plock_piece *q, uint64_t start, uint64_t end,
+		 enum plock_type type)
 {
 	struct plock_piece *l = o->n ? &o->v[o->n - 1] : NULL;
 	if (type == PLOCK_UN)
@@ -79,8 +81,8 @@ static void emit(struct out *o, const struct plock_piece *q, uint64_t start, uin
 }
 
 /* What becomes of [start, end] of q, which lies inside p. */
-static void emit_inside(struct out *o, const struct plock_piece *q, const struct plock_piece *p, bool raise, uint64_t start,
-			uint64_t end)
+static void emit_inside(struct out *o, const struct plock_piece *q, const struct plock_piece *p, bool raise,
+			uint64_t start, uint64_t end)
 {
 	struct plock_piece x = *q;
 	if (raise && q->type <= p->type)
@@ -91,7 +93,8 @@ static void emit_inside(struct out *o, const struct plock_piece *q, const struct
 }
 
 /* The pieces [lo, hi) touch p or lie beside it. */
-static void rebuild(const struct plock_table *t, uint32_t lo, uint32_t hi, const struct plock_piece *p, bool raise, struct out *o)
+static void rebuild(const struct plock_table *t, uint32_t lo, uint32_t hi, const struct plock_piece *p,
+		    bool raise, struct out *o)
 {
 	uint64_t pos = p->start; /* up to here p is dealt with */
 	bool full = false;
@@ -169,7 +172,8 @@ uint32_t plock_table_clash(const struct plock_table *t, const struct plock_piece
 	return i;
 }
 
-bool plock_table_first_clash(const struct plock_table *t, const struct plock_piece *p, struct plock_piece *out)
+bool plock_table_first_clash(const struct plock_table *t, const struct plock_piece *p,
+			     struct plock_piece *out)
 {
 	uint32_t best = t->n;
 	for (uint32_t i = plock_table_clash(t, p, 0); i < t->n; i = plock_table_clash(t, p, i + 1))
@@ -178,10 +182,12 @@ bool plock_table_first_clash(const struct plock_table *t, const struct plock_pie
 	if (best == t->n)
 		return false;
 	*out = t->v[best];
-	for (uint32_t i = best; i-- > 0 && !order(&t->v[i], out) && t->v[i].end + 1 == out->start && t->v[i].type == out->type;)
+	for (uint32_t i = best;
+	     i-- > 0 && !order(&t->v[i], out) && t->v[i].end + 1 == out->start && t->v[i].type == out->type;)
 		out->start = t->v[i].start;
 	for (uint32_t i = best + 1;
-	     i < t->n && !order(&t->v[i], out) && out->end + 1 == t->v[i].start && t->v[i].type == out->type; i++)
+	     i < t->n && !order(&t->v[i], out) && out->end + 1 == t->v[i].start && t->v[i].type == out->type;
+	     i++)
 		out->end = t->v[i].end;
 	return true;
 }
@@ -189,7 +195,8 @@ bool plock_table_first_clash(const struct plock_table *t, const struct plock_pie
 enum plock_type plock_table_held(const struct plock_table *t, const struct plock_piece *p)
 {
 	enum plock_type best = PLOCK_UN;
-	for (uint32_t i = first_from(t, p, p->start); i < t->n && !order(&t->v[i], p) && t->v[i].start <= p->end; i++)
+	for (uint32_t i = first_from(t, p, p->start);
+	     i < t->n && !order(&t->v[i], p) && t->v[i].start <= p->end; i++)
 		best = TS_MAX(best, (enum plock_type)t->v[i].type);
 	return best;
 }

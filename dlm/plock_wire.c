@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: messages of locks to and from bytes. Must never happen: something is read past what arrived, or a value gets in that
- * no engine could have sent. */
+/* Job: messages of locks to and from bytes. Must never happen: something is read past what arrived, or a
+ * value gets in that no engine could have sent. */
 #include "dlm/plock_int.h"
 
 static const struct {
 	enum net_lane lane;
 	enum { NO_ENTRIES, LOCKS, WAITERS } entries;
 } types[] = {
-	[PLOCK_OP - PLOCK_OP] = {NET_REQUEST, NO_ENTRIES},     [PLOCK_CANCEL - PLOCK_OP] = {NET_REQUEST, NO_ENTRIES},
-	[PLOCK_STATE - PLOCK_OP] = {NET_REQUEST, LOCKS},       [PLOCK_PROBE - PLOCK_OP] = {NET_REQUEST, WAITERS},
-	[PLOCK_CONFIRM - PLOCK_OP] = {NET_REQUEST, WAITERS},   [PLOCK_DONE - PLOCK_OP] = {NET_GRANT, NO_ENTRIES},
-	[PLOCK_DELEGATE - PLOCK_OP] = {NET_GRANT, NO_ENTRIES}, [PLOCK_RECALL - PLOCK_OP] = {NET_GRANT, NO_ENTRIES},
-	[PLOCK_REPORT - PLOCK_OP] = {NET_RECOVERY, LOCKS},     [PLOCK_REPORTED - PLOCK_OP] = {NET_RECOVERY, NO_ENTRIES},
+	[PLOCK_OP - PLOCK_OP] = {NET_REQUEST, NO_ENTRIES},
+	[PLOCK_CANCEL - PLOCK_OP] = {NET_REQUEST, NO_ENTRIES},
+	[PLOCK_STATE - PLOCK_OP] = {NET_REQUEST, LOCKS},
+	[PLOCK_PROBE - PLOCK_OP] = {NET_REQUEST, WAITERS},
+	[PLOCK_CONFIRM - PLOCK_OP] = {NET_REQUEST, WAITERS},
+	[PLOCK_DONE - PLOCK_OP] = {NET_GRANT, NO_ENTRIES},
+	[PLOCK_DELEGATE - PLOCK_OP] = {NET_GRANT, NO_ENTRIES},
+	[PLOCK_RECALL - PLOCK_OP] = {NET_GRANT, NO_ENTRIES},
+	[PLOCK_REPORT - PLOCK_OP] = {NET_RECOVERY, LOCKS},
+	[PLOCK_REPORTED - PLOCK_OP] = {NET_RECOVERY, NO_ENTRIES},
 };
 
 enum net_lane plock_lane(uint16_t type)
@@ -55,7 +60,8 @@ static bool node_ok(unsigned node)
 
 static bool waiters_ok(const struct plock_m *m)
 {
-	if (m->count > PLOCK_CYCLE_MAX || (m->type == PLOCK_CONFIRM && (m->count < 2 || m->pos >= m->count || m->op >= m->count)))
+	if (m->count > PLOCK_CYCLE_MAX ||
+	    (m->type == PLOCK_CONFIRM && (m->count < 2 || m->pos >= m->count || m->op >= m->count)))
 		return false;
 	for (uint32_t i = 0; i < m->count; i++)
 		if (!node_ok(le16_get(m->ents[i].node)))
@@ -86,13 +92,15 @@ bool plock_decode(struct plock_m *m, const void *b, uint32_t len)
 				    .node = le16_get(h.node),
 				    .type = h.type,
 				    .space = h.space};
-	if (le16_get(h.version) != PLOCK_WIRE_VERSION || m->count > PLOCK_BATCH || len != sizeof h + m->count * sizeof *m->ents ||
-	    m->kind >= PLOCK_KINDS || m->p.type > PLOCK_WR || m->p.space >= PLOCK_SPACES || m->p.start > m->p.end)
+	if (le16_get(h.version) != PLOCK_WIRE_VERSION || m->count > PLOCK_BATCH ||
+	    len != sizeof h + m->count * sizeof *m->ents || m->kind >= PLOCK_KINDS || m->p.type > PLOCK_WR ||
+	    m->p.space >= PLOCK_SPACES || m->p.start > m->p.end)
 		return false;
 	if (m->type == PLOCK_PROBE && !node_ok(m->p.node))
 		return false;
-	return types[m->type - PLOCK_OP].entries == WAITERS ? waiters_ok(m) :
-	       types[m->type - PLOCK_OP].entries == NO_ENTRIES ? m->count == 0 : true;
+	return types[m->type - PLOCK_OP].entries == WAITERS	 ? waiters_ok(m)
+	       : types[m->type - PLOCK_OP].entries == NO_ENTRIES ? m->count == 0
+								 : true;
 }
 
 void plock_encode_lock(struct plock_entry_msg *e, uint64_t ino, const struct plock_piece *p)

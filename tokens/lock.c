@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: locks of applications, for fibers: each call is one or two operations of the engine (dlm/plock.h), and waits for their
- * end. Must never happen: a fiber that nobody wakes (its lock came, it was interrupted, the node is out); a lock of a closed
- * file that stays. */
+/* Job: locks of applications, for fibers: each call is one or two operations of the engine (dlm/plock.h), and
+ * waits for their end. Must never happen: a fiber that nobody wakes (its lock came, it was interrupted, the
+ * node is out); a lock of a closed file that stays. */
 #include "tokens/tokens_int.h"
 
 struct call {
@@ -10,7 +10,7 @@ struct call {
 	struct ts_cond cond;
 	bool done;
 };
-struct closing { /* a lock given up without waiting */
+struct closing {	     /* a lock given up without waiting */
 	struct ts_list link; /* in mgr.lock_closings */
 	struct plock_op op;
 };
@@ -39,8 +39,8 @@ static struct plock_piece piece(const struct tok_lock *l, enum plock_type type)
 				    .space = l->flock ? PLOCK_FLOCK : PLOCK_RECORD};
 }
 
-static int run(struct tok_mgr *m, struct call *c, const struct tok_lock *l, enum plock_kind kind, enum plock_type type, unsigned flags,
-	       const struct tok_lock_waiter *w)
+static int run(struct tok_mgr *m, struct call *c, const struct tok_lock *l, enum plock_kind kind,
+	       enum plock_type type, unsigned flags, const struct tok_lock_waiter *w)
 {
 	if (m->failed)
 		return -TS_ERR_FENCED;
@@ -54,7 +54,9 @@ static int run(struct tok_mgr *m, struct call *c, const struct tok_lock *l, enum
 		if (w && w->interrupted && w->interrupted(w->arg))
 			plock_cancel(m->locks, &c->op);
 		if (!c->done)
-			ts_cond_wait(&c->cond, flags & PLOCK_F_WAIT ? "lock of another process" : "answer about a lock", l->ino, l->pid);
+			ts_cond_wait(&c->cond,
+				     flags & PLOCK_F_WAIT ? "lock of another process" : "answer about a lock",
+				     l->ino, l->pid);
 	}
 	ts_list_del(&c->link);
 	return c->done ? c->op.rc : -TS_ERR_FENCED;
@@ -67,7 +69,8 @@ static enum plock_type held(struct tok_mgr *m, const struct tok_lock *l)
 }
 
 /* What the last answer needs to be known for is asked only where somebody may have to wait. */
-static int raise(struct tok_mgr *m, struct call *c, const struct tok_lock *l, enum plock_type type, const struct tok_lock_waiter *w)
+static int raise(struct tok_mgr *m, struct call *c, const struct tok_lock *l, enum plock_type type,
+		 const struct tok_lock_waiter *w)
 {
 	unsigned flags = 0;
 	if (!w)
@@ -94,7 +97,8 @@ int tok_lock_set(struct tok_mgr *m, const struct tok_lock *l, const struct tok_l
 		return !rc && held(m, l) == PLOCK_WR ? run(m, &c, l, PLOCK_LOWER, PLOCK_RD, 0, NULL) : rc;
 	default:
 		rc = 0;
-		if (l->flock && held(m, l) == PLOCK_RD) /* as the kernel's own: given up first, or two who upgrade wait for ever */
+		if (l->flock && held(m, l) == PLOCK_RD) /* as the kernel's own: given up first, or two who
+							   upgrade wait for ever */
 			rc = run(m, &c, l, PLOCK_LOWER, PLOCK_UN, 0, NULL);
 		return rc ? rc : raise(m, &c, l, PLOCK_WR, w);
 	}
@@ -129,7 +133,8 @@ void tok_lock_release(struct tok_mgr *m, uint64_t ino, uint64_t handle)
 	while (!m->failed && (q = plock_of_handle(m->locks, ino, handle))) {
 		struct closing *c = ts_alloc(sizeof *c);
 		if (!c)
-			TS_PANIC("locks: no memory to give up the locks of a closed file (inode %llu)", (unsigned long long)ino);
+			TS_PANIC("locks: no memory to give up the locks of a closed file (inode %llu)",
+				 (unsigned long long)ino);
 		c->op = (struct plock_op){.ino = ino, .w = {.p = *q, .kind = PLOCK_LOWER}};
 		c->op.w.p.type = PLOCK_UN;
 		ts_list_push_back(&m->lock_closings, &c->link);
@@ -181,6 +186,13 @@ void tok_lock_stats_get(struct tok_mgr *m, struct tok_lock_stats *out)
 {
 	struct plock_stats s;
 	plock_stats_get(m->locks, &s);
-	*out = (struct tok_lock_stats){.locks = s.locks, .inodes = s.inodes, .mastered = s.mastered, .ops = s.ops, .local_ops = s.local_ops,
-				       .sent = s.sent, .delegations = s.delegations, .recalls = s.recalls, .deadlocks = s.deadlocks};
+	*out = (struct tok_lock_stats){.locks = s.locks,
+				       .inodes = s.inodes,
+				       .mastered = s.mastered,
+				       .ops = s.ops,
+				       .local_ops = s.local_ops,
+				       .sent = s.sent,
+				       .delegations = s.delegations,
+				       .recalls = s.recalls,
+				       .deadlocks = s.deadlocks};
 }

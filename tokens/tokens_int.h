@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tokens inside. pin.c: pins and the local queue; revoke.c: giving back; lock.c: locks of applications; lru.c: the bound and drain; mgr.c:
- * life, messages, views; diag.c: names and looking. All on one executor; nothing yields between a check and
- * the change it allows. */
+/* tokens inside. pin.c: pins and the local queue; revoke.c: giving back; lock.c: locks of applications;
+ * lru.c: the bound and drain; mgr.c: life, messages, views; diag.c: names and looking. All on one executor;
+ * nothing yields between a check and the change it allows. */
 #ifndef TESSERA_TOKENS_INT_H
 #define TESSERA_TOKENS_INT_H
 
@@ -51,7 +51,8 @@ struct tok_mgr {
 	uint64_t min_hold_ns;
 	bool failed;
 	struct plock *locks;
-	struct ts_list lock_calls, lock_closings; /* lock.c: fibers inside; locks given up that nobody waits for */
+	struct ts_list lock_calls,
+		lock_closings;	      /* lock.c: fibers inside; locks given up that nobody waits for */
 	struct ts_cond ready, shrunk; /* dlm_ready may have changed; a token is gone or no longer closing */
 	struct ts_timer retry;
 	struct tok_stats st;

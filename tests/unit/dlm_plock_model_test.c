@@ -1,14 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Exhaustive exploration of small worlds of lock engines: two or three nodes, a script for each process, every order of events
- * that FIFO lanes allow, a signal at any moment of a wait, one death or one view change at any moment. The law of plock_sim.h
- * in every state; in every final state all has ended and the masters know what is held. States are recognised by a hash. Each
- * planted fault must be found. Argument: [limit of states per scenario]. */
+/* Exhaustive exploration of small worlds of lock engines: two or three nodes, a script for each process,
+ * every order of events that FIFO lanes allow, a signal at any moment of a wait, one death or one view change
+ * at any moment. The law of plock_sim.h in every state; in every final state all has ended and the masters
+ * know what is held. States are recognised by a hash. Each planted fault must be found. Argument: [limit of
+ * states per scenario]. */
 #include "plock_sim.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
 
-enum op { END, SET, TRY, UNSET, LOOK, SIGNAL }; /* SIGNAL: cancels what the line before asked for, or comes too late */
+enum op {
+	END,
+	SET,
+	TRY,
+	UNSET,
+	LOOK,
+	SIGNAL
+}; /* SIGNAL: cancels what the line before asked for, or comes too late */
 struct line {
 	enum op op;
 	uint64_t ino;
@@ -20,14 +28,38 @@ struct scenario {
 	unsigned n, procs, crashes, views, alone;
 	struct line script[PSIM_NODES + 1][2][6];
 };
-#define WR(i, a, b)  {SET, i, PLOCK_WR, a, b}
-#define RD(i, a, b)  {SET, i, PLOCK_RD, a, b}
-#define TRYW(i, a, b) {TRY, i, PLOCK_WR, a, b}
-#define FREE(i)	     {UNSET, i, PLOCK_UN, 0, 9}
-#define PART(i, a, b) {UNSET, i, PLOCK_UN, a, b}
-#define DOWN(i)	     {UNSET, i, PLOCK_RD, 0, 9}
-#define TEST(i)	     {LOOK, i, PLOCK_WR, 0, 9}
-#define SIG	     {SIGNAL, 0, 0, 0, 0}
+#define WR(i, a, b)                                                                                          \
+	{                                                                                                    \
+		SET, i, PLOCK_WR, a, b                                                                       \
+	}
+#define RD(i, a, b)                                                                                          \
+	{                                                                                                    \
+		SET, i, PLOCK_RD, a, b                                                                       \
+	}
+#define TRYW(i, a, b)                                                                                        \
+	{                                                                                                    \
+		TRY, i, PLOCK_WR, a, b                                                                       \
+	}
+#define FREE(i)                                                                                              \
+	{                                                                                                    \
+		UNSET, i, PLOCK_UN, 0, 9                                                                     \
+	}
+#define PART(i, a, b)                                                                                        \
+	{                                                                                                    \
+		UNSET, i, PLOCK_UN, a, b                                                                     \
+	}
+#define DOWN(i)                                                                                              \
+	{                                                                                                    \
+		UNSET, i, PLOCK_RD, 0, 9                                                                     \
+	}
+#define TEST(i)                                                                                              \
+	{                                                                                                    \
+		LOOK, i, PLOCK_WR, 0, 9                                                                      \
+	}
+#define SIG                                                                                                  \
+	{                                                                                                    \
+		SIGNAL, 0, 0, 0, 0                                                                           \
+	}
 /* clang-format off */
 static const struct scenario scenarios[] = {
 	{"two take turns", 2, 1, 0, 0, 1, {{{{0}}}, {{WR(1, 0, 9), FREE(1), WR(1, 0, 9), FREE(1)}}, {{WR(1, 0, 9), FREE(1)}}}},
@@ -117,7 +149,8 @@ static void run_line(unsigned a, unsigned i)
 {
 	const struct line *l = &sc->script[a][i][pc[a][i]];
 	struct psim_op *o = &S.node[a].proc[i].slot[0];
-	static const enum plock_kind kinds[] = {[SET] = PLOCK_RAISE, [TRY] = PLOCK_RAISE, [UNSET] = PLOCK_LOWER, [LOOK] = PLOCK_TEST};
+	static const enum plock_kind kinds[] = {
+		[SET] = PLOCK_RAISE, [TRY] = PLOCK_RAISE, [UNSET] = PLOCK_LOWER, [LOOK] = PLOCK_TEST};
 	if (l->op == SIGNAL) {
 		pc[a][i]++;
 		if (o->busy)
@@ -180,7 +213,8 @@ static void state_hash(uint64_t h[2])
 			for (unsigned l = 0; l < NET_LANES; l++)
 				ts_list_for(n, &S.q[a][b][l])
 				{
-					const struct psim_msg *q = ts_list_entry(n, const struct psim_msg, link);
+					const struct psim_msg *q =
+						ts_list_entry(n, const struct psim_msg, link);
 					struct plock_m m = {.src = a, .type = q->type, .epoch = q->epoch};
 					TS_ASSERT(plock_decode(&m, q->bytes, q->len));
 					emit(NULL, (uint64_t)b << 8 | l);
@@ -226,7 +260,8 @@ static void final_state(unsigned depth)
 	psim_check_quiet(&S);
 	for (unsigned a = 1; a <= S.n; a++)
 		for (unsigned i = 0; S.node[a].alive && i < sc->procs; i++)
-			psim_law(&S, !S.node[a].proc[i].slot[0].busy && sc->script[a][i][pc[a][i]].op == END, "a wait does not end");
+			psim_law(&S, !S.node[a].proc[i].slot[0].busy && sc->script[a][i][pc[a][i]].op == END,
+				 "a wait does not end");
 	if (S.broken)
 		tell(S.broken, depth);
 }
@@ -295,8 +330,9 @@ static void every_scenario(void **state)
 		for (unsigned master = 1; master <= scenarios[i].n; master++) {
 			shift_to(&scenarios[i], master);
 			search(&scenarios[i], PSIM_NO_FAULT);
-			printf("%-27s master %u %8llu states %9llu steps %6llu final states%s\n", sc->name, master, (unsigned long long)states,
-			       (unsigned long long)edges, (unsigned long long)finals, capped ? "  (stopped at the limit)" : "");
+			printf("%-27s master %u %8llu states %9llu steps %6llu final states%s\n", sc->name,
+			       master, (unsigned long long)states, (unsigned long long)edges,
+			       (unsigned long long)finals, capped ? "  (stopped at the limit)" : "");
 			fflush(stdout);
 			total += states;
 			assert_false(found);
@@ -305,11 +341,14 @@ static void every_scenario(void **state)
 	printf("%llu states\n", (unsigned long long)total);
 }
 
-/* A checker that cannot fail is worse than none. A cycle that is looked at once is too rare here: see dlm_plock_random_test. */
+/* A checker that cannot fail is worse than none. A cycle that is looked at once is too rare here: see
+ * dlm_plock_random_test. */
 static void planted_faults_are_found(void **state)
 {
-	static const char *const names[] = {[PSIM_LOST_WAITERS] = "waiters lost at a recall", [PSIM_LOST_LOCKS] = "locks lost at a recall",
-					    [PSIM_OLD_GRANT] = "answer of an old epoch", [PSIM_EARLY_GATE] = "locks of the dead given early",
+	static const char *const names[] = {[PSIM_LOST_WAITERS] = "waiters lost at a recall",
+					    [PSIM_LOST_LOCKS] = "locks lost at a recall",
+					    [PSIM_OLD_GRANT] = "answer of an old epoch",
+					    [PSIM_EARLY_GATE] = "locks of the dead given early",
 					    [PSIM_KEPT_WAITER] = "cancelled waiter kept"};
 	ts_log_level_set((enum ts_log_level)(TS_LOG_ERR - 1));
 	for (unsigned f = 1; f < PSIM_FAULTS; f++) {
@@ -321,14 +360,16 @@ static void planted_faults_are_found(void **state)
 				caught += found;
 			}
 		if (names[f])
-			printf("planted %-30s %s%s\n", names[f], caught ? "found in: " : "NOT FOUND", caught ? sc->name : "");
+			printf("planted %-30s %s%s\n", names[f], caught ? "found in: " : "NOT FOUND",
+			       caught ? sc->name : "");
 		assert_true(caught || !names[f]);
 	}
 }
 
 int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(every_scenario), cmocka_unit_test(planted_faults_are_found)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(every_scenario),
+					   cmocka_unit_test(planted_faults_are_found)};
 #if defined(__SANITIZE_ADDRESS__)
 	limit = 1000;
 #endif

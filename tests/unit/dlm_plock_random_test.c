@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Random walks of four lock engines, three processes with up to two threads on each: locks of all kinds that wait or not,
- * tests, unlocks, upgrades, interrupts, closes, delays and reordering across lanes and peers, full lanes, deaths, rejoins,
- * quorum lost and back. The law of plock_sim.h after every step; at the end everything drains: nobody waits for nothing, no
- * cycle is left, and when all is unlocked every wait ends. Each planted fault must be found.
- * Arguments: [seed [walks [steps]]]. */
+/* Random walks of four lock engines, three processes with up to two threads on each: locks of all kinds that
+ * wait or not, tests, unlocks, upgrades, interrupts, closes, delays and reordering across lanes and peers,
+ * full lanes, deaths, rejoins, quorum lost and back. The law of plock_sim.h after every step; at the end
+ * everything drains: nobody waits for nothing, no cycle is left, and when all is unlocked every wait ends.
+ * Each planted fault must be found. Arguments: [seed [walks [steps]]]. */
 #include "plock_sim.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -37,9 +37,11 @@ static void random_op(struct walk *w)
 	if (!p->node->alive || o->busy)
 		return;
 	if (dice < 11)
-		psim_submit(&w->s, o, 1 + rnd(w->inodes), PLOCK_RAISE, 1 + (enum plock_type)rnd(2), space, TS_MIN(a, b), TS_MAX(a, b), flags);
+		psim_submit(&w->s, o, 1 + rnd(w->inodes), PLOCK_RAISE, 1 + (enum plock_type)rnd(2), space,
+			    TS_MIN(a, b), TS_MAX(a, b), flags);
 	else if (dice < 17)
-		psim_submit(&w->s, o, 1 + rnd(w->inodes), PLOCK_LOWER, rnd(4) ? PLOCK_UN : PLOCK_RD, space, TS_MIN(a, b), TS_MAX(a, b), 0);
+		psim_submit(&w->s, o, 1 + rnd(w->inodes), PLOCK_LOWER, rnd(4) ? PLOCK_UN : PLOCK_RD, space,
+			    TS_MIN(a, b), TS_MAX(a, b), 0);
 	else if (dice < 19)
 		psim_submit(&w->s, o, 1 + rnd(w->inodes), PLOCK_LOWER, PLOCK_UN, space, 0, PLOCK_END, 0);
 	else
@@ -140,8 +142,8 @@ static unsigned busy(struct walk *w)
 	return n;
 }
 
-/* Processes that do not wait close everything, one after the other; then those that waited; cycles that nobody looks for end
- * by a signal. */
+/* Processes that do not wait close everything, one after the other; then those that waited; cycles that
+ * nobody looks for end by a signal. */
 static void unlock_all(struct walk *w)
 {
 	for (unsigned round = 0; round < 200 && !w->s.broken; round++) {
@@ -151,7 +153,8 @@ static void unlock_all(struct walk *w)
 				struct psim_proc *p = &w->s.node[a].proc[i];
 				for (uint64_t x = 0; x < w->inodes * 2; x++)
 					if (!p->slot[0].busy && !p->slot[1].busy) {
-						psim_submit(&w->s, &p->slot[0], x / 2 + 1, PLOCK_LOWER, PLOCK_UN, x % 2, 0, PLOCK_END, 0);
+						psim_submit(&w->s, &p->slot[0], x / 2 + 1, PLOCK_LOWER,
+							    PLOCK_UN, x % 2, 0, PLOCK_END, 0);
 						drain(w);
 						acted = true;
 					}
@@ -163,7 +166,8 @@ static void unlock_all(struct walk *w)
 				for (unsigned i = 0; w->s.node[a].alive && i < w->s.nprocs; i++)
 					for (unsigned k = 0; k < PSIM_SLOTS; k++)
 						if (w->s.node[a].proc[i].slot[k].busy && rnd(2))
-							plock_cancel(w->s.node[a].p, &w->s.node[a].proc[i].slot[k].op);
+							plock_cancel(w->s.node[a].p,
+								     &w->s.node[a].proc[i].slot[k].op);
 		drain(w);
 	}
 	psim_law(&w->s, !busy(w), "a wait does not end");
@@ -218,20 +222,24 @@ static void random_walks(void **state)
 	for (uint64_t i = 0; i < walks; i++) {
 		const char *broken = one_walk(seed0 + i, PSIM_NO_FAULT, &at);
 		if (broken)
-			fail_msg("seed %llu step %llu: %s", (unsigned long long)(seed0 + i), (unsigned long long)at, broken);
+			fail_msg("seed %llu step %llu: %s", (unsigned long long)(seed0 + i),
+				 (unsigned long long)at, broken);
 	}
-	printf("%llu walks: %llu locks, %llu EAGAIN, %llu EINTR, %llu EDEADLK, %llu messages\n", (unsigned long long)walks,
-	       (unsigned long long)totals[0], (unsigned long long)totals[1], (unsigned long long)totals[2],
-	       (unsigned long long)totals[3], (unsigned long long)totals[4]);
+	printf("%llu walks: %llu locks, %llu EAGAIN, %llu EINTR, %llu EDEADLK, %llu messages\n",
+	       (unsigned long long)walks, (unsigned long long)totals[0], (unsigned long long)totals[1],
+	       (unsigned long long)totals[2], (unsigned long long)totals[3], (unsigned long long)totals[4]);
 	for (unsigned i = 0; i < 5; i++)
 		assert_true(totals[i] > walks / 4);
 }
 
 static void planted_faults_are_found(void **state)
 {
-	static const char *const names[] = {[PSIM_LOST_WAITERS] = "waiters lost at a recall", [PSIM_LOST_LOCKS] = "locks lost at a recall",
-					    [PSIM_OLD_GRANT] = "answer of an old epoch", [PSIM_EARLY_GATE] = "locks of the dead given early",
-					    [PSIM_ONE_WALK] = "cycle not confirmed", [PSIM_KEPT_WAITER] = "cancelled waiter kept"};
+	static const char *const names[] = {[PSIM_LOST_WAITERS] = "waiters lost at a recall",
+					    [PSIM_LOST_LOCKS] = "locks lost at a recall",
+					    [PSIM_OLD_GRANT] = "answer of an old epoch",
+					    [PSIM_EARLY_GATE] = "locks of the dead given early",
+					    [PSIM_ONE_WALK] = "cycle not confirmed",
+					    [PSIM_KEPT_WAITER] = "cancelled waiter kept"};
 	ts_log_level_set((enum ts_log_level)(TS_LOG_ERR - 1)); /* what is planted is told */
 	for (unsigned f = 1; f < PSIM_FAULTS; f++) {
 		uint64_t caught = 0, at;
@@ -244,7 +252,8 @@ static void planted_faults_are_found(void **state)
 
 int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(random_walks), cmocka_unit_test(planted_faults_are_found)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(random_walks),
+					   cmocka_unit_test(planted_faults_are_found)};
 #if defined(__SANITIZE_ADDRESS__)
 	walks = 80;
 #endif

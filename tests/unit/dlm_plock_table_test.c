@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of an inode's locks against a model that keeps one number for every (owner, byte): splits, merges, upgrades,
- * downgrades, unlocks in the middle, conflicts; no memory at any allocation leaves it as it was. Argument: [seed]. */
+/* The table of an inode's locks against a model that keeps one number for every (owner, byte): splits,
+ * merges, upgrades, downgrades, unlocks in the middle, conflicts; no memory at any allocation leaves it as it
+ * was. Argument: [seed]. */
 #include "dlm/plock_int.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -60,7 +61,8 @@ static void check_same(const struct plock_table *t, const struct model *m)
 		}
 		if (i && plock_same_owner(&p[-1], p)) {
 			assert_true(p[-1].end < p->start);
-			assert_false(p[-1].end + 1 == p->start && p[-1].type == p->type && p[-1].handle == p->handle);
+			assert_false(p[-1].end + 1 == p->start && p[-1].type == p->type &&
+				     p[-1].handle == p->handle);
 		}
 	}
 	assert_memory_equal(&got, m, sizeof got);
@@ -70,7 +72,8 @@ static void check_same(const struct plock_table *t, const struct model *m)
 static void model_set(struct model *m, const struct plock_piece *p, bool raise)
 {
 	for (unsigned b = (unsigned)p->start; b <= last_byte(p->end); b++) {
-		uint8_t *type = &m->b[owner_of(p)][p->space][b].type, *handle = &m->b[owner_of(p)][p->space][b].handle;
+		uint8_t *type = &m->b[owner_of(p)][p->space][b].type,
+			*handle = &m->b[owner_of(p)][p->space][b].handle;
 		if (raise ? *type <= p->type : *type && p->handle)
 			*handle = (uint8_t)p->handle;
 		*type = raise ? TS_MAX(*type, p->type) : TS_MIN(*type, p->type);
@@ -113,7 +116,8 @@ static void against_bytes(void **state)
 		pieces_counted = 0;
 		for (unsigned i = 0; i < 300; i++) {
 			unsigned a = (unsigned)rnd(BYTES), b = (unsigned)rnd(BYTES);
-			struct plock_piece p = piece_of((unsigned)rnd(OWNERS), (unsigned)rnd(PLOCK_SPACES), TS_MIN(a, b), TS_MAX(a, b));
+			struct plock_piece p = piece_of((unsigned)rnd(OWNERS), (unsigned)rnd(PLOCK_SPACES),
+							TS_MIN(a, b), TS_MAX(a, b));
 			bool raise = rnd(2);
 			p.type = (uint8_t)(raise ? 1 + rnd(2) : rnd(2));
 			p.handle = raise ? 1 + rnd(HANDLES) : rnd(2) ? 0 : 1 + rnd(HANDLES);
@@ -190,7 +194,8 @@ static void queue_is_fair(void **state)
 
 int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(against_bytes), cmocka_unit_test(edges), cmocka_unit_test(queue_is_fair)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(against_bytes), cmocka_unit_test(edges),
+					   cmocka_unit_test(queue_is_fair)};
 	rng_state = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Several lock engines in one process, joined by queues that are FIFO per (sender, receiver, lane). Every event is chosen by
- * the test. The law, looked at after each: no two owners hold conflicting locks (what a dead node held counts until its
- * recovery is complete), an operation ends once, what a grant promised is held, EDEADLK only to a member of a cycle that is
- * there. Faults can be planted (struct psim.fault), and each test shows that they are seen. */
+/* Several lock engines in one process, joined by queues that are FIFO per (sender, receiver, lane). Every
+ * event is chosen by the test. The law, looked at after each: no two owners hold conflicting locks (what a
+ * dead node held counts until its recovery is complete), an operation ends once, what a grant promised is
+ * held, EDEADLK only to a member of a cycle that is there. Faults can be planted (struct psim.fault), and
+ * each test shows that they are seen. */
 #ifndef TESTS_PLOCK_SIM_H
 #define TESTS_PLOCK_SIM_H
 
@@ -16,12 +17,12 @@
 
 enum psim_fault {
 	PSIM_NO_FAULT,
-	PSIM_LOST_WAITERS,  /* a recall forgets who waits */
-	PSIM_LOST_LOCKS,    /* a recall forgets what is held */
-	PSIM_OLD_GRANT,	    /* an answer of an old epoch counts */
-	PSIM_EARLY_GATE,    /* locks of the dead are given before their recovery is complete */
-	PSIM_ONE_WALK,	    /* a cycle is not confirmed */
-	PSIM_KEPT_WAITER, /* a cancel is answered, and the waiter stays */
+	PSIM_LOST_WAITERS, /* a recall forgets who waits */
+	PSIM_LOST_LOCKS,   /* a recall forgets what is held */
+	PSIM_OLD_GRANT,	   /* an answer of an old epoch counts */
+	PSIM_EARLY_GATE,   /* locks of the dead are given before their recovery is complete */
+	PSIM_ONE_WALK,	   /* a cycle is not confirmed */
+	PSIM_KEPT_WAITER,  /* a cancel is answered, and the waiter stays */
 	PSIM_FAULTS
 };
 struct psim_msg {
@@ -72,7 +73,8 @@ static inline void psim_law(struct psim *s, bool ok, const char *what)
 
 /* ---- the graph of waiting, from what the nodes themselves know ---- */
 
-static inline bool psim_holds_against(struct psim *s, const struct psim_proc *holder, const struct plock_op *op)
+static inline bool psim_holds_against(struct psim *s, const struct psim_proc *holder,
+				      const struct plock_op *op)
 {
 	const struct plock_res *r = plock_res_find(holder->node->p, op->ino);
 	for (uint32_t i = 0; r && i < r->a.t.n; i++)
@@ -84,7 +86,8 @@ static inline bool psim_waits(const struct psim_op *o)
 {
 	return o->busy && o->op.w.kind == PLOCK_RAISE && (o->op.w.flags & PLOCK_F_DETECT);
 }
-static inline bool psim_reaches(struct psim *s, struct psim_proc *from, struct psim_proc *to, bool seen[][PSIM_PROCS])
+static inline bool psim_reaches(struct psim *s, struct psim_proc *from, struct psim_proc *to,
+				bool seen[][PSIM_PROCS])
 {
 	for (unsigned k = 0; k < PSIM_SLOTS; k++)
 		for (unsigned a = 1; psim_waits(&from->slot[k]) && a <= s->n; a++)
@@ -110,8 +113,8 @@ static inline bool psim_in_cycle(struct psim *s, struct psim_proc *p)
 
 /* ---- the engine's calls ---- */
 
-static inline void psim_push(struct psim *s, unsigned src, unsigned dst, enum net_lane lane, uint16_t type, uint64_t epoch,
-			     const void *b, uint32_t len)
+static inline void psim_push(struct psim *s, unsigned src, unsigned dst, enum net_lane lane, uint16_t type,
+			     uint64_t epoch, const void *b, uint32_t len)
 {
 	struct psim_msg *m = ts_xalloc(sizeof *m + len);
 	m->type = type;
@@ -120,7 +123,8 @@ static inline void psim_push(struct psim *s, unsigned src, unsigned dst, enum ne
 	memcpy(m->bytes, b, len);
 	ts_list_push_back(&s->q[src][dst][lane], &m->link);
 }
-static inline int psim_send(void *arg, unsigned node, enum net_lane lane, uint16_t type, uint64_t epoch, const void *b, uint32_t len)
+static inline int psim_send(void *arg, unsigned node, enum net_lane lane, uint16_t type, uint64_t epoch,
+			    const void *b, uint32_t len)
 {
 	struct psim_node *me = arg;
 	struct psim *s = me->s;
@@ -143,9 +147,11 @@ static inline void psim_done(void *arg, struct plock_op *op)
 	if (op->w.kind == PLOCK_RAISE && !op->rc) {
 		struct plock_piece key = op->w.p;
 		s->granted++;
-		for (uint64_t b = key.start; alone && b <= op->w.p.end; b++) { /* small ranges in these tests */
+		for (uint64_t b = key.start; alone && b <= op->w.p.end;
+		     b++) { /* small ranges in these tests */
 			key.start = key.end = b;
-			psim_law(s, plock_held(o->proc->node->p, op->ino, &key) >= op->w.p.type, "a granted lock is not held");
+			psim_law(s, plock_held(o->proc->node->p, op->ino, &key) >= op->w.p.type,
+				 "a granted lock is not held");
 		}
 	}
 	psim_law(s, op->rc != -EINTR || op->cancelled, "EINTR without a cancel");
@@ -154,7 +160,8 @@ static inline void psim_done(void *arg, struct plock_op *op)
 	if (op->rc == -EDEADLK) {
 		s->deadlocks++;
 		psim_law(s, op->w.flags & PLOCK_F_DETECT, "EDEADLK for what takes no part in cycles");
-		psim_law(s, !s->strict || o->was_in_cycle || psim_in_cycle(s, o->proc), "EDEADLK without a cycle");
+		psim_law(s, !s->strict || o->was_in_cycle || psim_in_cycle(s, o->proc),
+			 "EDEADLK without a cycle");
 	}
 	o->busy = false;
 }
@@ -162,7 +169,8 @@ static inline void psim_done(void *arg, struct plock_op *op)
 static inline void psim_start_node(struct psim *s, unsigned id)
 {
 	struct psim_node *n = &s->node[id];
-	struct plock_args a = {.self = id, .alone = s->alone, .max_idle = s->max_idle, .ops = {psim_send, psim_done, n}};
+	struct plock_args a = {
+		.self = id, .alone = s->alone, .max_idle = s->max_idle, .ops = {psim_send, psim_done, n}};
 	*n = (struct psim_node){.s = s, .id = id, .alive = true, .view = s->nviews};
 	n->p = plock_new(&a);
 	TS_ASSERT(n->p);
@@ -178,7 +186,8 @@ static inline void psim_view_add(struct psim *s, bool quorate)
 {
 	struct quorum_group_view *v = ts_xalloc(sizeof *v);
 	TS_ASSERT(s->nviews < PSIM_VIEWS);
-	*v = (struct quorum_group_view){.group = 1, .epoch = s->nviews + 1, .view = s->nviews + 1, .quorate = quorate};
+	*v = (struct quorum_group_view){
+		.group = 1, .epoch = s->nviews + 1, .view = s->nviews + 1, .quorate = quorate};
 	for (unsigned i = 1; i <= s->n; i++)
 		if (s->node[i].alive)
 			v->members[v->nmembers++].node = i;
@@ -219,8 +228,9 @@ static inline void psim_fini(struct psim *s)
 
 /* ---- events ---- */
 
-static inline void psim_submit(struct psim *s, struct psim_op *o, uint64_t ino, enum plock_kind kind, enum plock_type type,
-			       enum plock_space space, uint64_t start, uint64_t end, unsigned flags)
+static inline void psim_submit(struct psim *s, struct psim_op *o, uint64_t ino, enum plock_kind kind,
+			       enum plock_type type, enum plock_space space, uint64_t start, uint64_t end,
+			       unsigned flags)
 {
 	TS_ASSERT(!o->busy);
 	o->op = (struct plock_op){.ino = ino};
@@ -240,7 +250,8 @@ static inline void psim_submit(struct psim *s, struct psim_op *o, uint64_t ino, 
 }
 
 /* The planted faults that sit in a message on its way. */
-static inline bool psim_corrupt(struct psim *s, unsigned src, unsigned dst, struct psim_msg *x, uint64_t *epoch)
+static inline bool psim_corrupt(struct psim *s, unsigned src, unsigned dst, struct psim_msg *x,
+				uint64_t *epoch)
 {
 	struct plock_m m = {.src = src, .type = x->type, .epoch = x->epoch};
 	uint8_t b[PLOCK_MSG_MAX];
@@ -312,7 +323,8 @@ static inline bool psim_clash(struct plock *x, struct plock *y)
 	}
 	return false;
 }
-/* Who was in a cycle at some moment of his wait may get EDEADLK, even if another victim, or a signal, dissolved it since. */
+/* Who was in a cycle at some moment of his wait may get EDEADLK, even if another victim, or a signal,
+ * dissolved it since. */
 static inline void psim_mark_cycles(struct psim *s)
 {
 	for (unsigned a = 1; a <= s->n; a++)
@@ -328,10 +340,12 @@ static inline bool psim_lawful(struct psim *s)
 	for (unsigned a = 1; a <= s->n; a++)
 		for (unsigned b = a; b <= s->n; b++)
 			if ((s->node[a].alive || s->ghost == a) && (s->node[b].alive || s->ghost == b))
-				psim_law(s, !psim_clash(s->node[a].p, s->node[b].p), "conflicting locks are held");
+				psim_law(s, !psim_clash(s->node[a].p, s->node[b].p),
+					 "conflicting locks are held");
 	return !s->broken;
 }
-/* Nothing is on its way: the master's table is what the nodes hold, nobody waits for nothing, no cycle is left. */
+/* Nothing is on its way: the master's table is what the nodes hold, nobody waits for nothing, no cycle is
+ * left. */
 static inline void psim_check_quiet(struct psim *s)
 {
 	for (unsigned a = 1; a <= s->n; a++) {
@@ -341,14 +355,18 @@ static inline void psim_check_quiet(struct psim *s)
 			continue;
 		plock_stats_get(n->p, &st);
 		psim_law(s, !st.conflicts, "reports conflict");
-		psim_law(s, ts_list_empty(&n->p->parked) && ts_list_empty(&n->p->local) && !n->p->depth, "messages are left");
+		psim_law(s, ts_list_empty(&n->p->parked) && ts_list_empty(&n->p->local) && !n->p->depth,
+			 "messages are left");
 		for (uint64_t ino = 1; ino <= 8; ino++) {
 			struct plock_res *r = plock_res_find(n->p, ino);
 			struct plock_mres *m = plock_mres_find(s->node[plock_master(n->p, ino)].p, ino);
 			for (uint32_t i = 0; r && !r->delegated && i < r->a.t.n; i++)
-				psim_law(s, m && !m->delegate && plock_table_held(&m->a.t, &r->a.t.v[i]) == r->a.t.v[i].type,
+				psim_law(s,
+					 m && !m->delegate &&
+						 plock_table_held(&m->a.t, &r->a.t.v[i]) == r->a.t.v[i].type,
 					 "the master does not know a lock");
-			psim_law(s, !r || !r->delegated || (m && m->delegate == a), "a delegation that the master does not know");
+			psim_law(s, !r || !r->delegated || (m && m->delegate == a),
+				 "a delegation that the master does not know");
 		}
 		for (unsigned i = 0; i < s->nprocs; i++)
 			for (unsigned k = 0; k < PSIM_SLOTS; k++) {
@@ -356,17 +374,23 @@ static inline void psim_check_quiet(struct psim *s)
 				if (!o->busy)
 					continue;
 				bool blocked = false;
-				psim_law(s, o->op.w.kind == PLOCK_RAISE && (o->op.w.flags & PLOCK_F_WAIT), "an operation without an end");
+				psim_law(s, o->op.w.kind == PLOCK_RAISE && (o->op.w.flags & PLOCK_F_WAIT),
+					 "an operation without an end");
 				for (unsigned b = 1; b <= s->n; b++)
 					for (unsigned j = 0; s->node[b].alive && j < s->nprocs; j++) {
 						struct psim_proc *h = &s->node[b].proc[j];
-						blocked |= h != &n->proc[i] && psim_holds_against(s, h, &o->op);
-						for (unsigned l = 0; l < PSIM_SLOTS; l++) /* or behind someone who waits */
-							blocked |= h != &n->proc[i] && h->slot[l].busy && h->slot[l].op.ino == o->op.ino &&
-								   plock_clash(&h->slot[l].op.w.p, &o->op.w.p);
+						blocked |=
+							h != &n->proc[i] && psim_holds_against(s, h, &o->op);
+						for (unsigned l = 0; l < PSIM_SLOTS;
+						     l++) /* or behind someone who waits */
+							blocked |=
+								h != &n->proc[i] && h->slot[l].busy &&
+								h->slot[l].op.ino == o->op.ino &&
+								plock_clash(&h->slot[l].op.w.p, &o->op.w.p);
 					}
 				psim_law(s, blocked, "a waiter was not woken");
-				psim_law(s, !psim_waits(o) || !psim_in_cycle(s, &n->proc[i]), "a cycle was not found");
+				psim_law(s, !psim_waits(o) || !psim_in_cycle(s, &n->proc[i]),
+					 "a cycle was not found");
 			}
 	}
 }

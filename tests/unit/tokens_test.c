@@ -562,10 +562,17 @@ static void lock_run(void *arg)
 	j->rc = tok_lock_set(j->n->m, &j->l, j->wait ? &w : NULL);
 	W.running--;
 }
-static void lock_start(struct lock_job *j, unsigned node, uint64_t owner, enum tok_lock_type type, bool flock, bool wait)
+static void lock_start(struct lock_job *j, unsigned node, uint64_t owner, enum tok_lock_type type, bool flock,
+		       bool wait)
 {
 	*j = (struct lock_job){.n = &W.n[node], .wait = wait, .rc = 1};
-	j->l = (struct tok_lock){.ino = 5, .end = 99, .owner = owner, .handle = owner, .pid = (uint32_t)owner, .type = type, .flock = flock};
+	j->l = (struct tok_lock){.ino = 5,
+				 .end = 99,
+				 .owner = owner,
+				 .handle = owner,
+				 .pid = (uint32_t)owner,
+				 .type = type,
+				 .flock = flock};
 	W.running++;
 	assert_int_equal(ts_fiber_spawn(W.x, "lock", lock_run, j), 0);
 }
