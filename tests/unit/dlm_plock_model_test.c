@@ -371,7 +371,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(every_scenario),
 					   cmocka_unit_test(planted_faults_are_found)};
 #if defined(__SANITIZE_ADDRESS__)
-	limit = 1000;
+	limit = 5000;
 #endif
 	limit = argc > 1 ? TS_MIN(strtoull(argv[1], NULL, 0), TABLE * 3ull / 4) : limit;
 	table = ts_xalloc(TABLE * sizeof *table);
