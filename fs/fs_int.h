@@ -392,7 +392,7 @@ void fs_reaper_fini(struct fs *fs); /* after fs->background is empty */
 enum fs_op { FS_OP_LOOKUP, FS_OP_GETATTR, FS_OP_SETATTR, FS_OP_MKNOD, FS_OP_MKDIR, FS_OP_SYMLINK, FS_OP_LINK, FS_OP_UNLINK, FS_OP_RMDIR,
 	     FS_OP_RENAME, FS_OP_READLINK, FS_OP_READDIR, FS_OP_OPEN, FS_OP_CREATE, FS_OP_TMPFILE, FS_OP_RELEASE, FS_OP_READ, FS_OP_WRITE,
 	     FS_OP_FLUSH, FS_OP_FSYNC, FS_OP_SYNC, FS_OP_FALLOCATE, FS_OP_SEEK, FS_OP_COPY, FS_OP_STATFS, FS_OP_SETXATTR, FS_OP_GETXATTR,
-	     FS_OP_LISTXATTR, FS_OP_REMOVEXATTR, FS_OPS }; /* at most 32: index into fs_stats.ops */
+	     FS_OP_LISTXATTR, FS_OP_REMOVEXATTR, FS_OP_LOCK, FS_OPS }; /* at most 32: index into fs_stats.ops */
 /* -EIO once stopped; waits while suspended; called at the start of every operation. */
 int fs_enter(struct fs *fs, unsigned op) TS_MUST_CHECK;
 /* This node's own state is impossible or a disk failed under metadata: keep the tokens, stop all I/O, say why. */

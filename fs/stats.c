@@ -30,7 +30,7 @@ const char *fs_op_name(unsigned op)
 		[FS_OP_FLUSH] = "flush",	   [FS_OP_FSYNC] = "fsync",	    [FS_OP_SYNC] = "sync",
 		[FS_OP_FALLOCATE] = "fallocate",   [FS_OP_SEEK] = "seek",	    [FS_OP_COPY] = "copy",
 		[FS_OP_STATFS] = "statfs",	   [FS_OP_SETXATTR] = "setxattr",   [FS_OP_GETXATTR] = "getxattr",
-		[FS_OP_LISTXATTR] = "listxattr",   [FS_OP_REMOVEXATTR] = "removexattr",
+		[FS_OP_LISTXATTR] = "listxattr",   [FS_OP_REMOVEXATTR] = "removexattr", [FS_OP_LOCK] = "lock",
 	};
 
 	return op < FS_OPS && names[op] ? names[op] : NULL;

@@ -117,7 +117,7 @@ struct tfuse {
 	void *arg;
 	struct fs *fs;
 	int fd;
-	bool aborted, have_epoch, polling, setxattr_ext;
+	bool aborted, have_epoch, polling, setxattr_ext, local_locks;
 	atomic_bool is_gone;	/* read by notifier threads too */
 	uint32_t proto_minor;	/* the kernel's */
 	uint64_t epoch;		/* of entry timeouts, from 1 */
@@ -137,8 +137,16 @@ struct tfuse {
 	struct tfuse_stats st;
 };
 
+/* Direct I/O is a property of the handle: its number tells. */
+#define TF_FH_DIRECT 1ULL
+static inline struct fs_file *tf_handle(uint64_t fh)
+{
+	return (struct fs_file *)(uintptr_t)(fh & ~TF_FH_DIRECT);
+}
+
 /* dispatch.c */
 void tf_readable(void *arg, uint32_t events);
+void tf_nobody_waits(struct tfuse *tf); /* the connection is gone: requests that wait for others end */
 uint8_t *tf_buf_get(struct tfuse *tf);
 void tf_buf_put(struct tfuse *tf, uint8_t *b);
 int tf_reply(struct tf_req *q, const void *data, size_t len);	/* 0, or -errno if the kernel did not take it */
@@ -196,6 +204,9 @@ int tf_op_tmpfile(struct tf_req *q);
 int tf_op_fallocate(struct tf_req *q);
 int tf_op_lseek(struct tf_req *q);
 int tf_op_copy_file_range(struct tf_req *q);
+int tf_op_getlk(struct tf_req *q);
+int tf_op_setlk(struct tf_req *q);
+int tf_op_setlkw(struct tf_req *q);
 
 void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a);
 /* Fills an entry reply, counts the look-up. attrs: hand out the attribute timeout if allowed (never for new objects). */
