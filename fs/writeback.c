@@ -453,7 +453,6 @@ static void flush_pass(struct fs *fs)
 		ts_list_push_back(&ds->dirty_files, &df->dirty_link);
 		flush_file(fs, df, all);
 	}
-	fs->stats.dirty_bytes = ds->ndirty * DATA_PAGE;
 }
 
 static void flusher(void *arg)
