@@ -177,7 +177,7 @@ static void wave_trim(struct fs *fs, struct data_blk *b)
 	if (!need || need >= b->ext.subs || fs_alloc_take(fs, false, need, 0, b->idx, &e))
 		return;
 	fs_alloc_untake(fs, &b->ext);
-	b->ext = e;
+	data_blk_plan(b, b->next, &e);
 }
 
 static void wave_plan(struct fs *fs, struct data_blk *b, struct wave *w)
