@@ -307,6 +307,7 @@ ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_
 int fs_data_truncate(struct fs *fs, struct fs_inode *ip, uint64_t size) TS_MUST_CHECK; /* both ways; frees blocks in bounded transactions; sets size */
 int fs_data_writeback(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* all dirty data to disk and mapped (law 3 holds by the later force); no pin needed beyond law 6 */
 int fs_data_fsync(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* writeback + lazy inode + log force */
+uint64_t fs_data_blocks512(struct fs *fs, struct fs_inode *ip, bool *passing); /* passing: not yet what it will be */
 void fs_data_drop(struct fs *fs, struct fs_inode *ip); /* clean pages are forgotten (token left) */
 int fs_data_free_all(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* inode being freed: all blocks, bounded transactions */
 int fs_data_fallocate(struct fs *fs, struct fs_inode *ip, int mode, uint64_t off, uint64_t len) TS_MUST_CHECK;

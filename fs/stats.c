@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: numbers for metrics and diag, and the names of operations. Must never happen: a number read from a log that is gone. */
+#include "fs/buf_int.h"
+#include "fs/data_int.h"
 #include "fs/log_int.h"
 
 void fs_stats_get(struct fs *fs, struct fs_stats *out)
@@ -8,6 +10,7 @@ void fs_stats_get(struct fs *fs, struct fs_stats *out)
 
 	*out = fs->stats;
 	out->slot = fs->slot;
+	out->dirty_bytes = (fs->bufs ? fs->bufs->ndirty * FS_SUB : 0) + (fs->datas ? fs->datas->ndirty * DATA_PAGE : 0);
 	if (!g)
 		return;
 	out->intents = g->nintents;
