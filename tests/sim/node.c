@@ -154,7 +154,8 @@ static void mount_fiber(void *arg)
 	while (!l->unmount || l->clients)
 		(void)!ts_cond_wait_until(&l->changed, ts_exec_now(l->x) + 50 * TS_NS_PER_MS, "end", 0, 0);
 	rc = fs_unmount(l->fs, false);
-	l->fs = NULL;
+	if (rc != -EBUSY) /* else it is still there: an evicted node's clients leave files open */
+		l->fs = NULL;
 	l->mounted = false;
 	if (rc && l->evicted) {
 		l->excluded = true;
