@@ -126,7 +126,16 @@ struct tfuse {
 	struct ts_cond idle;
 	struct tf_notify *notify;
 	struct tfuse_stats st;
+	atomic_uint_least64_t enoent; /* counted by notifier threads */
+	unsigned faults_armed;
+	struct tf_faults *faults; /* NULL until the first is armed */
 };
+
+/* Waits if a test wants it; true: leave out what comes. */
+static inline bool tf_fault(struct tfuse *tf, unsigned point, uint64_t ino)
+{
+	return __builtin_expect(tf->faults_armed != 0, 0) && tf_fault_hit(tf, point, ino);
+}
 
 /* dispatch.c */
 void tf_readable(void *arg, uint32_t events);
@@ -223,6 +232,7 @@ struct tf_job {
 	int rc;
 	struct ts_done done;
 	bool detached;	    /* nobody waits: freed when done */
+	bool once;	    /* a planted fault: ENOENT is believed */
 };
 int tf_notify_open(struct tfuse *tf) TS_MUST_CHECK;
 void tf_notify_close(struct tfuse *tf);

@@ -149,6 +149,7 @@ void tfuse_abort(struct tfuse *tf)
 
 void tfuse_drain(struct tfuse *tf)
 {
+	tf_faults_clear(tf);
 	while (tf->in_flight)
 		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, 0);
 	tf_retry_clear(tf);
@@ -166,6 +167,7 @@ void tfuse_free(struct tfuse *tf)
 	if (tf->fd >= 0)
 		close(tf->fd);
 	tf_nodes_clear(tf);
+	tf_faults_free(tf);
 	ts_map_fini(&tf->nodes);
 	while (tf->npool)
 		ts_free(tf->pool[--tf->npool]);
@@ -179,6 +181,7 @@ void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out)
 {
 	*out = tf->st;
 	out->in_flight = tf->in_flight;
+	out->inval_enoent = atomic_load(&tf->enoent);
 }
 
 /* What we ask of the kernel, and why, one line each. */

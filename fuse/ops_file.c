@@ -272,7 +272,7 @@ int tf_op_write(struct tf_req *q)
 	if (in->write_flags & FUSE_WRITE_CACHE)
 		return late_write(q, in);
 	uint64_t at = in->offset;
-	bool append = in->flags & O_APPEND;
+	bool append = in->flags & O_APPEND && !tf_fault(q->tf, TF_OMIT_END, q->in->nodeid);
 	track(q, true, in->offset, in->size);
 	if (q->node)
 		q->node->pages_cached = true; /* a write through the page cache fills it, also on a handle opened before the last revoke */

@@ -46,10 +46,11 @@ static int inval_until_known(struct tf_job *j, int64_t off, int64_t len)
 	const struct ts_env *env = ts_exec_env(j->tf->exec);
 	for (;;) {
 		int rc = notify_inval_inode(j->tf, tf_nodeid(j->node->ino, j->node->gen), off, len);
-		if (rc != -ENOENT || !atomic_load(&j->node->known) || atomic_load(&j->tf->is_gone))
+		if (rc != -ENOENT || j->once || !atomic_load(&j->node->known) || atomic_load(&j->tf->is_gone))
 			return rc;
 		if (ts_now_ns(env) > atomic_load(&j->node->replied_ns) + TF_APPLY_NS)
 			return rc;
+		atomic_fetch_add(&j->tf->enoent, 1);
 		struct timespec ts = {0, 200000};
 		nanosleep(&ts, NULL);
 	}
@@ -75,6 +76,7 @@ static struct tf_job *node_job(struct tfuse *tf, struct tf_node *n, int (*fn)(st
 	tf_node_ref(n);
 	j->start = start;
 	j->end = end;
+	j->once = tf_fault(tf, TF_OMIT_AGAIN, n->ino);
 	return j;
 }
 
@@ -82,7 +84,10 @@ void tf_inval_attr(void *arg, uint64_t ino)
 {
 	struct tfuse *tf = arg;
 	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, ino);
-	if (!n || !n->attr_cached)
+	if (!n || !n->attr_cached || tf_fault(tf, TF_AT_INVAL_ATTR, ino))
+		return;
+	n = tf_node_find(tf, ino); /* again: a fault point may have waited */
+	if (!n)
 		return;
 	n->attr_cached = false;
 	tf->st.inval_attr++;
@@ -242,8 +247,12 @@ void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsign
 	unsigned rounds = how & FS_INVAL_LAST ? TF_ROUNDS_LAST : TF_ROUNDS_FIRST;
 	if (!n || !n->pages_cached || (how & FS_INVAL_SHARED && !n->writers))
 		return;
-	tf->st.inval_data++;
 	tf_node_ref(n);
+	if (tf_fault(tf, how & FS_INVAL_LAST ? TF_AT_INVAL_LAST : TF_AT_INVAL_DATA, ino)) {
+		tf_node_unref(tf, n);
+		return;
+	}
+	tf->st.inval_data++;
 	for (unsigned i = 0; i < rounds && !tf->is_gone && !inval_round(tf, n, start, end); i++)
 		;
 	if (how & FS_INVAL_LAST && n->pages_cached && !tf->is_gone)
@@ -273,7 +282,7 @@ void tf_inval_names(void *arg, uint64_t dir)
 {
 	struct tfuse *tf = arg;
 	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, dir);
-	if (!n || n->names_epoch != tf->epoch)
+	if (!n || n->names_epoch != tf->epoch || tf_fault(tf, TF_AT_INVAL_NAMES, dir))
 		return; /* nothing handed out since the last raise */
 	int rc = notify_write(tf, TF_NOTIFY_INC_EPOCH, NULL, 0);
 	if (rc && rc != -ENOTCONN && rc != -ENODEV)
