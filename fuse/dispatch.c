@@ -92,7 +92,7 @@ const char *tf_str(const struct tf_req *q, size_t off, size_t max, size_t *len, 
 	return s;
 }
 
-static void fault_at(struct tf_req *q, enum tf_fault_stage stage)
+void tf_fault_at(struct tf_req *q, enum tf_fault_stage stage)
 {
 	if (q->in->opcode < TF_FAULT_OPS) /* others are rejected */
 		(void)tf_fault(q->tf, TF_AT_OPS + q->in->opcode * TF_FAULT_STAGES + stage, q->in->nodeid);
@@ -106,10 +106,10 @@ int tf_reply_iov(struct tf_req *q, struct iovec *iov, int n)
 	for (int i = 1; i < n; i++)
 		len += iov[i].iov_len;
 	h.len = (uint32_t)len;
-	fault_at(q, TF_BEFORE_REPLY);
+	tf_fault_at(q, TF_BEFORE_REPLY);
 	ssize_t w = writev(q->tf->fd, iov, n);
 	int err = errno;
-	fault_at(q, TF_AFTER_REPLY);
+	tf_fault_at(q, TF_AFTER_REPLY);
 	errno = err;
 	if (w < 0 && errno != ENOENT && errno != ENODEV)
 		ts_err("mount %s: answer to %s refused by the kernel: %s", q->tf->mountpoint,
@@ -143,7 +143,7 @@ void tf_reply_err(struct tf_req *q, int err)
 {
 	struct fuse_out_header h = {.len = sizeof(h), .error = -errno_for_kernel(err), .unique = q->in->unique};
 	struct iovec iov = {&h, sizeof(h)};
-	fault_at(q, TF_BEFORE_REPLY);
+	tf_fault_at(q, TF_BEFORE_REPLY);
 	ssize_t w = writev(q->tf->fd, &iov, 1);
 	if (w < 0 && errno != ENOENT && errno != ENODEV)
 		ts_err("mount %s: error answer refused by the kernel: %s", q->tf->mountpoint, strerror(errno));
@@ -166,7 +166,8 @@ static void req_run(void *arg)
 	struct tf_req *q = arg;
 	if (ts_fiber_self())
 		ts_fiber_data_set(q);
-	fault_at(q, TF_BEFORE_PIN);
+	if (q->in->opcode != FUSE_READ && q->in->opcode != FUSE_WRITE) /* these when they are in their list */
+		tf_fault_at(q, TF_BEFORE_PIN);
 	int rc = tf_ops[q->in->opcode].fn(q);
 	if (rc == -ESTALE)
 		rc = tf_removed_dir(q);
@@ -326,8 +327,10 @@ void tf_readable(void *arg, uint32_t events)
 		}
 		if (errno == EINTR || errno == ENOENT) /* ENOENT: the request was aborted before it was read */
 			continue;
-		if (errno == EAGAIN)
+		if (errno == EAGAIN) {
+			tf->drained_ns = ts_exec_now(tf->exec);
 			return;
+		}
 		connection_gone(tf); /* ENODEV: unmounted or aborted */
 		return;
 	}

@@ -68,8 +68,11 @@ struct tf_node { /* an inode the kernel may know */
 	struct ts_cond late_cond;
 	struct ts_list writes;	  /* WRITEs not yet answered (tf_req.node_link) */
 	struct ts_list reads;	  /* READs into the page cache not yet answered */
-	struct ts_cond reads_cond; /* one of them came or was answered */
 	uint64_t arrivals;	  /* of both, counted */
+	uint64_t told_size;	  /* by the last GETATTR */
+	atomic_uint_least64_t invals; /* calls to drop something of it: begun and ended, counted by their threads */
+	atomic_uint_least64_t inval_ns; /* when the last one began */
+	atomic_uint inval_running;
 };
 
 struct tf_req {
@@ -91,6 +94,8 @@ struct tf_req {
 	struct tf_node *node;	/* READ, WRITE: set while in one of its lists */
 	struct ts_list node_link;
 	uint64_t first, last;	/* READ, WRITE: bytes covered */
+	uint64_t invals;	/* READ: of its node, when it came */
+	bool doubtful, told;	/* READ: its word about the end may not count; the kernel asked for the size since */
 	uint8_t small[TF_SMALL_BYTES] __attribute__((aligned(8)));
 };
 
@@ -124,6 +129,9 @@ struct tfuse {
 	struct tf_retry retries[TF_RETRIES];
 	unsigned nretries;	/* in use */
 	struct ts_cond idle;
+	uint64_t drained_ns;	/* no request was waiting to be read */
+	unsigned tellers;	/* threads that make the kernel ask for a size */
+	struct ts_cond told;
 	struct tf_notify *notify;
 	struct tfuse_stats st;
 	atomic_uint_least64_t enoent; /* counted by notifier threads */
@@ -144,6 +152,7 @@ void tf_buf_put(struct tfuse *tf, uint8_t *b);
 int tf_reply(struct tf_req *q, const void *data, size_t len);	/* 0, or -errno if the kernel did not take it */
 int tf_reply_iov(struct tf_req *q, struct iovec *iov, int n);	/* iov[0] is left free for the header */
 void tf_reply_err(struct tf_req *q, int err);
+void tf_fault_at(struct tf_req *q, enum tf_fault_stage stage);
 /* The argument struct of a request, or NULL when it is too short. */
 const void *tf_arg(const struct tf_req *q, size_t size);
 /* A string behind `off` argument bytes; NULL if not terminated or longer than max. *next = offset behind its NUL. */
@@ -245,6 +254,11 @@ int tf_job_run(struct tf_job *j, const char *what, uint64_t id);
 void tf_retry_done(struct tf_req *q, int rc); /* every request, behind its handler */
 int tf_retry_lookup(struct tf_req *q, const char *name, size_t len, struct fs_attr *a) TS_MUST_CHECK;
 void tf_retry_clear(struct tfuse *tf);
+
+/* size.c */
+void tf_size_arrived(struct tf_req *q);				 /* a READ came into its list */
+bool tf_size_doubtful(const struct tf_req *q, uint64_t end);	 /* it meets the end of the file there: may the kernel not believe it? */
+int tf_size_tell(struct tf_req *q) TS_MUST_CHECK;		 /* makes the kernel ask; waits */
 
 /* upcalls.c */
 void tf_inval_attr(void *arg, uint64_t ino);

@@ -29,6 +29,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 	tf->rbuf = ts_alloc_aligned(4096, TF_BUF_BYTES);
 	ts_map_init(&tf->nodes);
 	ts_cond_init(&tf->idle);
+	ts_cond_init(&tf->told);
 	ts_list_init(&tf->requests);
 	if (!tf->source || !tf->mountpoint || !tf->rbuf || tf_notify_open(tf)) {
 		tfuse_free(tf);

@@ -22,6 +22,8 @@ struct tf_notify {
 static void job_finished(void *arg)
 {
 	struct tf_job *j = arg;
+	if (j->node && j->tf->polling)
+		tf_readable(j->tf, 0); /* what the kernel sent before the call ended is seen to be from before (drained_ns) */
 	if (j->detached) {
 		if (j->node)
 			tf_node_unref(j->tf, j->node);

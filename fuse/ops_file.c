@@ -125,7 +125,8 @@ static void track(struct tf_req *q, bool write, uint64_t off, uint32_t size)
 	q->last = off + size - 1;
 	q->node->arrivals++;
 	ts_list_push_back(write ? &q->node->writes : &q->node->reads, &q->node_link);
-	ts_cond_broadcast(&q->node->reads_cond);
+	if (!write)
+		tf_size_arrived(q);
 }
 
 static void untrack(struct tf_req *q)
@@ -133,49 +134,35 @@ static void untrack(struct tf_req *q)
 	if (!q->node)
 		return;
 	ts_list_del(&q->node_link);
-	ts_cond_broadcast(&q->node->reads_cond);
 	tf_node_unref(q->tf, q->node);
 	q->node = NULL;
 }
 
-/* The kernel takes the end of a short READ for the end of the file, and of several in flight believes only the first that it applies.
- * So a READ behind the end, which another node must have moved down, is answered behind the one across it. That one may come later (the
- * kernel sends it last where it has part of that page) and is applied by its caller some time after its answer: both have a moment. Nobody
- * waits for this one meanwhile but who reads behind the end. */
-#define END_GRACE_NS (20 * TS_NS_PER_MS)
-
-static bool lower_read(const struct tf_req *q)
+static ssize_t read_once(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
 {
-	ts_list_for(l, &q->node->reads)
-		if (ts_list_entry(l, struct tf_req, node_link)->first < q->first)
-			return true;
-	return false;
-}
-
-static void wait_lower_reads(struct tf_req *q)
-{
-	struct tf_node *n = q->node;
-	uint64_t quiet = ts_exec_now(q->tf->exec);
-	while (ts_exec_now(q->tf->exec) < quiet + END_GRACE_NS) {
-		(void)!ts_cond_wait_until(&n->reads_cond, quiet + END_GRACE_NS, "reads before this one", n->ino, q->first);
-		if (lower_read(q))
-			quiet = ts_exec_now(q->tf->exec);
-	}
-}
-
-static ssize_t read_in_order(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
-{
-	for (bool waited = false;;) {
+	for (;;) {
 		bool mapped = q->node && q->node->writers;
 		ssize_t r = mapped ? fs_read_mapped(q->tf->fs, handle(in->fh), buf, in->size, in->offset) :
 				     fs_read(q->tf->fs, handle(in->fh), buf, in->size, in->offset);
-		if (q->node && !mapped && q->node->writers)
-			continue; /* opened for writing meanwhile: not under a shared token */
-		if (r || !q->node || !in->offset || waited)
-			return r;
-		wait_lower_reads(q);
-		waited = true; /* and what was read is old by now */
+		if (mapped || !q->node || !q->node->writers)
+			return r; /* else opened for writing meanwhile: not under a shared token */
 	}
+}
+
+/* No wait lies between the last read and the answer: what was read is old after one. */
+#define TELL_TRIES 16
+static ssize_t read_to_the_end(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
+{
+	ssize_t r = read_once(q, in, buf);
+	for (unsigned i = 0; q->node && r >= 0 && (size_t)r < in->size && tf_size_doubtful(q, in->offset + (uint64_t)r); i++) {
+		int rc = i < TELL_TRIES ? tf_size_tell(q) : -EAGAIN;
+		r = read_once(q, in, buf);
+		if (rc) { /* the next best: no later read finds this page */
+			tf_inval_later(q->tf, q->in->nodeid, q->first, q->last);
+			break;
+		}
+	}
+	return r;
 }
 
 int tf_op_read(struct tf_req *q)
@@ -188,7 +175,8 @@ int tf_op_read(struct tf_req *q)
 		return -ENOMEM;
 	if (in->size && !(in->read_flags & FUSE_READ_LOCKOWNER)) /* only READs past the page cache name an owner */
 		track(q, false, in->offset, in->size);
-	ssize_t r = read_in_order(q, in, buf);
+	tf_fault_at(q, TF_BEFORE_PIN);
+	ssize_t r = read_to_the_end(q, in, buf);
 	if (q->node && r >= 0) /* behind the end, too: the kernel fills the page with zeros */
 		q->node->pages_cached = true;
 	int rc = r < 0 ? (int)r : tf_reply(q, buf, (size_t)r) ? -TF_NOREPLY : 0;
@@ -269,11 +257,14 @@ int tf_op_write(struct tf_req *q)
 		struct fuse_write_out none = {0};
 		return tf_reply(q, &none, sizeof(none)) ? -TF_NOREPLY : 0;
 	}
-	if (in->write_flags & FUSE_WRITE_CACHE)
+	if (in->write_flags & FUSE_WRITE_CACHE) {
+		tf_fault_at(q, TF_BEFORE_PIN);
 		return late_write(q, in);
+	}
 	uint64_t at = in->offset;
 	bool append = in->flags & O_APPEND && !tf_fault(q->tf, TF_OMIT_END, q->in->nodeid);
 	track(q, true, in->offset, in->size);
+	tf_fault_at(q, TF_BEFORE_PIN);
 	if (q->node)
 		q->node->pages_cached = true; /* a write through the page cache fills it, also on a handle opened before the last revoke */
 	ssize_t r = fs_write(q->tf->fs, handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, append,

@@ -32,10 +32,17 @@ static int notify_write(struct tfuse *tf, int code, const void *data, size_t len
 	return n < 0 ? -errno : 0;
 }
 
-static int notify_inval_inode(struct tfuse *tf, uint64_t ino, int64_t off, int64_t len)
+/* READs sent before the call do not count as to the end of the file (size.c): counted before and behind it. */
+static int notify_inval_inode(struct tfuse *tf, struct tf_node *n, int64_t off, int64_t len)
 {
-	struct fuse_notify_inval_inode_out o = {.ino = ino, .off = off, .len = len};
-	return notify_write(tf, FUSE_NOTIFY_INVAL_INODE, &o, sizeof(o));
+	struct fuse_notify_inval_inode_out o = {.ino = tf_nodeid(n->ino, n->gen), .off = off, .len = len};
+	atomic_fetch_add(&n->inval_running, 1);
+	atomic_fetch_add(&n->invals, 1);
+	atomic_store(&n->inval_ns, ts_now_ns(ts_exec_env(tf->exec)));
+	int rc = notify_write(tf, FUSE_NOTIFY_INVAL_INODE, &o, sizeof(o));
+	atomic_fetch_add(&n->invals, 1);
+	atomic_fetch_sub(&n->inval_running, 1);
+	return rc;
 }
 
 /* Invalidates, and again while the kernel says ENOENT although an entry reply that it may not have applied yet went out.
@@ -45,7 +52,7 @@ static int inval_until_known(struct tf_job *j, int64_t off, int64_t len)
 {
 	const struct ts_env *env = ts_exec_env(j->tf->exec);
 	for (;;) {
-		int rc = notify_inval_inode(j->tf, tf_nodeid(j->node->ino, j->node->gen), off, len);
+		int rc = notify_inval_inode(j->tf, j->node, off, len);
 		if (rc != -ENOENT || j->once || !atomic_load(&j->node->known) || atomic_load(&j->tf->is_gone))
 			return rc;
 		if (ts_now_ns(env) > atomic_load(&j->node->replied_ns) + TF_APPLY_NS)
