@@ -240,6 +240,7 @@ struct tf_job {
 	uint64_t start, end;
 	int rc;
 	struct ts_done done;
+	atomic_int tid;	    /* of the thread that runs it */
 	bool detached;	    /* nobody waits: freed when done */
 	bool once;	    /* a planted fault: ENOENT is believed */
 };
@@ -247,6 +248,7 @@ int tf_notify_open(struct tfuse *tf) TS_MUST_CHECK;
 void tf_notify_close(struct tfuse *tf);
 struct tf_job *tf_job_new(struct tfuse *tf, int (*fn)(struct tf_job *));
 void tf_job_submit(struct tf_job *j);
+bool tf_job_asleep(const struct tf_job *j); /* its thread has begun and sleeps in the kernel now */
 /* Submits, waits, frees; returns fn's result. */
 int tf_job_run(struct tf_job *j, const char *what, uint64_t id);
 
@@ -266,6 +268,7 @@ void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsign
 void tf_inval_names(void *arg, uint64_t dir);
 void tf_stopped(void *arg, const char *why);
 void tf_inval_later(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end); /* after the reply, nobody waits */
+void tf_inval_written(struct tf_req *q, uint64_t start, uint64_t end); /* by a WRITE that may hold a folio, before its answer */
 void tf_inval_now(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end);   /* by a request that holds no folio */
 
 #endif

@@ -271,13 +271,13 @@ int tf_op_write(struct tf_req *q)
 			     in->write_flags & FUSE_WRITE_KILL_SUIDGID, &at);
 	if (r > 0 && in->fh & FH_DIRECT) /* other handles may have read these pages while it was on its way */
 		tf_inval_now(q->tf, q->in->nodeid, at, at + (uint64_t)r - 1);
+	if (r > 0 && at != in->offset && !(in->fh & FH_DIRECT)) { /* the kernel has put these bytes into its cache at the wrong place */
+		tf_inval_written(q, in->offset, in->offset + (uint64_t)r - 1);
+		tf_inval_written(q, at, at + (uint64_t)r - 1);
+	}
 	struct fuse_write_out out = {.size = r > 0 ? (uint32_t)r : 0};
 	int rc = r < 0 ? (int)r : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 	untrack(q);
-	if (r > 0 && at != in->offset && !(in->fh & FH_DIRECT)) { /* the kernel may have put these bytes into its cache at the wrong place */
-		tf_inval_later(q->tf, q->in->nodeid, in->offset, in->offset + (uint64_t)r - 1);
-		tf_inval_later(q->tf, q->in->nodeid, at, at + (uint64_t)r - 1);
-	}
 	return rc;
 }
 

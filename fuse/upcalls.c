@@ -193,6 +193,23 @@ static bool inval_pass(struct tfuse *tf, struct tf_node *n, uint64_t first, uint
 	return pos > last || piece_inval(tf, n, pos, last, s);
 }
 
+/* Waits for a call about a page that a WRITE may hold: until it is over, or sleeps for a page's lock, which is held only while there is
+ * nothing in it to drop. Asleep twice, because it also sleeps while a dirty page is written, and that WRITE has come by the second look. */
+static void held_wait(struct tfuse *tf, struct tf_node *n, struct tf_job *j)
+{
+	for (unsigned asleep = 0; !j->done.done && asleep < 2;) {
+		uint64_t dl = ts_exec_now(tf->exec) + TF_TRY_MS * TS_NS_PER_MS;
+		(void)!ts_cond_wait_until(&j->done.cond, dl, "kernel to drop a page being written", n->ino, 0);
+		asleep = !j->done.done && tf_job_asleep(j) ? asleep + 1 : 0;
+	}
+	if (!j->done.done) {
+		j->detached = true;
+		return;
+	}
+	tf_node_unref(tf, n);
+	ts_free(j);
+}
+
 /* Pages that WRITEs hold, or not. */
 static void held_inval(struct tfuse *tf, struct tf_node *n)
 {
@@ -213,17 +230,8 @@ static void held_inval(struct tfuse *tf, struct tf_node *n)
 		j[k] = node_job(tf, n, job_inval_data, s.v[k].first, s.v[k].last);
 		tf_job_submit(j[k]);
 	}
-	uint64_t dl = ts_exec_now(tf->exec) + TF_TRY_MS * TS_NS_PER_MS;
-	while (k--) {
-		while (!j[k]->done.done && ts_cond_wait_until(&j[k]->done.cond, dl, "kernel to drop a page being written", n->ino, 0) != -ETIMEDOUT)
-			;
-		if (!j[k]->done.done) {
-			j[k]->detached = true;
-			continue;
-		}
-		tf_node_unref(tf, n);
-		ts_free(j[k]);
-	}
+	while (k--)
+		held_wait(tf, n, j[k]);
 	ts_free(j);
 	ts_free(s.v);
 }
@@ -283,6 +291,25 @@ void tf_inval_now(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end)
 	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, ino);
 	if (n && n->pages_cached)
 		(void)tf_job_run(node_job(tf, n, job_inval_data, start, end), "kernel to drop pages written past it", ino);
+}
+
+void tf_inval_written(struct tf_req *q, uint64_t start, uint64_t end)
+{
+	struct tfuse *tf = q->tf;
+	struct tf_node *n = q->node;
+	uint64_t page;
+	if (!n || tf->is_gone || tf_fault(tf, TF_OMIT_LATER, n->ino))
+		return;
+	bool held = write_holds(q, &page) && page <= end && page + TF_PAGE > start;
+	if (!held || start < page)
+		(void)tf_job_run(node_job(tf, n, job_inval_data, start, held ? page - 1 : end), "kernel to drop pages written past it", n->ino);
+	if (held) {
+		struct tf_job *j = node_job(tf, n, job_inval_data, page, page + TF_PAGE - 1);
+		tf_job_submit(j);
+		held_wait(tf, n, j);
+	}
+	if (held && page + TF_PAGE <= end)
+		(void)tf_job_run(node_job(tf, n, job_inval_data, page + TF_PAGE, end), "kernel to drop pages written past it", n->ino);
 }
 
 void tf_inval_names(void *arg, uint64_t dir)
