@@ -66,6 +66,9 @@ struct tf_node { /* an inode the kernel may know */
 	unsigned late_pending;	  /* of these: answered, not yet applied */
 	int late_error;		  /* one of them failed: told at the next flush or fsync */
 	struct ts_cond late_cond;
+	unsigned clearing;	  /* calls done but unanswered that make the kernel clear parts of pages once they are answered */
+	uint64_t cleared_ns;	  /* when the last one was answered */
+	struct ts_cond clear_cond;
 	struct ts_list writes;	  /* WRITEs not yet answered (tf_req.node_link) */
 	struct ts_list reads;	  /* READs into the page cache not yet answered */
 	uint64_t arrivals;	  /* of both, counted */

@@ -324,6 +324,24 @@ static bool kills_set_id(const struct tf_req *q)
 	return q->cred.uid != 0;
 }
 
+/* A hole's ends within pages are cleared in the kernel's copy of these after the answer: until then the token stays (clear_wait). */
+static int clearing_reply(struct tf_req *q)
+{
+	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
+	if (n) {
+		tf_node_ref(n);
+		n->clearing++;
+	}
+	int rc = tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
+	if (n) {
+		n->clearing--;
+		n->cleared_ns = ts_exec_now(q->tf->exec);
+		ts_cond_broadcast(&n->clear_cond);
+		tf_node_unref(q->tf, n);
+	}
+	return rc;
+}
+
 int tf_op_fallocate(struct tf_req *q)
 {
 	const struct fuse_fallocate_in *in = tf_arg(q, sizeof(*in));
@@ -334,6 +352,8 @@ int tf_op_fallocate(struct tf_req *q)
 	int rc = fs_fallocate(q->tf->fs, handle(in->fh), (int)in->mode, in->offset, in->length, kills_set_id(q));
 	if (rc)
 		return rc;
+	if (in->mode & (FS_FALLOC_PUNCH | FS_FALLOC_ZERO) && (in->offset | (in->offset + in->length)) % 4096)
+		return clearing_reply(q);
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
 }
 

@@ -22,6 +22,7 @@
 #define TF_TRY_MS	    1 /* for a folio that a WRITE may hold */
 #define TF_ROUNDS_FIRST	    4   /* readers go on reading: the rest is for the last call */
 #define TF_ROUNDS_LAST	    4096 /* each is made by a request that came meanwhile, and those wait now */
+#define TF_CLEAR_NS	    (20 * TS_NS_PER_MS) /* for the caller of an answered fallocate() */
 #define TF_APPLY_NS	    (2 * TS_NS_PER_S) /* a reply written longer ago has been applied by its caller */
 
 static int notify_write(struct tfuse *tf, int code, const void *data, size_t len)
@@ -255,24 +256,40 @@ static bool inval_round(struct tfuse *tf, struct tf_node *n, uint64_t first, uin
 	return !n->pages_cached;
 }
 
-void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how)
+/* The kernel gives no sign of when a caller has applied an answer; what it clears after a whole round of other nodes would be theirs. */
+static void clear_wait(struct tfuse *tf, struct tf_node *n)
 {
-	struct tfuse *tf = arg;
-	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, ino);
+	while (n->clearing && !tf->is_gone)
+		ts_cond_wait(&n->clear_cond, "a hole's ends to be cleared", n->ino, n->clearing);
+	if (n->cleared_ns && ts_exec_now(tf->exec) < n->cleared_ns + TF_CLEAR_NS)
+		ts_sleep_until(n->cleared_ns + TF_CLEAR_NS);
+}
+
+static void pages_drop(struct tfuse *tf, struct tf_node *n, uint64_t start, uint64_t end, unsigned how)
+{
 	unsigned rounds = how & FS_INVAL_LAST ? TF_ROUNDS_LAST : TF_ROUNDS_FIRST;
-	if (!n || !n->pages_cached || (how & FS_INVAL_SHARED && !n->writers))
+	if (!n->pages_cached || (how & FS_INVAL_SHARED && !n->writers))
 		return;
-	tf_node_ref(n);
-	if (tf_fault(tf, how & FS_INVAL_LAST ? TF_AT_INVAL_LAST : TF_AT_INVAL_DATA, ino)) {
-		tf_node_unref(tf, n);
+	if (tf_fault(tf, how & FS_INVAL_LAST ? TF_AT_INVAL_LAST : TF_AT_INVAL_DATA, n->ino))
 		return;
-	}
 	tf->st.inval_data++;
 	for (unsigned i = 0; i < rounds && !tf->is_gone && !inval_round(tf, n, start, end); i++)
 		;
 	if (how & FS_INVAL_LAST && n->pages_cached && !tf->is_gone)
 		TS_PANIC("mount %s: the kernel does not give up the pages of inode %llu: another node would see old bytes", tf->mountpoint,
-			 (unsigned long long)ino);
+			 (unsigned long long)n->ino);
+}
+
+void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how)
+{
+	struct tfuse *tf = arg;
+	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, ino);
+	if (!n)
+		return;
+	tf_node_ref(n);
+	if (!(how & FS_INVAL_SHARED)) /* else nobody writes yet */
+		clear_wait(tf, n);
+	pages_drop(tf, n, start, end, how);
 	tf_node_unref(tf, n);
 }
 
