@@ -134,6 +134,7 @@ struct tfuse {
 	struct ts_cond idle;
 	uint64_t drained_ns;	/* no request was waiting to be read */
 	unsigned tellers;	/* threads that make the kernel ask for a size */
+	struct ts_list telling; /* their jobs */
 	struct ts_cond told;
 	struct tf_notify *notify;
 	struct tfuse_stats st;
@@ -245,6 +246,8 @@ struct tf_job {
 	struct ts_done done;
 	atomic_int tid;	    /* of the thread that runs it */
 	bool detached;	    /* nobody waits: freed when done */
+	struct ts_list tell_link;
+	bool answered;	    /* the GETATTR of its thread */
 	bool once;	    /* a planted fault: ENOENT is believed */
 };
 int tf_notify_open(struct tfuse *tf) TS_MUST_CHECK;
@@ -263,6 +266,7 @@ void tf_retry_clear(struct tfuse *tf);
 /* size.c */
 void tf_size_arrived(struct tf_req *q);				 /* a READ came into its list */
 bool tf_size_doubtful(const struct tf_req *q, uint64_t end);	 /* it meets the end of the file there: may the kernel not believe it? */
+void tf_size_answered(const struct tf_req *q);			 /* a GETATTR is being answered */
 int tf_size_tell(struct tf_req *q) TS_MUST_CHECK;		 /* makes the kernel ask; waits */
 
 /* upcalls.c */

@@ -30,6 +30,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 	ts_map_init(&tf->nodes);
 	ts_cond_init(&tf->idle);
 	ts_cond_init(&tf->told);
+	ts_list_init(&tf->telling);
 	ts_list_init(&tf->requests);
 	if (!tf->source || !tf->mountpoint || !tf->rbuf || tf_notify_open(tf)) {
 		tfuse_free(tf);

@@ -56,6 +56,7 @@ static int attr_reply(struct tf_req *q, const struct fs_attr *a)
 		tf_node_saw(n, a);
 		n->told_size = a->size;
 	}
+	tf_size_answered(q);
 	tf_attr_timeout(q->tf, n, a, &out.attr_valid);
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
