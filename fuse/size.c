@@ -80,6 +80,8 @@ void tf_size_arrived(struct tf_req *q)
 bool tf_size_doubtful(const struct tf_req *q, uint64_t end)
 {
 	const struct tf_node *n = q->node;
+	if (tf_fault(q->tf, TF_OMIT_SIZE, n->ino))
+		return false;
 	if (q->told)
 		return n->told_size > end;
 	return end <= q->first || q->doubtful || q->invals != atomic_load(&n->invals);

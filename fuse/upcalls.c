@@ -287,7 +287,7 @@ void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsign
 	if (!n)
 		return;
 	tf_node_ref(n);
-	if (!(how & FS_INVAL_SHARED)) /* else nobody writes yet */
+	if (!(how & FS_INVAL_SHARED) && !tf_fault(tf, TF_OMIT_CLEAR, ino)) /* else nobody writes yet */
 		clear_wait(tf, n);
 	pages_drop(tf, n, start, end, how);
 	tf_node_unref(tf, n);
