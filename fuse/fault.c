@@ -26,6 +26,7 @@ static const struct {
 	{TF_AT_INVAL_ATTR, "inval.attr", false},
 	{TF_AT_INVAL_DATA, "inval.data", false},
 	{TF_AT_INVAL_LAST, "inval.data_last", false},
+	{TF_AT_INVAL_ROUND, "inval.round", false},
 	{TF_AT_INVAL_NAMES, "inval.names", false},
 	{TF_OMIT_AGAIN, "omit.again_on_enoent", true},
 	{TF_OMIT_END, "omit.append_at_end", true},

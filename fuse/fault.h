@@ -23,6 +23,7 @@ enum tf_fault_point {
 	TF_AT_INVAL_ATTR = TF_FAULT_OPS * TF_FAULT_STAGES,
 	TF_AT_INVAL_DATA,  /* the token still serves everybody */
 	TF_AT_INVAL_LAST,  /* behind the barrier */
+	TF_AT_INVAL_ROUND, /* a round of dropping pages is over, before the look at what came meanwhile */
 	TF_AT_INVAL_NAMES,
 	TF_OMIT_AGAIN,	   /* ENOENT of the kernel is taken for an answer */
 	TF_OMIT_END,	   /* O_APPEND: the kernel's offset is believed */

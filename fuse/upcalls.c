@@ -251,6 +251,7 @@ static bool inval_round(struct tfuse *tf, struct tf_node *n, uint64_t first, uin
 		return false;
 	}
 	held_inval(tf, n);
+	(void)tf_fault(tf, TF_AT_INVAL_ROUND, n->ino);
 	if (n->late_writes != late) /* a page dirtied again behind the call stays */
 		n->pages_cached = true;
 	return !n->pages_cached;

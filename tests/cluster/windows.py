@@ -748,16 +748,10 @@ def dirtied_again(w):
     poker = w.client(1)
     poker.ok("open", "f", w.p(1, "f"), os.O_RDWR)
     poker.ok("map", "m", "f", PAGE * 16)
-    w.hold("write.before_pin", ino, delay=3, times=100000)  # every round takes its time, and finds the page dirty again
+    w.hold("inval.round", ino, delay=100, times=100)  # behind each round of the first step the page is read and dirty again
     h = w.hold("inval.data_last", ino)
-    poker.start("pokes", "m", 2 * PAGE, 3.0)
-    for _ in range(200):
-        w.b.start("read", "f", 20, 2 * PAGE)
-        while not w.b.over(0.001) and not h.row()["waiting"]:
-            pass
-        if h.row()["waiting"]:
-            break
-        w.b.result()
+    poker.start("pokes", "m", 2 * PAGE, 2.0)
+    w.b.start("read", "f", 20, 2 * PAGE)
     h.hit()
     w.a.start("poke", "m", 2 * PAGE + 100, b"Z")  # waits, or gets into the page that goes
     w.a.over(0.1)
