@@ -104,6 +104,7 @@ json_t *status_fs_list(struct daemon *d);
 json_t *status_disks(struct daemon *d);
 json_t *diag_waiters(struct daemon *d);
 json_t *diag_tokens(struct daemon *d, const char *name, unsigned limit);
+json_t *diag_locks(struct daemon *d, const char *name, unsigned limit);
 json_t *diag_log(struct daemon *d, const char *name);
 /* "ready", or what is missing. */
 const char *daemon_state(struct daemon *d);

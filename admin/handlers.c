@@ -52,6 +52,12 @@ static void h_tokens(struct call *k)
 	k->a->data = diag_tokens(k->d, pos_str(k, 0), l ? (unsigned)strtoul(l, NULL, 10) : 200);
 }
 
+static void h_locks(struct call *k)
+{
+	const char *l = opt_str(k, "limit");
+	k->a->data = diag_locks(k->d, pos_str(k, 0), l ? (unsigned)strtoul(l, NULL, 10) : 200);
+}
+
 static void h_mount(struct call *k)
 {
 	const char *o = opt_str(k, "options");
@@ -355,7 +361,7 @@ static const struct {
 	{"status", h_status, false},	 {"fs create", h_fs_create, true}, {"fs list", h_fs_list, false},
 	{"disk list", h_disk_list, false}, {"mount", h_mount, true},	   {"umount", h_umount, false},
 	{"fsck", h_fsck, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
-	{"diag log", h_log, false},	 {"diag fault", h_fault, false},
+	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},
 };
 
 void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a)

@@ -145,6 +145,13 @@ static json_t *mount_json(struct mount *m)
 							   (json_int_t)t.mastered, "pins", (json_int_t)t.pins, "pin_hits", (json_int_t)t.pin_hits, "requests_sent",
 							   (json_int_t)t.requests_sent, "revokes_received", (json_int_t)t.revokes_received, "revokes_sent",
 							   (json_int_t)t.revokes_sent, "view_changes", (json_int_t)t.view_changes));
+		struct tok_lock_stats k;
+		tok_lock_stats_get(fs_tokens(m->fs), &k);
+		json_object_set_new(o, "locks", json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "held", (json_int_t)k.locks, "inodes",
+							  (json_int_t)k.inodes, "mastered", (json_int_t)k.mastered, "ops", (json_int_t)k.ops,
+							  "local_ops", (json_int_t)k.local_ops, "messages_sent", (json_int_t)k.sent, "delegations",
+							  (json_int_t)k.delegations, "recalls", (json_int_t)k.recalls, "deadlocks",
+							  (json_int_t)k.deadlocks));
 		json_object_set_new(o, "log", log_json(m));
 	}
 	json_object_set_new(o, "mounted_on", group_nodes(m->d, m->group));
@@ -222,6 +229,33 @@ json_t *diag_tokens(struct daemon *d, const char *name, unsigned limit)
 		t.fs = m->name;
 		if (m->fs && m->state == MOUNT_LIVE && (!name || !strcmp(name, m->name)))
 			tok_each(fs_tokens(m->fs), one_token, &t);
+	}
+	return t.a;
+}
+
+static void one_lock(void *arg, const struct tok_lock_info *i)
+{
+	static const char *const types[] = {"none", "read", "write"};
+	struct tokens *t = arg;
+	if (!t->left)
+		return;
+	t->left--;
+	json_array_append_new(t->a, json_pack("{s:s,s:s,s:I,s:i,s:I,s:s,s:s,s:I,s:I,s:b,s:b,s:i,s:I}", "fs", t->fs, "role",
+					      i->mastered ? "master" : "holder", "id", (json_int_t)i->lock.ino, "node", (int)i->lock.node, "pid",
+					      (json_int_t)i->lock.pid, "kind", i->lock.flock ? "flock" : "fcntl", "type", types[i->lock.type], "start",
+					      (json_int_t)i->lock.start, "end", (json_int_t)i->lock.end, "waiting", i->waiting, "delegated",
+					      i->delegated, "master", (int)i->master, "since_ms",
+					      (json_int_t)(i->waiting && t->now > i->since_wall_ns ? (t->now - i->since_wall_ns) / TS_NS_PER_MS : 0)));
+}
+
+json_t *diag_locks(struct daemon *d, const char *name, unsigned limit)
+{
+	struct tokens t = {json_array(), limit, ts_wall_ns(ts_exec_env(d->exec)), NULL};
+	ts_list_for(l, &d->mounts) {
+		struct mount *m = ts_list_entry(l, struct mount, link);
+		t.fs = m->name;
+		if (m->fs && m->state == MOUNT_LIVE && (!name || !strcmp(name, m->name)))
+			tok_lock_each(fs_tokens(m->fs), one_lock, &t);
 	}
 	return t.a;
 }

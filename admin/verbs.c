@@ -19,7 +19,8 @@ const struct verb verb_table[] = {
 	{"fs list", "", 0, 0, VERB_DAEMON, "list the file systems on the disks this node sees", "", {{0}}},
 	{"disk list", "", 0, 0, VERB_DAEMON, "list the disks of this node with what is on them", "", {{0}}},
 	{"mount", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount a file system on this node",
-	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, strictatime. Waits for the recovery of nodes that crashed.",
+	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, strictatime; and locallocks: fcntl and flock locks count on "
+	 "this node only, and closing a file costs less. Waits for the recovery of nodes that crashed.",
 	 {{"options", 'o', "LIST", "comma-separated mount options"}}},
 	{"umount", "NAME|DIRECTORY", 1, 1, VERB_DAEMON, "unmount a file system from this node",
 	 "Writes everything back, hands tokens over and leaves the log clean. Refused while files are open.",
@@ -29,6 +30,10 @@ const struct verb verb_table[] = {
 	 {{"no-repair", 'n', NULL, "only report (default)"}, {"yes", 'y', NULL, "repair what is found"}}},
 	{"diag waiters", "", 0, 0, VERB_DAEMON, "who waits for what, since when", "", {{0}}},
 	{"diag tokens", "[NAME]", 0, 1, VERB_DAEMON, "tokens held and mastered here, with holders and waiters", "",
+	 {{"limit", 0, "N", "at most N rows (default 200)"}}},
+	{"diag locks", "[NAME]", 0, 1, VERB_DAEMON, "fcntl and flock locks: who holds, who waits, which node decides",
+	 "Rows of role 'holder' are processes of this node, rows of role 'master' what this node decides about for all. An inode used by "
+	 "one node is delegated: that node decides itself, and the master has no rows for it.",
 	 {{"limit", 0, "N", "at most N rows (default 200)"}}},
 	{"diag log", "[NAME]", 0, 1, VERB_DAEMON, "state of this node's log and write-behind", "", {{0}}},
 	{"diag fault", "NAME arm|release|clear|list [POINT]", 2, 3, VERB_DAEMON, "for tests: hold up or break a mount at a named point",

@@ -35,6 +35,33 @@ static int take_space(struct fs *fs, struct data_blk *b, uint32_t need, struct f
 	return rc;
 }
 
+static int64_t data_blk_taken(const struct data_blk *b)
+{
+	if (b->next == NEXT_NONE)
+		return 0;
+	return (int64_t)b->ext.subs - (b->next == NEXT_FRESH && b->map.addr ? b->map.subs : 0);
+}
+
+void data_blk_plan(struct data_blk *b, enum data_next next, const struct fs_ext *ext)
+{
+	b->df->taken -= data_blk_taken(b);
+	b->next = next;
+	b->ext = *ext;
+	b->df->taken += data_blk_taken(b);
+}
+
+/* Space not mapped yet counts: who sees a file with bytes and without blocks takes it for one hole, and copies nothing. */
+uint64_t fs_data_blocks512(struct fs *fs, struct fs_inode *ip, bool *passing)
+{
+	struct data_file *df = ip->data;
+	int64_t subs = (int64_t)le64_get(fs_idisk(ip)->subs) + (df ? df->taken : 0);
+	struct data_blk *b = df ? data_blk_find(fs, df, 0) : NULL;
+	bool in_inode = (b && data_is_inline(b)) || (fs_idisk(ip)->payload_type == FS_PL_INLINE && le16_get(fs_idisk(ip)->inline_len));
+
+	*passing = df && df->taken;
+	return (uint64_t)TS_MAX(subs, (int64_t)0) * (FS_SUB / 512) + (in_inode ? (TS_MIN(ip->size, (uint64_t)FS_SUB) + 511) / 512 : 0);
+}
+
 void data_blk_release(struct fs *fs, struct data_blk *b)
 {
 	if (b->next == NEXT_NONE)
@@ -43,7 +70,7 @@ void data_blk_release(struct fs *fs, struct data_blk *b)
 	fs_alloc_untake(fs, &b->ext);
 	if (b->next == NEXT_FRESH && !b->map.addr)
 		fs_map_unpend(fs, b);
-	b->next = NEXT_NONE;
+	data_blk_plan(b, NEXT_NONE, &b->ext);
 	b->unwritten = b->kept = false;
 	data_blk_settle(fs, b);
 }
@@ -58,7 +85,7 @@ static int reserve_fresh(struct fs *fs, struct data_blk *b, uint32_t need)
 		return rc;
 	if (b->next == NEXT_FRESH) {
 		fs_alloc_untake(fs, &b->ext);
-		b->ext = e;
+		data_blk_plan(b, NEXT_FRESH, &e);
 		return 0;
 	}
 	TS_ASSERT(b->next == NEXT_NONE);
@@ -69,8 +96,7 @@ static int reserve_fresh(struct fs *fs, struct data_blk *b, uint32_t need)
 			return rc;
 		}
 	}
-	b->ext = e;
-	b->next = NEXT_FRESH;
+	data_blk_plan(b, NEXT_FRESH, &e);
 	data_blk_settle(fs, b);
 	return 0;
 }
@@ -88,8 +114,7 @@ static int reserve_extend(struct fs *fs, struct data_blk *b, uint32_t need)
 		fs_alloc_untake(fs, &e);
 		return -EAGAIN;
 	}
-	b->ext = e;
-	b->next = NEXT_EXTEND;
+	data_blk_plan(b, NEXT_EXTEND, &e);
 	data_blk_settle(fs, b);
 	return 0;
 }
@@ -124,7 +149,7 @@ static int reserve_move(struct fs *fs, struct data_blk *b, uint32_t need)
 		return rc;
 	if (b->next == NEXT_FRESH) { /* loaded already */
 		fs_alloc_untake(fs, &b->ext);
-		b->ext = e;
+		data_blk_plan(b, NEXT_FRESH, &e);
 		return 0;
 	}
 	ts_mutex_lock(&ds->grow_lock, "one growing block at a time");
@@ -137,8 +162,7 @@ static int reserve_move(struct fs *fs, struct data_blk *b, uint32_t need)
 	if (rc) {
 		fs_alloc_untake(fs, &e);
 	} else {
-		b->ext = e;
-		b->next = NEXT_FRESH;
+		data_blk_plan(b, NEXT_FRESH, &e);
 	}
 	for (unsigned p = 0; p < pinned; p++) {
 		struct data_chunk *c = b->chunk[p / DATA_CHUNK_PAGES];

@@ -57,9 +57,9 @@ static void commit_one(struct fs *fs, struct fs_tx *tx, struct map_insert *in, s
 	fs_map_insert_set(fs, tx, b->df, in, b->idx, &m);
 	if (b->next == NEXT_FRESH && !b->map.addr)
 		fs_map_unpend(fs, b);
+	data_blk_plan(b, NEXT_NONE, &b->ext);
 	b->map = m;
 	b->known = true;
-	b->next = NEXT_NONE;
 	b->ready = b->unwritten = b->kept = false;
 }
 

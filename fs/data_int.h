@@ -84,6 +84,7 @@ struct data_file {
 	uint64_t map_seq;     /* counts changes of the map */
 	bool flush_due;	      /* data was written since the last fsync. Without a data_file: unknown, so yes */
 	unsigned npend, nheads, pend_height, meta_reserved;
+	int64_t taken;	      /* sub-blocks the file will have more than its map has now: sum of data_blk_taken */
 	struct data_blk *last; /* look-up cache */
 };
 
@@ -204,6 +205,7 @@ void data_read_ahead(struct fs *fs, struct data_file *df, struct fs_file *f, uin
 bool data_stays_inline(struct fs *fs, struct data_file *df, uint64_t end);
 int data_blk_reserve(struct fs *fs, struct data_blk *b, uint32_t need) TS_MUST_CHECK;
 uint32_t data_blk_capacity(const struct data_blk *b); /* sub-blocks, map and ext together */
+void data_blk_plan(struct data_blk *b, enum data_next next, const struct fs_ext *ext); /* the only way to change these two */
 void data_blk_release(struct fs *fs, struct data_blk *b); /* gives ext back: pages that needed it must be gone */
 int data_leave_inline(struct fs *fs, struct data_file *df) TS_MUST_CHECK;
 int data_gap(struct fs *fs, struct data_file *df, uint64_t old_size, uint64_t to) TS_MUST_CHECK;

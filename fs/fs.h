@@ -98,7 +98,7 @@ int fs_unmount(struct fs *fs, bool force) TS_MUST_CHECK;
 void fs_group_view(struct fs *fs, const struct quorum_group_view *g);
 void fs_suspend(struct fs *fs, bool suspended); /* lease or quorum lost: block operations, invalidate kernel caches / go on */
 void fs_excluded(struct fs *fs, const char *why);
-/* Operations that wait for lease or quorum, and have done nothing yet, look at upcalls.interrupted and end with -EINTR. */
+/* Operations that wait for lease, quorum or a lock, and have done nothing yet, look at upcalls.interrupted and end with -EINTR. */
 void fs_interrupt(struct fs *fs);
 void fs_forgotten(struct fs *fs, uint64_t ino); /* upcalls.known says no from now on */
 void fs_kill(struct fs *fs); /* simulator: memory gone, nothing written (executor was killed) */
@@ -172,6 +172,7 @@ int fs_create(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *
 int fs_tmpfile(struct fs *fs, const struct fs_cred *c, uint64_t dir, uint32_t mode, int flags, struct fs_file **out, struct fs_attr *attr) TS_MUST_CHECK;
 void fs_release(struct fs *fs, struct fs_file *f);
 uint64_t fs_file_ino(const struct fs_file *f);
+bool fs_file_writes(const struct fs_file *f); /* opened for writing */
 /* Bytes read, 0 at the end. */
 ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off) TS_MUST_CHECK;
 /* append: off is ignored, data goes to the true end. Returns bytes written; *off_out (may be NULL) where. Clears suid bits per kill_suid. */
@@ -191,6 +192,22 @@ int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint6
 int64_t fs_seek(struct fs *fs, struct fs_file *f, uint64_t off, bool hole) TS_MUST_CHECK; /* SEEK_HOLE / SEEK_DATA; -ENXIO */
 ssize_t fs_copy_range(struct fs *fs, struct fs_file *in, uint64_t in_off, struct fs_file *out, uint64_t out_off, size_t len,
 		      bool kill_suid) TS_MUST_CHECK;
+/* Locks of applications, cluster-wide (docs/locks.md). They are advice among programs, not kept on disk. */
+enum fs_lock_type { FS_LOCK_NONE, FS_LOCK_READ, FS_LOCK_WRITE };
+struct fs_lock {
+	uint64_t start, end; /* inclusive */
+	uint64_t owner;	     /* process or open file, unique on this node */
+	uint32_t pid;	     /* told by get: 0 for a process of another node */
+	unsigned node;	     /* told by get */
+	enum fs_lock_type type;
+	bool flock; /* else a record lock; the two never conflict */
+};
+/* -EAGAIN without wait. With it: upcalls.interrupted ends it with -EINTR (see fs_interrupt), a cycle of processes with -EDEADLK;
+ * of_process (NULL: yes) is asked with upcalls.arg, on the caller's fiber, before it waits for a record lock. -ENOLCK: no room. */
+int fs_lock_set(struct fs *fs, struct fs_file *f, const struct fs_lock *l, bool wait, bool (*of_process)(void *arg)) TS_MUST_CHECK;
+int fs_lock_get(struct fs *fs, struct fs_file *f, struct fs_lock *l) TS_MUST_CHECK; /* who is in the way; type NONE: nobody */
+int fs_lock_close(struct fs *fs, struct fs_file *f, uint64_t owner) TS_MUST_CHECK; /* close(2): its record locks on the file go.
+								* fs_release drops all that were taken through the open file. */
 int fs_statfs(struct fs *fs, struct statvfs *out) TS_MUST_CHECK;
 enum { FS_XATTR_CREATE = 1, FS_XATTR_REPLACE = 2, FS_XATTR_KILL_SGID = 4 /* with an access ACL: its setter is not of the group */ };
 int fs_setxattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const char *name, const void *value, size_t len, int flags) TS_MUST_CHECK;

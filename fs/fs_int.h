@@ -307,6 +307,7 @@ ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_
 int fs_data_truncate(struct fs *fs, struct fs_inode *ip, uint64_t size) TS_MUST_CHECK; /* both ways; frees blocks in bounded transactions; sets size */
 int fs_data_writeback(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* all dirty data to disk and mapped (law 3 holds by the later force); no pin needed beyond law 6 */
 int fs_data_fsync(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* writeback + lazy inode + log force */
+uint64_t fs_data_blocks512(struct fs *fs, struct fs_inode *ip, bool *passing); /* passing: not yet what it will be */
 void fs_data_drop(struct fs *fs, struct fs_inode *ip); /* clean pages are forgotten (token left) */
 int fs_data_free_all(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* inode being freed: all blocks, bounded transactions */
 int fs_data_fallocate(struct fs *fs, struct fs_inode *ip, int mode, uint64_t off, uint64_t len) TS_MUST_CHECK;
@@ -392,7 +393,7 @@ void fs_reaper_fini(struct fs *fs); /* after fs->background is empty */
 enum fs_op { FS_OP_LOOKUP, FS_OP_GETATTR, FS_OP_SETATTR, FS_OP_MKNOD, FS_OP_MKDIR, FS_OP_SYMLINK, FS_OP_LINK, FS_OP_UNLINK, FS_OP_RMDIR,
 	     FS_OP_RENAME, FS_OP_READLINK, FS_OP_READDIR, FS_OP_OPEN, FS_OP_CREATE, FS_OP_TMPFILE, FS_OP_RELEASE, FS_OP_READ, FS_OP_WRITE,
 	     FS_OP_FLUSH, FS_OP_FSYNC, FS_OP_SYNC, FS_OP_FALLOCATE, FS_OP_SEEK, FS_OP_COPY, FS_OP_STATFS, FS_OP_SETXATTR, FS_OP_GETXATTR,
-	     FS_OP_LISTXATTR, FS_OP_REMOVEXATTR, FS_OPS }; /* at most 32: index into fs_stats.ops */
+	     FS_OP_LISTXATTR, FS_OP_REMOVEXATTR, FS_OP_LOCK, FS_OPS }; /* at most 32: index into fs_stats.ops */
 /* -EIO once stopped; waits while suspended; called at the start of every operation. */
 int fs_enter(struct fs *fs, unsigned op) TS_MUST_CHECK;
 /* This node's own state is impossible or a disk failed under metadata: keep the tokens, stop all I/O, say why. */

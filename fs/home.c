@@ -29,7 +29,6 @@ void fs_home_dirty(struct fs *fs, struct fs_buf *b, uint64_t frame_lsn, uint64_t
 		b->first_lsn = frame_lsn;
 		dirty_insert(c, b);
 		c->ndirty++;
-		fs->stats.dirty_bytes += FS_SUB;
 	} else if (b->writing && !b->redirtied) {
 		b->redirtied = true;
 		b->next_first_lsn = frame_lsn;
@@ -45,7 +44,6 @@ void fs_home_clean(struct fs *fs, struct fs_buf *b)
 	b->dirty = false;
 	ts_list_del(&b->dirty_link);
 	fs->bufs->ndirty--;
-	fs->stats.dirty_bytes -= FS_SUB;
 }
 
 uint64_t fs_home_first_lsn(struct fs *fs)

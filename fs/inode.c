@@ -368,7 +368,11 @@ void fs_inode_attr(struct fs *fs, struct fs_inode *ip, struct fs_attr *out)
 	const struct fs_inode_disk *d = fs_idisk(ip);
 	unsigned mode = le16_get(d->mode);
 	le64 rdev = le64_make(0);
+	uint64_t blocks512 = le64_get(d->subs) * (FS_SUB / 512);
+	bool passing = false;
 
+	if (S_ISREG(mode))
+		blocks512 = fs_data_blocks512(fs, ip, &passing);
 	if (d->payload_type == FS_PL_DEVICE)
 		memcpy(&rdev, d->payload, sizeof(rdev));
 	*out = (struct fs_attr){
@@ -381,13 +385,13 @@ void fs_inode_attr(struct fs *fs, struct fs_inode *ip, struct fs_attr *out)
 		.project = le32_get(d->project),
 		.rdev = le64_get(rdev),
 		.size = ip->size,
-		.blocks512 = le64_get(d->subs) * (FS_SUB / 512),
+		.blocks512 = blocks512,
 		.atime_ns = ip->atime_ns,
 		.mtime_ns = ip->mtime_ns,
 		.ctime_ns = ip->ctime_ns,
 		.btime_ns = (int64_t)le64_get(d->btime_ns),
 		.blksize = fs->block_size,
-		.cacheable = tok_cached(fs->tok, TOK_INODE, ip->ino, TOK_SH),
+		.cacheable = !passing && tok_cached(fs->tok, TOK_INODE, ip->ino, TOK_SH),
 	};
 }
 

@@ -32,12 +32,18 @@ uint64_t fs_file_ino(const struct fs_file *f)
 	return f->ip->ino;
 }
 
+bool fs_file_writes(const struct fs_file *f)
+{
+	return (f->flags & O_ACCMODE) != O_RDONLY;
+}
+
 void fs_release(struct fs *fs, struct fs_file *f)
 {
 	struct fs_inode *ip = f->ip;
 
 	ts_list_del(&f->link);
 	fs->nfiles--;
+	tok_lock_release(fs->tok, ip->ino, (uintptr_t)f);
 	tok_unpin(fs->tok, &f->open_pin);
 	TS_ASSERT(ip->opens);
 	if (!--ip->opens)

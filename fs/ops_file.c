@@ -297,8 +297,11 @@ int fs_write_mapped(struct fs *fs, struct fs_file *f, const void *buf, size_t le
 
 int fs_flush(struct fs *fs, struct fs_file *f)
 {
-	int rc = fs_enter(fs, FS_OP_FLUSH);
+	int rc;
 
+	if (!fs_file_writes(f))
+		return 0;
+	rc = fs_enter(fs, FS_OP_FLUSH);
 	return rc ? rc : take_wb_error(f);
 }
 

@@ -35,7 +35,7 @@ static void file_try_free(struct fs *fs, struct data_file *df)
 
 	if (df->users || !ts_list_empty(&df->blks))
 		return;
-	TS_ASSERT(!df->npend && !df->meta_reserved && !df->map_lock.owner);
+	TS_ASSERT(!df->npend && !df->taken && !df->meta_reserved && !df->map_lock.owner);
 	ip->data = NULL;
 	ts_free(df);
 	fs_inode_put(fs, ip);

@@ -23,6 +23,8 @@ int fs_enter(struct fs *fs, unsigned op)
 void fs_interrupt(struct fs *fs)
 {
 	ts_cond_broadcast(&fs->run_cond);
+	if (fs->tok)
+		tok_lock_interrupt(fs->tok);
 }
 
 static void tell_stopped(void *arg)

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: numbers for metrics and diag, and the names of operations. Must never happen: a number read from a log that is gone. */
+#include "fs/buf_int.h"
+#include "fs/data_int.h"
 #include "fs/log_int.h"
 
 void fs_stats_get(struct fs *fs, struct fs_stats *out)
@@ -8,6 +10,7 @@ void fs_stats_get(struct fs *fs, struct fs_stats *out)
 
 	*out = fs->stats;
 	out->slot = fs->slot;
+	out->dirty_bytes = (fs->bufs ? fs->bufs->ndirty * FS_SUB : 0) + (fs->datas ? fs->datas->ndirty * DATA_PAGE : 0);
 	if (!g)
 		return;
 	out->intents = g->nintents;
@@ -30,7 +33,7 @@ const char *fs_op_name(unsigned op)
 		[FS_OP_FLUSH] = "flush",	   [FS_OP_FSYNC] = "fsync",	    [FS_OP_SYNC] = "sync",
 		[FS_OP_FALLOCATE] = "fallocate",   [FS_OP_SEEK] = "seek",	    [FS_OP_COPY] = "copy",
 		[FS_OP_STATFS] = "statfs",	   [FS_OP_SETXATTR] = "setxattr",   [FS_OP_GETXATTR] = "getxattr",
-		[FS_OP_LISTXATTR] = "listxattr",   [FS_OP_REMOVEXATTR] = "removexattr",
+		[FS_OP_LISTXATTR] = "listxattr",   [FS_OP_REMOVEXATTR] = "removexattr", [FS_OP_LOCK] = "lock",
 	};
 
 	return op < FS_OPS && names[op] ? names[op] : NULL;

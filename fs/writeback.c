@@ -177,7 +177,7 @@ static void wave_trim(struct fs *fs, struct data_blk *b)
 	if (!need || need >= b->ext.subs || fs_alloc_take(fs, false, need, 0, b->idx, &e))
 		return;
 	fs_alloc_untake(fs, &b->ext);
-	b->ext = e;
+	data_blk_plan(b, b->next, &e);
 }
 
 static void wave_plan(struct fs *fs, struct data_blk *b, struct wave *w)
@@ -453,7 +453,6 @@ static void flush_pass(struct fs *fs)
 		ts_list_push_back(&ds->dirty_files, &df->dirty_link);
 		flush_file(fs, df, all);
 	}
-	fs->stats.dirty_bytes = ds->ndirty * DATA_PAGE;
 }
 
 static void flusher(void *arg)

@@ -39,6 +39,9 @@ const struct tf_op_ent tf_ops[64] = {
 	[FUSE_READDIR] = {"readdir", tf_op_readdir, false},
 	[FUSE_RELEASEDIR] = {"releasedir", tf_op_releasedir, true},
 	[FUSE_FSYNCDIR] = {"fsyncdir", tf_op_fsyncdir, false},
+	[FUSE_GETLK] = {"getlk", tf_op_getlk, false},
+	[FUSE_SETLK] = {"setlk", tf_op_setlk, false},
+	[FUSE_SETLKW] = {"setlkw", tf_op_setlkw, false},
 	[FUSE_CREATE] = {"create", tf_op_create, false},
 	[FUSE_INTERRUPT] = {"interrupt", tf_op_interrupt, true},
 	[FUSE_DESTROY] = {"destroy", tf_op_destroy, true},
@@ -244,7 +247,7 @@ static struct tf_req *req_new(struct tfuse *tf, size_t n)
 bool tf_interrupted(void *arg)
 {
 	const struct tf_req *q = ts_fiber_data();
-	return q && q->interrupted;
+	return q && (q->interrupted || q->tf->is_gone);
 }
 
 /* The wait may be long (no quorum): whoever was interrupted gets EINTR if nothing was done yet. Other waits end by themselves
@@ -297,6 +300,12 @@ static void dispatch(struct tfuse *tf, size_t n)
 	}
 }
 
+void tf_nobody_waits(struct tfuse *tf)
+{
+	if (tf->fs)
+		fs_interrupt(tf->fs);
+}
+
 static void gone_fiber(void *arg)
 {
 	struct tfuse *tf = arg;
@@ -312,6 +321,7 @@ static void connection_gone(struct tfuse *tf)
 	if (tf->polling)
 		ts_loop_fd_del(ts_exec_loop(tf->exec), tf->fd);
 	tf->polling = false;
+	tf_nobody_waits(tf);
 	if (ts_fiber_spawn(tf->exec, "mount gone", gone_fiber, tf))
 		ts_err("mount %s: no memory to clean up behind the umount", tf->mountpoint);
 }

@@ -109,6 +109,13 @@ struct tf_retry { /* a thread that was answered ESTALE walks its path again */
 	struct fs_hold hold;
 };
 
+/* Names that a RENAME answered a moment ago has moved. Its caller may not have applied the answer yet, and does so to whatever
+ * entries there are then, whenever they were looked up. */
+#define TF_RENAMED 256
+struct tf_renamed {
+	uint64_t dir, hash, until;
+};
+
 struct tfuse {
 	struct ts_exec *exec;
 	char *source, *mountpoint;
@@ -118,7 +125,7 @@ struct tfuse {
 	void *arg;
 	struct fs *fs;
 	int fd;
-	bool aborted, have_epoch, polling, setxattr_ext;
+	bool aborted, have_epoch, polling, setxattr_ext, local_locks;
 	atomic_bool is_gone;	/* read by notifier threads too */
 	uint32_t proto_minor;	/* the kernel's */
 	uint64_t epoch;		/* of entry timeouts, from 1 */
@@ -128,6 +135,8 @@ struct tfuse {
 	uint8_t *rbuf;		/* where the next request is read to */
 	unsigned in_flight;
 	struct ts_list requests; /* that are on fibers */
+	struct tf_renamed renamed[TF_RENAMED]; /* a ring */
+	unsigned nrenamed;	/* ever */
 	unsigned late_total;	/* bound of answered, not yet applied WRITEs */
 	struct tf_retry retries[TF_RETRIES];
 	unsigned nretries;	/* in use */
@@ -149,8 +158,16 @@ static inline bool tf_fault(struct tfuse *tf, unsigned point, uint64_t ino)
 	return __builtin_expect(tf->faults_armed != 0, 0) && tf_fault_hit(tf, point, ino);
 }
 
+/* Direct I/O is a property of the handle: its number tells. */
+#define TF_FH_DIRECT 1ULL
+static inline struct fs_file *tf_handle(uint64_t fh)
+{
+	return (struct fs_file *)(uintptr_t)(fh & ~TF_FH_DIRECT);
+}
+
 /* dispatch.c */
 void tf_readable(void *arg, uint32_t events);
+void tf_nobody_waits(struct tfuse *tf); /* the connection is gone: requests that wait for others end */
 uint8_t *tf_buf_get(struct tfuse *tf);
 void tf_buf_put(struct tfuse *tf, uint8_t *b);
 int tf_reply(struct tf_req *q, const void *data, size_t len);	/* 0, or -errno if the kernel did not take it */
@@ -209,6 +226,9 @@ int tf_op_tmpfile(struct tf_req *q);
 int tf_op_fallocate(struct tf_req *q);
 int tf_op_lseek(struct tf_req *q);
 int tf_op_copy_file_range(struct tf_req *q);
+int tf_op_getlk(struct tf_req *q);
+int tf_op_setlk(struct tf_req *q);
+int tf_op_setlkw(struct tf_req *q);
 
 void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a);
 /* Fills an entry reply, counts the look-up. attrs: hand out the attribute timeout if allowed (never for new objects). */

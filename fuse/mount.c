@@ -19,6 +19,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 		return NULL;
 	tf->exec = a->exec;
 	tf->ms_flags = a->ms_flags;
+	tf->local_locks = a->local_locks;
 	tf->gone = a->gone;
 	tf->stopped = a->stopped;
 	tf->arg = a->arg;
@@ -147,6 +148,7 @@ void tfuse_abort(struct tfuse *tf)
 	tf->is_gone = true;
 	close(tf->fd); /* the last reference: the kernel aborts the connection */
 	tf->fd = -1;
+	tf_nobody_waits(tf);
 }
 
 void tfuse_drain(struct tfuse *tf)
@@ -205,6 +207,8 @@ static const struct {
 	{FUSE_SETXATTR_EXT, "an ACL set by somebody outside of the group takes set-group-id away"},
 	{FUSE_INIT_EXT, "flags beyond 32 bits"},
 	{TF_DIRECT_IO_ALLOW_MMAP, "files opened with O_APPEND, hence with direct I/O, can be mapped shared"},
+	{FUSE_POSIX_LOCKS, "fcntl locks count on every node"},
+	{FUSE_FLOCK_LOCKS, "flock locks, too"},
 	{FUSE_HANDLE_KILLPRIV_V2, "no security.capability query before every write"},
 };
 
@@ -219,6 +223,8 @@ int tf_op_init(struct tf_req *q)
 		offered |= (uint64_t)in->flags2 << 32;
 	for (size_t i = 0; i < TS_ARRAY_LEN(wanted); i++)
 		want |= wanted[i].flag & offered;
+	if (tf->local_locks)
+		want &= ~(uint64_t)(FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS);
 	tf->proto_minor = in->minor;
 	tf->setxattr_ext = want & FUSE_SETXATTR_EXT;
 	tf->have_epoch = in->minor >= 44;

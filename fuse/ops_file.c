@@ -6,14 +6,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-/* Direct I/O is a property of the handle: its number tells. */
-#define FH_DIRECT 1ULL
-
-static struct fs_file *handle(uint64_t fh)
-{
-	return (struct fs_file *)(uintptr_t)(fh & ~FH_DIRECT);
-}
-
 static bool mappable(int flags)
 {
 	return (flags & O_ACCMODE) == O_RDWR;
@@ -27,14 +19,16 @@ static void open_fill(struct tfuse *tf, uint64_t ino, int flags, struct fs_file 
 	bool first = n && mappable(flags) && n->writers++ == 0;
 	out->fh = (uint64_t)(uintptr_t)f;
 	if (flags & O_APPEND) {
-		out->fh |= FH_DIRECT;
+		out->fh |= TF_FH_DIRECT;
 		out->open_flags = FOPEN_DIRECT_IO;
 		return;
 	}
 	if (n)
 		n->pages_cached = true;
 	bool drop = first && !tok_cached(fs_tokens(tf->fs), TOK_DATA, ino, TOK_EX);
-	out->open_flags = (drop ? 0 : FOPEN_KEEP_CACHE) | ((flags & O_ACCMODE) == O_RDONLY ? FOPEN_NOFLUSH : 0);
+	/* Every close drops the process's locks on the file: no FOPEN_NOFLUSH. */
+	bool noflush = tf->local_locks && (flags & O_ACCMODE) == O_RDONLY;
+	out->open_flags = (drop ? 0 : FOPEN_KEEP_CACHE) | (noflush ? FOPEN_NOFLUSH : 0);
 }
 
 static void open_undo(struct tfuse *tf, uint64_t ino, int flags)
@@ -142,8 +136,8 @@ static ssize_t read_once(struct tf_req *q, const struct fuse_read_in *in, uint8_
 {
 	for (;;) {
 		bool mapped = q->node && q->node->writers;
-		ssize_t r = mapped ? fs_read_mapped(q->tf->fs, handle(in->fh), buf, in->size, in->offset) :
-				     fs_read(q->tf->fs, handle(in->fh), buf, in->size, in->offset);
+		ssize_t r = mapped ? fs_read_mapped(q->tf->fs, tf_handle(in->fh), buf, in->size, in->offset) :
+				     fs_read(q->tf->fs, tf_handle(in->fh), buf, in->size, in->offset);
 		if (mapped || !q->node || !q->node->writers)
 			return r; /* else opened for writing meanwhile: not under a shared token */
 	}
@@ -205,7 +199,7 @@ static int late_write(struct tf_req *q, const struct fuse_write_in *in)
 		n->late_writes++; /* an invalidation that met it looks again, whichever way it is answered */
 		n->pages_cached = true; /* whoever wrote a mapped page still has it */
 	}
-	int rc = fs_write_mapped(tf->fs, handle(in->fh), data, in->size, in->offset, false);
+	int rc = fs_write_mapped(tf->fs, tf_handle(in->fh), data, in->size, in->offset, false);
 	bool early = rc == -TS_ERR_WOULD_WAIT && n && tf->late_total < LATE_MAX;
 	if (early) {
 		n->late_pending++;
@@ -214,7 +208,7 @@ static int late_write(struct tf_req *q, const struct fuse_write_in *in)
 		(void)!tf_reply(q, &out, sizeof(out));
 	}
 	if (rc == -TS_ERR_WOULD_WAIT)
-		rc = fs_write_mapped(tf->fs, handle(in->fh), data, in->size, in->offset, true);
+		rc = fs_write_mapped(tf->fs, tf_handle(in->fh), data, in->size, in->offset, true);
 	if (!early)
 		return rc < 0 ? rc : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 	if (rc)
@@ -267,11 +261,13 @@ int tf_op_write(struct tf_req *q)
 	tf_fault_at(q, TF_BEFORE_PIN);
 	if (q->node)
 		q->node->pages_cached = true; /* a write through the page cache fills it, also on a handle opened before the last revoke */
-	ssize_t r = fs_write(q->tf->fs, handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, append,
+	ssize_t r = fs_write(q->tf->fs, tf_handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, append,
 			     in->write_flags & FUSE_WRITE_KILL_SUIDGID, &at);
-	if (r > 0 && in->fh & FH_DIRECT) /* other handles may have read these pages while it was on its way */
+	if (q->node)
+		q->node->pages_cached = true; /* a revoke while it waited has dropped them for the last time, but not those it brings now */
+	if (r > 0 && in->fh & TF_FH_DIRECT) /* other handles may have read these pages while it was on its way */
 		tf_inval_now(q->tf, q->in->nodeid, at, at + (uint64_t)r - 1);
-	if (r > 0 && at != in->offset && !(in->fh & FH_DIRECT)) { /* the kernel has put these bytes into its cache at the wrong place */
+	if (r > 0 && at != in->offset && !(in->fh & TF_FH_DIRECT)) { /* the kernel has put these bytes into its cache at the wrong place */
 		tf_inval_written(q, in->offset, in->offset + (uint64_t)r - 1);
 		tf_inval_written(q, at, at + (uint64_t)r - 1);
 	}
@@ -286,9 +282,11 @@ int tf_op_flush(struct tf_req *q)
 	const struct fuse_flush_in *in = tf_arg(q, sizeof(*in));
 	if (!in)
 		return -EINVAL;
-	int rc = late_result(q);
+	int lock_rc = fs_lock_close(q->tf->fs, tf_handle(in->fh), in->lock_owner);
+	int rc = fs_file_writes(tf_handle(in->fh)) ? late_result(q) : 0; /* a reader would take the writer's error away */
 	if (rc == 0)
-		rc = fs_flush(q->tf->fs, handle(in->fh));
+		rc = fs_flush(q->tf->fs, tf_handle(in->fh));
+	rc = rc ? rc : lock_rc;
 	if (rc)
 		return rc;
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
@@ -301,7 +299,7 @@ int tf_op_release(struct tf_req *q)
 		return -EINVAL;
 	late_wait(q); /* their handle may be this one; an error stays for the next flush or fsync */
 	open_undo(q->tf, q->in->nodeid, (int)in->flags);
-	fs_release(q->tf->fs, handle(in->fh));
+	fs_release(q->tf->fs, tf_handle(in->fh));
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
 }
 
@@ -312,7 +310,7 @@ int tf_op_fsync(struct tf_req *q)
 		return -EINVAL;
 	int rc = late_result(q);
 	if (rc == 0)
-		rc = fs_fsync(q->tf->fs, handle(in->fh), in->fsync_flags & FUSE_FSYNC_FDATASYNC);
+		rc = fs_fsync(q->tf->fs, tf_handle(in->fh), in->fsync_flags & FUSE_FSYNC_FDATASYNC);
 	if (rc)
 		return rc;
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
@@ -349,7 +347,7 @@ int tf_op_fallocate(struct tf_req *q)
 		return -EINVAL;
 	if (in->mode & ~(uint32_t)(FS_FALLOC_KEEP_SIZE | FS_FALLOC_PUNCH | FS_FALLOC_ZERO))
 		return -EOPNOTSUPP;
-	int rc = fs_fallocate(q->tf->fs, handle(in->fh), (int)in->mode, in->offset, in->length, kills_set_id(q));
+	int rc = fs_fallocate(q->tf->fs, tf_handle(in->fh), (int)in->mode, in->offset, in->length, kills_set_id(q));
 	if (rc)
 		return rc;
 	if (in->mode & (FS_FALLOC_PUNCH | FS_FALLOC_ZERO) && (in->offset | (in->offset + in->length)) % 4096)
@@ -362,7 +360,7 @@ int tf_op_lseek(struct tf_req *q)
 	const struct fuse_lseek_in *in = tf_arg(q, sizeof(*in));
 	if (!in || (in->whence != SEEK_HOLE && in->whence != SEEK_DATA))
 		return -EINVAL;
-	int64_t r = fs_seek(q->tf->fs, handle(in->fh), in->offset, in->whence == SEEK_HOLE);
+	int64_t r = fs_seek(q->tf->fs, tf_handle(in->fh), in->offset, in->whence == SEEK_HOLE);
 	if (r < 0)
 		return (int)r;
 	struct fuse_lseek_out out = {.offset = (uint64_t)r};
@@ -375,7 +373,7 @@ int tf_op_copy_file_range(struct tf_req *q)
 	if (!in || in->flags)
 		return -EINVAL;
 	size_t len = TS_MIN(in->len, (uint64_t)1 << 30);
-	ssize_t r = fs_copy_range(q->tf->fs, handle(in->fh_in), in->off_in, handle(in->fh_out), in->off_out, len, kills_set_id(q));
+	ssize_t r = fs_copy_range(q->tf->fs, tf_handle(in->fh_in), in->off_in, tf_handle(in->fh_out), in->off_out, len, kills_set_id(q));
 	if (r < 0)
 		return (int)r;
 	struct fuse_write_out out = {.size = (uint32_t)r};

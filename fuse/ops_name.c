@@ -6,6 +6,25 @@
 #include "fuse/fuse_int.h"
 #include <dirent.h>
 
+#define APPLY_NS TS_NS_PER_S
+
+static void renamed_note(struct tfuse *tf, uint64_t dir, const char *name, size_t len)
+{
+	tf->renamed[tf->nrenamed++ % TF_RENAMED] =
+		(struct tf_renamed){dir, ts_csum64(name, len, 0), ts_exec_now(tf->exec) + APPLY_NS};
+}
+
+static bool renamed_now(const struct tfuse *tf, uint64_t dir, const char *name, size_t len)
+{
+	if (!tf->nrenamed || tf->renamed[(tf->nrenamed - 1) % TF_RENAMED].until < ts_exec_now(tf->exec))
+		return false;
+	uint64_t h = ts_csum64(name, len, 0);
+	for (unsigned i = 0; i < TF_RENAMED; i++)
+		if (tf->renamed[i].dir == dir && tf->renamed[i].hash == h)
+			return true;
+	return false;
+}
+
 struct tf_node *tf_entry_fill(struct tfuse *tf, uint64_t parent, struct fuse_entry_out *e, const struct fs_attr *a, bool attrs, bool names)
 {
 	struct tf_node *n = tf_node_get(tf, a->ino, a->gen);
@@ -26,16 +45,21 @@ struct tf_node *tf_entry_fill(struct tfuse *tf, uint64_t parent, struct fuse_ent
 	return n;
 }
 
-int tf_entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *a, bool attrs)
+static int entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *a, bool attrs, bool names)
 {
 	struct fuse_entry_out e;
-	if (!tf_entry_fill(q->tf, parent, &e, a, attrs, true))
+	if (!tf_entry_fill(q->tf, parent, &e, a, attrs, names))
 		return -ENOMEM;
 	if (tf_reply(q, &e, sizeof(e))) {
 		tf_node_forget(q->tf, e.nodeid, 1); /* the entry did not reach the kernel */
 		return -TF_NOREPLY;
 	}
 	return 0;
+}
+
+int tf_entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *a, bool attrs)
+{
+	return entry_reply(q, parent, a, attrs, true);
 }
 
 int tf_op_lookup(struct tf_req *q)
@@ -48,7 +72,7 @@ int tf_op_lookup(struct tf_req *q)
 	if (len > TF_NAME_MAX)
 		return -ENAMETOOLONG;
 	int rc = tf_retry_lookup(q, name, len, &a);
-	return rc ? rc : tf_entry_reply(q, q->in->nodeid, &a, true);
+	return rc ? rc : entry_reply(q, q->in->nodeid, &a, true, !renamed_now(q->tf, q->in->nodeid, name, len));
 }
 
 static int make(struct tf_req *q, size_t name_off, uint32_t mode, uint32_t umask, uint64_t rdev, const char *target)
@@ -139,6 +163,8 @@ static int rename_any(struct tf_req *q, size_t off, uint64_t newdir, uint32_t fl
 	int rc = fs_rename(q->tf->fs, &q->cred, q->in->nodeid, name, len, tf_second(q, newdir), newname, nlen, flags);
 	if (rc)
 		return rc;
+	renamed_note(q->tf, q->in->nodeid, name, len);
+	renamed_note(q->tf, tf_second(q, newdir), newname, nlen);
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
 }
 

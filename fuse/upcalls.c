@@ -166,7 +166,7 @@ static bool piece_inval(struct tfuse *tf, struct tf_node *n, uint64_t first, uin
 	while (!j->done.done) {
 		uint64_t dl = ts_exec_now(tf->exec) + TF_BLOCKED_MS * TS_NS_PER_MS;
 		int rc = ts_cond_wait_until(&j->done.cond, dl, "kernel to drop pages", n->ino, first);
-		if (rc == -ETIMEDOUT && !j->done.done && n->arrivals != s->arrivals) {
+		if (rc == -ETIMEDOUT && !j->done.done && atomic_load(&j->tid) && n->arrivals != s->arrivals) {
 			j->detached = true;
 			return false;
 		}

@@ -26,7 +26,7 @@ struct net_hdr_msg {
 	le16 proto;
 	uint8_t lane;
 	uint8_t flags;	     /* NET_F_* */
-	le16 type;	     /* owner's message number: dlm 0x100.., fs 0x200.., admin 0x300.. */
+	le16 type;	     /* owner's message number: dlm 0x100.., fs 0x200.., admin 0x300.., locks 0x400.. */
 	le16 src_node;
 	le32 payload_len;
 	le64 src_incarnation;

@@ -43,6 +43,7 @@ static struct tok_demux *find_or_new(struct net *net)
 	ts_list_init(&x->mgrs);
 	ts_list_push_back(&nets, &x->link);
 	net_handle(net, DLM_TYPE_CLASS, on_message, x);
+	net_handle(net, PLOCK_TYPE_CLASS, on_message, x);
 	return x;
 }
 
@@ -62,6 +63,7 @@ void tok_demux_del(struct tok_mgr *m)
 	ts_list_del(&m->peers);
 	if (ts_list_empty(&m->demux->mgrs)) {
 		net_handle(m->demux->net, DLM_TYPE_CLASS, NULL, NULL);
+		net_handle(m->demux->net, PLOCK_TYPE_CLASS, NULL, NULL);
 		ts_list_del(&m->demux->link);
 		ts_free(m->demux);
 	}

@@ -11,7 +11,10 @@ _Static_assert((int)TOK_NL == DLM_NL && (int)TOK_SH == DLM_SH && (int)TOK_SW == 
 static void retry(void *arg)
 {
 	struct tok_mgr *m = arg;
-	if (!m->failed && dlm_tick(m->dlm))
+	if (m->failed)
+		return;
+	bool tokens = dlm_tick(m->dlm), locks = plock_tick(m->locks);
+	if (tokens || locks)
 		ts_timer_arm(m->a.exec, &m->retry, ts_exec_now(m->a.exec) + TOK_RETRY_NS, retry, m);
 }
 
@@ -65,6 +68,8 @@ struct tok_mgr *tok_mgr_new(const struct tok_args *a)
 	ts_list_init(&m->closing);
 	ts_list_init(&m->rvq);
 	ts_list_init(&m->peers);
+	ts_list_init(&m->lock_calls);
+	ts_list_init(&m->lock_closings);
 	ts_cond_init(&m->ready);
 	ts_cond_init(&m->shrunk);
 	struct dlm_args d = {
@@ -79,9 +84,12 @@ struct tok_mgr *tok_mgr_new(const struct tok_args *a)
 			.changed = changed,
 			.arg = m},
 	};
+	struct plock_args p = {.self = a->self, .ops = {.send = send_op, .done = tok_lock_done, .arg = m}};
 	m->dlm = dlm_new(&d);
-	if (!m->dlm || tok_demux_add(m)) {
+	m->locks = plock_new(&p);
+	if (!m->dlm || !m->locks || tok_demux_add(m)) {
 		dlm_free(m->dlm);
+		plock_free(m->locks);
 		ts_free(m);
 		return NULL;
 	}
@@ -93,7 +101,10 @@ void tok_message(struct tok_mgr *m, const struct net_msg *msg)
 	if (m->failed)
 		return;
 	dlm_now(m->dlm, ts_exec_now(m->a.exec));
-	dlm_message(m->dlm, msg->src_node, msg->type, msg->view, msg->payload, msg->len);
+	if ((msg->type & 0xff00) == PLOCK_TYPE_CLASS)
+		plock_message(m->locks, msg->src_node, msg->type, msg->view, msg->payload, msg->len);
+	else
+		dlm_message(m->dlm, msg->src_node, msg->type, msg->view, msg->payload, msg->len);
 }
 
 void tok_mgr_view(struct tok_mgr *m, const struct quorum_group_view *v)
@@ -102,6 +113,7 @@ void tok_mgr_view(struct tok_mgr *m, const struct quorum_group_view *v)
 		return;
 	dlm_now(m->dlm, ts_exec_now(m->a.exec));
 	dlm_view(m->dlm, v);
+	plock_view(m->locks, v);
 }
 
 int tok_mgr_wait_ready(struct tok_mgr *m)
@@ -123,6 +135,7 @@ void tok_mgr_fail(struct tok_mgr *m)
 		tok_fail_waiters(m, t, 0, -TS_ERR_FENCED);
 		ts_cond_broadcast(&t->drained);
 	}
+	tok_lock_interrupt(m);
 	ts_cond_broadcast(&m->ready);
 	ts_cond_broadcast(&m->shrunk);
 	if (m->a.events.lost)
@@ -137,6 +150,7 @@ void tok_mgr_free(struct tok_mgr *m)
 	ts_timer_cancel(&m->retry);
 	tok_demux_del(m);
 	dlm_free(m->dlm);
+	tok_lock_fini(m);
 	while ((n = ts_list_pop_front(&m->all)))
 		ts_free(ts_list_entry(n, struct tok, all));
 	ts_free(m);

@@ -120,6 +120,44 @@ struct tok_info {
 	uint64_t since_ns;
 };
 void tok_each(struct tok_mgr *m, void (*fn)(void *arg, const struct tok_info *i), void *arg);
+/* ---- locks of applications (docs/locks.md) ---- */
+enum tok_lock_type { TOK_LOCK_NONE, TOK_LOCK_READ, TOK_LOCK_WRITE };
+struct tok_lock {
+	uint64_t ino, start, end; /* inclusive */
+	uint64_t owner;		  /* unique on this node */
+	uint64_t handle;	  /* the open file it is asked through, not 0 */
+	uint32_t pid;
+	unsigned node;		  /* told by tok_lock_get */
+	enum tok_lock_type type;
+	bool flock;		  /* else a record lock of a process or of an open file; the two kinds never conflict */
+};
+struct tok_lock_waiter { /* who waits for the lock; NULL members are allowed */
+	bool (*interrupted)(void *arg);
+	/* Asked before a wait for a record lock: does it belong to a process (NULL, true: cycles end with -EDEADLK), or to an
+	 * open file? */
+	bool (*of_process)(void *arg);
+	void *arg;
+};
+/* Sets the range to l->type for the owner. 0, -EAGAIN (only without w), -EINTR, -EDEADLK, -ENOLCK, -TS_ERR_FENCED. */
+int tok_lock_set(struct tok_mgr *m, const struct tok_lock *l, const struct tok_lock_waiter *w) TS_MUST_CHECK;
+/* Who would be in the way of such a lock: one of them is put into *l, or type NONE. */
+int tok_lock_get(struct tok_mgr *m, struct tok_lock *l, const struct tok_lock_waiter *w) TS_MUST_CHECK;
+int tok_lock_close(struct tok_mgr *m, uint64_t ino, uint64_t owner) TS_MUST_CHECK; /* close(2): record locks of the owner go */
+void tok_lock_release(struct tok_mgr *m, uint64_t ino, uint64_t handle); /* last close: all taken through it go; does not wait */
+void tok_lock_interrupt(struct tok_mgr *m); /* waiters ask `interrupted` */
+struct tok_lock_info {
+	struct tok_lock lock;
+	bool mastered; /* told by the inode's master; else by the node whose process it is */
+	bool waiting, delegated;
+	unsigned master;
+	uint64_t since_wall_ns; /* waiting */
+};
+void tok_lock_each(struct tok_mgr *m, void (*fn)(void *arg, const struct tok_lock_info *i), void *arg);
+struct tok_lock_stats {
+	uint64_t locks, inodes, mastered, ops, local_ops, sent, delegations, recalls, deadlocks;
+};
+void tok_lock_stats_get(struct tok_mgr *m, struct tok_lock_stats *out);
+
 const char *tok_kind_name(enum tok_kind k);
 const char *tok_mode_name(enum tok_mode m);
 

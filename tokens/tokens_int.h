@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tokens inside. pin.c: pins and the local queue; revoke.c: giving back; lru.c: the bound and drain; mgr.c:
- * life, messages, views; diag.c: names and looking. All on one executor; nothing yields between a check and
- * the change it allows. */
+/* tokens inside. pin.c: pins and the local queue; revoke.c: giving back; lock.c: locks of applications;
+ * lru.c: the bound and drain; mgr.c: life, messages, views; diag.c: names and looking. All on one executor;
+ * nothing yields between a check and the change it allows. */
 #ifndef TESSERA_TOKENS_INT_H
 #define TESSERA_TOKENS_INT_H
 
 #include "dlm/dlm.h"
+#include "dlm/plock.h"
 #include "tokens/tokens.h"
 
 #define TOK_REVOKE_FIBERS 256
@@ -50,6 +51,9 @@ struct tok_mgr {
 	unsigned revoke_fibers, dropping;
 	uint64_t min_hold_ns;
 	bool failed;
+	struct plock *locks;
+	struct ts_list lock_calls,
+		lock_closings;	      /* lock.c: fibers inside; locks given up that nobody waits for */
 	struct ts_cond ready, shrunk; /* dlm_ready may have changed; a token is gone or no longer closing */
 	struct ts_timer retry;
 	struct tok_stats st;
@@ -75,6 +79,10 @@ void tok_drop(struct tok_mgr *m, struct tok *t);
 
 /* diag.c */
 const char *tok_wait_name(enum tok_kind k, enum tok_mode m); /* "token inode EX", static */
+
+/* lock.c */
+void tok_lock_done(void *arg, struct plock_op *op);
+void tok_lock_fini(struct tok_mgr *m);
 
 /* demux.c: several file systems on one net */
 int tok_demux_add(struct tok_mgr *m) TS_MUST_CHECK;

@@ -189,7 +189,7 @@ def first_lookup_late(w):
 @window("omit.again_on_enoent+omit.no_timeout_for_listed")
 def listing_late(w):
     """READDIRPLUS that brings an inode the kernel lacks is answered but not applied. 3f row 7."""
-    w.file(by=1)
+    w.file(b"", by=1)  # nothing is written behind: its attributes may be cached
     w.a.ok("open", "d", w.p(1), os.O_RDONLY)  # the directory itself is not looked up again
     w.a.ok("at", "d")
     w.evict()

@@ -13,17 +13,16 @@
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
-/* Locks are known to the node on which they were taken, and to no other. */
-static void locks_are_local(void)
+/* The kernel does not pass flock of a directory to a FUSE file system: it counts on its node only. */
+static void dir_flock(void)
 {
-	px_mkfile(pa("f"));
-	int a = px_open(pa("f"), O_RDWR), b = px_open(pb("f"), O_RDWR);
-	struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	NEED(mkdir(pa("d"), 0755));
+	int a = px_open(pa("d"), O_RDONLY | O_DIRECTORY), b = px_open(pb("d"), O_RDONLY | O_DIRECTORY);
+	int same = px_open(pa("d"), O_RDONLY | O_DIRECTORY);
 
 	OK(flock(a, LOCK_EX | LOCK_NB));
 	OK(flock(b, LOCK_EX | LOCK_NB));
-	OK(fcntl(a, F_OFD_SETLK, &l));
-	OK(fcntl(b, F_OFD_SETLK, &l));
+	FAILS(EWOULDBLOCK, flock(same, LOCK_EX | LOCK_NB));
 }
 
 /* A read that the kernel's cache answers does not move atime; it never goes back, and what was set is not lost. */
@@ -160,7 +159,7 @@ static void removed_path(void)
 }
 
 const struct px_test px_diff_tests[] = {
-	{"diff.locks_are_local", locks_are_local, PX_DIFF | PX_TWO, 0},
+	{"diff.dir_flock", dir_flock, PX_DIFF | PX_TWO, 0},
 	{"diff.lazy_atime", lazy_atime, PX_DIFF, 0},   {"diff.small_xattrs", small_xattrs, PX_DIFF, 0},
 	{"diff.not_offered", not_offered, PX_DIFF, 0}, {"diff.rwf_append", rwf_append, PX_DIFF | PX_TWO, 0},
 	{"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},

@@ -134,7 +134,7 @@ static void fs_numbers(void)
 	EQ(px_stat(pa("f")).st_dev, px_stat(pa(".")).st_dev, "device number within a mount");
 }
 
-/* ---- locks: within one mount as everywhere ---- */
+/* ---- locks: the usual; t_lock.c has the rest ---- */
 static int try_fcntl(int fd, short type, off_t start, off_t len)
 {
 	struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = len};

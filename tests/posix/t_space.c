@@ -40,6 +40,53 @@ static void fallocate_plain(void)
 	free(want);
 }
 
+/* tar and others take a file with bytes and without blocks for one hole: they copy nothing. */
+static void blocks_at_once(void)
+{
+	static const long lens[] = {600, 3000, 3902, 5000, 70000, 500 * 1024, 2 * PX_MIB + 1};
+
+	for (unsigned i = 0; i < sizeof(lens) / sizeof(lens[0]); i++) {
+		long len = lens[i], blocks;
+		char *want = filled("f", (size_t)len);
+		int fd = px_open(pa("f"), O_RDWR);
+
+		blocks = px_stat(pa("f")).st_blocks;
+		TRUE(blocks * 512 >= len, "%ld bytes just written have %ld blocks", len, blocks);
+		EQ(1, pwrite(fd, "x", 1, len / 2), "write in the middle");
+		want[len / 2] = 'x';
+		OK(fsync(fd));
+		blocks = px_stat(pa("f")).st_blocks;
+		TRUE(blocks * 512 >= len && blocks * 512 <= len + 2 * PX_MIB, "%ld bytes on disk have %ld blocks", len, blocks);
+		EQ(blocks, (long)px_stat(pb("f")).st_blocks, "blocks through B");
+		EQ(blocks, (long)px_stat(pa("f")).st_blocks, "blocks through A after that");
+		px_content("f", want, (size_t)len);
+		OK(ftruncate(fd, 0));
+		OK(ftruncate(fd, len));
+		blocks = px_stat(pb("f")).st_blocks;
+		TRUE(blocks * 512 < 4096 + (len < 4096 ? 4096 : 0), "a hole of %ld bytes has %ld blocks", len, blocks);
+		OK(close(fd));
+		OK(unlink(pa("f")));
+		free(want);
+	}
+}
+
+/* Blocks that are told before there are any are not remembered: what is on disk in the end counts. */
+static void blocks_of_big_steps(void)
+{
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT);
+	long was, is;
+
+	for (unsigned i = 0; i < 8; i++) {
+		EQ(1, pwrite(fd, "x", 1, (off_t)i * 3 * PX_MIB + 70000), "a byte far from the others");
+		was = px_stat(pa("f")).st_blocks;
+		TRUE(was >= (long)(i + 1) * 8, "%u bytes in as many blocks have %ld", i + 1, was);
+		OK(fsync(fd));
+		is = px_stat(pa("f")).st_blocks;
+		TRUE(is >= (long)(i + 1) * 8, "%u bytes in as many blocks, on disk: %ld", i + 1, is);
+		EQ(is, (long)px_stat(pb("f")).st_blocks, "blocks through B");
+	}
+}
+
 static void fallocate_keep(void)
 {
 	char want[9000] = "abc";
@@ -316,5 +363,7 @@ const struct px_test px_space_tests[] = {
 	{"space.fallocate", fallocate_plain, 0, 0},  {"space.keep_size", fallocate_keep, 0, 0}, {"space.punch", punch, 0, 0},
 	{"space.punch_small", punch_small, 0, 0},    {"space.zero_range", zero_range, 0, 0},	  {"space.errors", fallocate_errors, 0, 0},
 	{"space.seek", seek, 0, 0},		     {"space.seek_small", seek_small, 0, 0},	  {"space.copy", copy_range, 0, 0},
-	{"space.copy_between", copy_between, PX_TWO, 0}, {"space.back", space_back, 0, 120},	  {NULL, NULL, 0, 0},
+	{"space.copy_between", copy_between, PX_TWO, 0}, {"space.back", space_back, 0, 120},
+	{"space.blocks_at_once", blocks_at_once, 0, 0}, {"space.blocks_of_big_steps", blocks_of_big_steps, 0, 0},
+	{NULL, NULL, 0, 0},
 };

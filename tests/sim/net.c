@@ -73,6 +73,8 @@ static int send(struct net *n, const struct net_out *o, uint64_t call_id, int re
 	struct sim_life *l = net_priv(n);
 	struct sim *s = l->node->sim;
 	struct pair *p = &s->net->p[l->node->id][o->dst_node];
+	if (s->plant && !strcmp(s->plant, "lost-locks") && sim_lock_state(o))
+		return 0;
 	struct msg *m = malloc(sizeof(*m) + o->len);
 	TS_ASSERT(m);
 	uint64_t delay = 20000 + sim_below(s, 150000);

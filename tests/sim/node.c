@@ -147,6 +147,10 @@ static void mount_fiber(void *arg)
 		l->clients++;
 		TS_ASSERT(ts_fiber_spawn(l->x, "client", sim_work_client, l) == 0);
 	}
+	for (unsigned i = 0; i < 2; i++) {
+		l->clients++;
+		TS_ASSERT(ts_fiber_spawn(l->x, "lock client", sim_lock_client, l) == 0);
+	}
 	while (!l->unmount || l->clients)
 		(void)!ts_cond_wait_until(&l->changed, ts_exec_now(l->x) + 50 * TS_NS_PER_MS, "end", 0, 0);
 	rc = fs_unmount(l->fs, false);

@@ -58,6 +58,7 @@ struct sim_disk;
 struct sim_net;
 struct sim_ring;
 struct sim_work;
+struct sim_locks;
 
 struct sim {
 	uint64_t seed, rng, now, event_seq, steps;
@@ -69,6 +70,7 @@ struct sim {
 	struct sim_net *net;
 	struct sim_ring *ring;
 	struct sim_work *work;
+	struct sim_locks *locks;
 	bool reach[SIM_NODES + 1][SIM_NODES + 1];
 	uint64_t slow_disk_until;
 	uint8_t fs_id[16];
@@ -130,5 +132,12 @@ void sim_work_life_dead(struct sim_life *l);
 void sim_work_verify(void *arg);      /* fiber: reads everything on one node */
 bool sim_work_verified(struct sim *s);
 void sim_work_stop(struct sim *s);
+
+/* lock.c */
+void sim_locks_new(struct sim *s);
+void sim_locks_free(struct sim *s);
+void sim_lock_client(void *arg); /* fiber; arg = struct sim_life */
+void sim_locks_life_dead(struct sim_life *l);
+bool sim_lock_state(const struct net_out *o); /* a message with the locks of an inode that is recalled */
 
 #endif

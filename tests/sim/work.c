@@ -909,6 +909,7 @@ static void file_crashed(struct mfile *f, unsigned node)
 void sim_work_life_dead(struct sim_life *l)
 {
 	struct sim_work *w = l->node->sim->work;
+	sim_locks_life_dead(l);
 	if (l->evicted)
 		return;
 	l->evicted = true;
@@ -963,6 +964,7 @@ void sim_work_new(struct sim *s, unsigned nops)
 			snprintf(w->slot[d][i].name, sizeof(w->slot[d][i].name), "f%u", i);
 		}
 	s->work = w;
+	sim_locks_new(s);
 }
 
 void sim_work_free(struct sim *s)
@@ -974,4 +976,5 @@ void sim_work_free(struct sim *s)
 	}
 	free(s->work->file);
 	free(s->work);
+	sim_locks_free(s);
 }

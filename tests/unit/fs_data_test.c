@@ -2,6 +2,7 @@
 /* Job: bytes of files: inline and mapped, growing tails, holes, unwritten blocks, cutting, errors of write-behind, a full
  * disk, revokes. */
 #include "fs_data_util.h"
+#include "fs/buf_int.h"
 
 #define MIB (1u << 20)
 
@@ -135,6 +136,39 @@ static void streams(void **state)
 	h->disk[0]->write_ns = h->disk[1]->write_ns = TS_NS_PER_MS;
 	h->disk[0]->read_ns = h->disk[1]->read_ns = TS_NS_PER_MS;
 	du_run(h, stream_body);
+	fsh_free(h);
+}
+
+/* ---- what is told of dirty memory ------------------------------------------------------------------------------------ */
+static uint64_t told_dirty(struct fs *fs)
+{
+	struct fs_stats s;
+
+	fs_stats_get(fs, &s);
+	return s.dirty_bytes;
+}
+/* Metadata and data are both in the sum, also where only one of them went home, and nothing is left over. */
+static void dirty_told_body(struct fsh *h, struct fs *fs)
+{
+	struct fs_file f;
+
+	du_create(fs, &f);
+	for (unsigned i = 0; i < 3; i++) {
+		du_write(fs, &f, 1, i * 2 * MIB, MIB);
+		assert_int_equal(told_dirty(fs), fs->bufs->ndirty * FS_SUB + MIB);
+		assert_int_equal(fs_fsync(fs, &f, false), 0);
+		assert_int_equal(told_dirty(fs), fs->bufs->ndirty * FS_SUB);
+		assert_true(fs->bufs->ndirty);
+	}
+	assert_int_equal(fs_home_write_below(fs, UINT64_MAX), 0);
+	assert_int_equal(told_dirty(fs), 0);
+	du_close(fs, &f);
+}
+static void dirty_told(void **state)
+{
+	struct fsh *h = du_new(2, 64 * MIB, MIB);
+
+	du_run(h, dirty_told_body);
 	fsh_free(h);
 }
 
@@ -516,7 +550,7 @@ static void many_fibers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(inline_files), cmocka_unit_test(growing_tail), cmocka_unit_test(streams),
+		cmocka_unit_test(inline_files), cmocka_unit_test(growing_tail), cmocka_unit_test(streams), cmocka_unit_test(dirty_told),
 		cmocka_unit_test(sparse_files), cmocka_unit_test(cut_and_grown), cmocka_unit_test(errors),
 		cmocka_unit_test(full_disk), cmocka_unit_test(other_calls),
 		cmocka_unit_test(many_fibers),

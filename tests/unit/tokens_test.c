@@ -592,6 +592,103 @@ static void token_that_cannot_leave_stays(void **state)
 	assert_int_equal(other.rc, 0);
 }
 
+/* ---- locks of applications ---- */
+
+struct lock_job {
+	struct node *n;
+	struct tok_lock l;
+	bool wait, signal;
+	int rc; /* 1 = not ended */
+};
+static bool job_interrupted(void *arg)
+{
+	return ((struct lock_job *)arg)->signal;
+}
+static void lock_run(void *arg)
+{
+	struct lock_job *j = arg;
+	struct tok_lock_waiter w = {.interrupted = job_interrupted, .arg = j};
+	j->rc = tok_lock_set(j->n->m, &j->l, j->wait ? &w : NULL);
+	W.running--;
+}
+static void lock_start(struct lock_job *j, unsigned node, uint64_t owner, enum tok_lock_type type, bool flock,
+		       bool wait)
+{
+	*j = (struct lock_job){.n = &W.n[node], .wait = wait, .rc = 1};
+	j->l = (struct tok_lock){.ino = 5,
+				 .end = 99,
+				 .owner = owner,
+				 .handle = owner,
+				 .pid = (uint32_t)owner,
+				 .type = type,
+				 .flock = flock};
+	W.running++;
+	assert_int_equal(ts_fiber_spawn(W.x, "lock", lock_run, j), 0);
+}
+static int lock_now(unsigned node, uint64_t owner, enum tok_lock_type type, bool flock)
+{
+	struct lock_job j;
+	lock_start(&j, node, owner, type, flock, false);
+	run();
+	return j.rc;
+}
+
+static void locks_count_everywhere(void **state)
+{
+	struct lock_job a, b;
+	struct tok_lock_stats st;
+	assert_int_equal(lock_now(1, 10, TOK_LOCK_WRITE, false), 0);
+	uint64_t sent = W.sent;
+	for (unsigned i = 0; i < 10; i++) {
+		assert_int_equal(lock_now(1, 10, TOK_LOCK_NONE, false), 0);
+		assert_int_equal(lock_now(1, 10, TOK_LOCK_WRITE, false), 0);
+	}
+	assert_int_equal(W.sent, sent); /* nobody else: no message */
+	assert_int_equal(lock_now(2, 10, TOK_LOCK_READ, false), -EAGAIN);
+	assert_int_equal(lock_now(2, 10, TOK_LOCK_WRITE, true), 0); /* flock is another space */
+	lock_start(&a, 2, 11, TOK_LOCK_READ, false, true);
+	lock_start(&b, 3, 12, TOK_LOCK_READ, false, true);
+	settle();
+	assert_int_equal(a.rc, 1);
+	assert_int_equal(b.rc, 1);
+	b.signal = true;
+	tok_lock_interrupt(W.n[3].m);
+	settle();
+	assert_int_equal(b.rc, -EINTR);
+	assert_int_equal(lock_now(1, 10, TOK_LOCK_READ, false), 0); /* downgrade */
+	assert_int_equal(a.rc, 0);
+	tok_lock_release(W.n[1].m, 5, 10);
+	tok_lock_release(W.n[2].m, 5, 10);
+	settle();
+	assert_int_equal(lock_now(2, 11, TOK_LOCK_WRITE, false), 0);
+	assert_int_equal(tok_lock_close(W.n[2].m, 5, 99), 0); /* somebody without locks */
+	assert_int_equal(lock_now(3, 12, TOK_LOCK_WRITE, true), 0);
+	tok_lock_stats_get(W.n[2].m, &st);
+	assert_int_equal(st.locks, 1);
+}
+
+static void locks_of_the_dead_and_the_excluded(void **state)
+{
+	struct lock_job a, b;
+	assert_int_equal(lock_now(1, 10, TOK_LOCK_WRITE, false), 0);
+	lock_start(&a, 2, 11, TOK_LOCK_WRITE, false, true);
+	settle();
+	W.n[1].dead = true;
+	view(1);
+	settle();
+	assert_int_equal(a.rc, 1); /* not before it is recovered */
+	view(0);
+	settle();
+	assert_int_equal(a.rc, 0);
+	lock_start(&b, 3, 12, TOK_LOCK_WRITE, false, true);
+	settle();
+	assert_int_equal(b.rc, 1);
+	tok_mgr_fail(W.n[3].m);
+	run();
+	assert_int_equal(b.rc, -TS_ERR_FENCED);
+	assert_int_equal(lock_now(3, 12, TOK_LOCK_NONE, false), -TS_ERR_FENCED);
+}
+
 static uint64_t cpu_ns(void)
 {
 	struct timespec t;
@@ -646,6 +743,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(bound_is_kept, setup_bounded, teardown),
 		T(failure_wakes_everybody),
 		T(token_that_cannot_leave_stays),
+		T(locks_count_everywhere),
+		T(locks_of_the_dead_and_the_excluded),
 		T(speed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
