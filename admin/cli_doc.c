@@ -82,7 +82,7 @@ void cli_completion(void)
 			printf(" --%s", verb_table[i].opts[k].name);
 		printf("\" ;;\n");
 	}
-	printf("  fs) words=\"create list\" ;;\n  disk) words=\"list\" ;;\n  diag) words=\"waiters tokens locks log\" ;;\n  *) words=\"--json --socket");
+	printf("  fs) words=\"create list\" ;;\n  disk) words=\"list\" ;;\n  diag) words=\"waiters tokens log locks fault\" ;;\n  *) words=\"--json --socket");
 	for (size_t i = 0; i < verb_count; i++) {
 		size_t n = strcspn(verb_table[i].name, " ");
 		if (i == 0 || strncmp(verb_table[i].name, verb_table[i - 1].name, n + 1))

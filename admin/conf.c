@@ -42,6 +42,11 @@ static int set_keyfile(struct conf *c, const char *v) { return text(c->key_file,
 static int set_port(struct conf *c, const char *v) { return number(v, 1, 65535, &c->port); }
 static int set_initiator(struct conf *c, const char *v) { return text(c->initiator, sizeof(c->initiator), v); }
 static int set_loglevel(struct conf *c, const char *v) { return number(v, TS_LOG_ERR, TS_LOG_DEBUG, &c->log_level); }
+static int set_faults(struct conf *c, const char *v)
+{
+	c->fault_points = !strcmp(v, "yes");
+	return c->fault_points || !strcmp(v, "no") ? 0 : -EINVAL;
+}
 static int set_pagepool(struct conf *c, const char *v) { return verb_size_parse(v, &c->page_pool_bytes); }
 static int set_metapool(struct conf *c, const char *v) { return verb_size_parse(v, &c->meta_pool_bytes); }
 static int set_disk(struct conf *c, const char *v)
@@ -56,7 +61,7 @@ static const struct conf_key keys[] = {
 	{"cluster_name", set_cluster}, {"node_id", set_node},	     {"state_dir", set_state},
 	{"run_dir", set_run},	       {"cluster_key_file", set_keyfile}, {"port", set_port},
 	{"initiator_name", set_initiator}, {"log_level", set_loglevel}, {"page_pool", set_pagepool},
-	{"meta_pool", set_metapool},   {"disk", set_disk},
+	{"meta_pool", set_metapool},   {"disk", set_disk},	     {"fault_points", set_faults},
 };
 
 static char *trim(char *s)

@@ -14,6 +14,7 @@ struct conf {
 	unsigned port;
 	uint64_t page_pool_bytes, meta_pool_bytes;
 	unsigned log_level;
+	bool fault_points; /* `diag fault` is served: tests only */
 	uint8_t key[32];
 	char *disks[CONF_MAX_DISKS];
 	unsigned ndisks;

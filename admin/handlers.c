@@ -213,6 +213,58 @@ static void h_fs_create(struct call *k)
 	ts_mutex_unlock(&k->d->mount_lock);
 }
 
+static void fault_row(void *arg, const struct tfuse_fault *f)
+{
+	static const char *const actions[] = {[TF_FAULT_DELAY] = "delay", [TF_FAULT_HOLD] = "hold", [TF_FAULT_SKIP] = "skip"};
+	char name[64];
+	tfuse_fault_name(f->point, name, sizeof(name));
+	json_array_append_new(arg, json_pack("{s:s,s:s,s:I,s:i,s:I,s:I,s:i,s:I}", "point", name, "action", actions[f->action], "ino", (json_int_t)f->ino,
+					     "ms", (int)f->ms, "passed", (json_int_t)f->passed, "caught", (json_int_t)f->caught, "waiting",
+					     (int)f->waiting, "timed_out", (json_int_t)f->timed_out));
+}
+
+static int fault_arm(struct call *k, struct tfuse *tf, const char *point)
+{
+	struct tfuse_fault f = {.action = opt_set(k, "skip") ? TF_FAULT_SKIP : opt_set(k, "delay") ? TF_FAULT_DELAY : TF_FAULT_HOLD};
+	const char *ms = f.action == TF_FAULT_DELAY ? "delay" : "hold";
+	uint64_t nth, times, wait;
+	if (opt_number(k, "ino", 1, INT64_MAX, false, &f.ino) || opt_number(k, "nth", 1, UINT32_MAX, false, &nth) ||
+	    opt_number(k, "times", 1, UINT32_MAX, false, &times) || opt_number(k, ms, 1, TF_FAULT_MAX_MS, false, &wait))
+		return k->a->rc;
+	f.nth = (unsigned)nth;
+	f.times = (unsigned)times;
+	f.ms = (unsigned)wait;
+	int rc = tfuse_fault_arm(tf, point, &f);
+	if (rc == -ENOENT)
+		return refuse(k, rc, "fault point %s: there is none of that name; see `tessera help diag fault`", point);
+	return rc == -EINVAL ? refuse(k, rc, "fault point %s: it can only be skipped (--skip)", point) : rc;
+}
+
+static void h_fault(struct call *k)
+{
+	const char *name = pos_str(k, 0), *what = pos_str(k, 1), *point = pos_str(k, 2);
+	struct mount *m = mount_find(k->d, name);
+	if (!k->d->conf.fault_points) {
+		refuse(k, -EPERM, "diag fault: switched off; it is for tests, and needs `fault_points = yes` in the configuration of tesserad");
+		return;
+	}
+	if (!m || m->state != MOUNT_LIVE) {
+		refuse(k, -ENOENT, "%s: not mounted on this node; see `tessera status`", name);
+		return;
+	}
+	if (!strcmp(what, "list") && !point) {
+		k->a->data = json_array();
+		tfuse_fault_each(m->tf, fault_row, k->a->data);
+	} else if (!strcmp(what, "clear") && !point)
+		tfuse_fault_clear(m->tf);
+	else if (!strcmp(what, "release") && point)
+		k->a->data = json_pack("{s:i}", "released", (int)tfuse_fault_release(m->tf, point));
+	else if (!strcmp(what, "arm") && point)
+		k->a->rc = fault_arm(k, m->tf, point);
+	else
+		refuse(k, -EINVAL, "diag fault %s %s: use list, clear, arm POINT or release POINT", name, what);
+}
+
 struct findings {
 	json_t *list;
 	struct client *c;
@@ -309,7 +361,7 @@ static const struct {
 	{"status", h_status, false},	 {"fs create", h_fs_create, true}, {"fs list", h_fs_list, false},
 	{"disk list", h_disk_list, false}, {"mount", h_mount, true},	   {"umount", h_umount, false},
 	{"fsck", h_fsck, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
-	{"diag log", h_log, false},	 {"diag locks", h_locks, false},
+	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},
 };
 
 void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a)

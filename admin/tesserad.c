@@ -231,6 +231,8 @@ static int run(const char *path)
 		return 1;
 	}
 	ts_log_open("tesserad", (enum ts_log_level)d.conf.log_level, true);
+	if (d.conf.fault_points)
+		ts_notice("%s: fault_points = yes: root may hold up and break the mounts of this node; for tests only", path);
 	harden();
 	d.listen_fd = -1;
 	d.out = daemon_out;

@@ -36,6 +36,16 @@ const struct verb verb_table[] = {
 	 "one node is delegated: that node decides itself, and the master has no rows for it.",
 	 {{"limit", 0, "N", "at most N rows (default 200)"}}},
 	{"diag log", "[NAME]", 0, 1, VERB_DAEMON, "state of this node's log and write-behind", "", {{0}}},
+	{"diag fault", "NAME arm|release|clear|list [POINT]", 2, 3, VERB_DAEMON, "for tests: hold up or break a mount at a named point",
+	 "Refused unless the configuration of tesserad says 'fault_points = yes', which no node with real data should. POINT is "
+	 "OP.before_pin, OP.before_reply or OP.after_reply, with OP a request of the kernel as counted by 'tessera status', or one "
+	 "of the points in fuse/fault.c. Whatever is caught there goes on by itself after 5 s at the latest.",
+	 {{"ino", 'i', "N", "only for this inode (a request: the one it names first, for names their directory)"},
+	  {"nth", 'n', "N", "from the n-th passage on (default 1)"},
+	  {"times", 't', "N", "catch at most N passages"},
+	  {"delay", 'd', "MS", "wait so long"},
+	  {"hold", 0, "MS", "wait for 'release', at most so long (default without other options: 5000)"},
+	  {"skip", 0, NULL, "leave out what this point is in front of"}}},
 	{"sandbox", "VERB ...", 0, 64, VERB_EXEC, "a whole cluster on this machine, for trying and testing",
 	 "Nodes are network namespaces with a corosync and a tesserad each; the disks are LUNs of a real iSCSI target. "
 	 "'tessera sandbox --help' lists its verbs.",

@@ -95,6 +95,12 @@ const char *tf_str(const struct tf_req *q, size_t off, size_t max, size_t *len, 
 	return s;
 }
 
+void tf_fault_at(struct tf_req *q, enum tf_fault_stage stage)
+{
+	if (q->in->opcode < TF_FAULT_OPS) /* others are rejected */
+		(void)tf_fault(q->tf, TF_AT_OPS + q->in->opcode * TF_FAULT_STAGES + stage, q->in->nodeid);
+}
+
 int tf_reply_iov(struct tf_req *q, struct iovec *iov, int n)
 {
 	struct fuse_out_header h = {.error = 0, .unique = q->in->unique};
@@ -103,7 +109,11 @@ int tf_reply_iov(struct tf_req *q, struct iovec *iov, int n)
 	for (int i = 1; i < n; i++)
 		len += iov[i].iov_len;
 	h.len = (uint32_t)len;
+	tf_fault_at(q, TF_BEFORE_REPLY);
 	ssize_t w = writev(q->tf->fd, iov, n);
+	int err = errno;
+	tf_fault_at(q, TF_AFTER_REPLY);
+	errno = err;
 	if (w < 0 && errno != ENOENT && errno != ENODEV)
 		ts_err("mount %s: answer to %s refused by the kernel: %s", q->tf->mountpoint,
 		       tfuse_op_name(q->in->opcode), strerror(errno));
@@ -136,6 +146,7 @@ void tf_reply_err(struct tf_req *q, int err)
 {
 	struct fuse_out_header h = {.len = sizeof(h), .error = -errno_for_kernel(err), .unique = q->in->unique};
 	struct iovec iov = {&h, sizeof(h)};
+	tf_fault_at(q, TF_BEFORE_REPLY);
 	ssize_t w = writev(q->tf->fd, &iov, 1);
 	if (w < 0 && errno != ENOENT && errno != ENODEV)
 		ts_err("mount %s: error answer refused by the kernel: %s", q->tf->mountpoint, strerror(errno));
@@ -158,6 +169,8 @@ static void req_run(void *arg)
 	struct tf_req *q = arg;
 	if (ts_fiber_self())
 		ts_fiber_data_set(q);
+	if (q->in->opcode != FUSE_READ && q->in->opcode != FUSE_WRITE) /* these when they are in their list */
+		tf_fault_at(q, TF_BEFORE_PIN);
 	int rc = tf_ops[q->in->opcode].fn(q);
 	if (rc == -ESTALE)
 		rc = tf_removed_dir(q);
@@ -324,8 +337,10 @@ void tf_readable(void *arg, uint32_t events)
 		}
 		if (errno == EINTR || errno == ENOENT) /* ENOENT: the request was aborted before it was read */
 			continue;
-		if (errno == EAGAIN)
+		if (errno == EAGAIN) {
+			tf->drained_ns = ts_exec_now(tf->exec);
 			return;
+		}
 		connection_gone(tf); /* ENODEV: unmounted or aborted */
 		return;
 	}

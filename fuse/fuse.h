@@ -6,6 +6,7 @@
 #define TESSERA_FUSE_FUSE_H
 
 #include "fs/fs.h"
+#include "fuse/fault.h"
 
 struct tfuse;
 struct tfuse_args {
@@ -36,9 +37,18 @@ void tfuse_free(struct tfuse *tf);
 
 struct tfuse_stats {
 	uint64_t requests, op_count[64], inval_attr, inval_data, inval_names, inval_retries, epoch_bumps;
+	uint64_t sizes_told;   /* before the answer to a READ that met the end */
+	uint64_t inval_enoent; /* the kernel did not have the inode yet: asked again */
 	uint64_t nodes, in_flight;
 };
 void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out);
 const char *tfuse_op_name(unsigned opcode); /* NULL if unknown */
+
+/* Fault points, for tests (fault.h). name: of the point; f->point is filled in. -ENOENT no such point, -EINVAL no such action there. */
+int tfuse_fault_arm(struct tfuse *tf, const char *name, const struct tfuse_fault *f) TS_MUST_CHECK;
+unsigned tfuse_fault_release(struct tfuse *tf, const char *name); /* lets go who waits there now; the point stays armed */
+void tfuse_fault_clear(struct tfuse *tf);			  /* disarms all, lets everybody go */
+void tfuse_fault_each(const struct tfuse *tf, void (*fn)(void *arg, const struct tfuse_fault *f), void *arg);
+void tfuse_fault_name(unsigned point, char *buf, size_t n);
 
 #endif

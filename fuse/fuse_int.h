@@ -66,10 +66,16 @@ struct tf_node { /* an inode the kernel may know */
 	unsigned late_pending;	  /* of these: answered, not yet applied */
 	int late_error;		  /* one of them failed: told at the next flush or fsync */
 	struct ts_cond late_cond;
+	unsigned clearing;	  /* calls done but unanswered that make the kernel clear parts of pages once they are answered */
+	uint64_t cleared_ns;	  /* when the last one was answered */
+	struct ts_cond clear_cond;
 	struct ts_list writes;	  /* WRITEs not yet answered (tf_req.node_link) */
 	struct ts_list reads;	  /* READs into the page cache not yet answered */
-	struct ts_cond reads_cond; /* one of them came or was answered */
 	uint64_t arrivals;	  /* of both, counted */
+	uint64_t told_size;	  /* by the last GETATTR */
+	atomic_uint_least64_t invals; /* calls to drop something of it: begun and ended, counted by their threads */
+	atomic_uint_least64_t inval_ns; /* when the last one began */
+	atomic_uint inval_running;
 };
 
 struct tf_req {
@@ -91,6 +97,8 @@ struct tf_req {
 	struct tf_node *node;	/* READ, WRITE: set while in one of its lists */
 	struct ts_list node_link;
 	uint64_t first, last;	/* READ, WRITE: bytes covered */
+	uint64_t invals;	/* READ: of its node, when it came */
+	bool doubtful, told;	/* READ: its word about the end may not count; the kernel asked for the size since */
 	uint8_t small[TF_SMALL_BYTES] __attribute__((aligned(8)));
 };
 
@@ -133,9 +141,22 @@ struct tfuse {
 	struct tf_retry retries[TF_RETRIES];
 	unsigned nretries;	/* in use */
 	struct ts_cond idle;
+	uint64_t drained_ns;	/* no request was waiting to be read */
+	unsigned tellers;	/* threads that make the kernel ask for a size */
+	struct ts_list telling; /* their jobs */
+	struct ts_cond told;
 	struct tf_notify *notify;
 	struct tfuse_stats st;
+	atomic_uint_least64_t enoent; /* counted by notifier threads */
+	unsigned faults_armed;
+	struct tf_faults *faults; /* NULL until the first is armed */
 };
+
+/* Waits if a test wants it; true: leave out what comes. */
+static inline bool tf_fault(struct tfuse *tf, unsigned point, uint64_t ino)
+{
+	return __builtin_expect(tf->faults_armed != 0, 0) && tf_fault_hit(tf, point, ino);
+}
 
 /* Direct I/O is a property of the handle: its number tells. */
 #define TF_FH_DIRECT 1ULL
@@ -152,6 +173,7 @@ void tf_buf_put(struct tfuse *tf, uint8_t *b);
 int tf_reply(struct tf_req *q, const void *data, size_t len);	/* 0, or -errno if the kernel did not take it */
 int tf_reply_iov(struct tf_req *q, struct iovec *iov, int n);	/* iov[0] is left free for the header */
 void tf_reply_err(struct tf_req *q, int err);
+void tf_fault_at(struct tf_req *q, enum tf_fault_stage stage);
 /* The argument struct of a request, or NULL when it is too short. */
 const void *tf_arg(const struct tf_req *q, size_t size);
 /* A string behind `off` argument bytes; NULL if not terminated or longer than max. *next = offset behind its NUL. */
@@ -242,13 +264,17 @@ struct tf_job {
 	uint64_t start, end;
 	int rc;
 	struct ts_done done;
+	atomic_int tid;	    /* of the thread that runs it */
 	bool detached;	    /* nobody waits: freed when done */
-	atomic_bool started;
+	struct ts_list tell_link;
+	bool answered;	    /* the GETATTR of its thread */
+	bool once;	    /* a planted fault: ENOENT is believed */
 };
 int tf_notify_open(struct tfuse *tf) TS_MUST_CHECK;
 void tf_notify_close(struct tfuse *tf);
 struct tf_job *tf_job_new(struct tfuse *tf, int (*fn)(struct tf_job *));
 void tf_job_submit(struct tf_job *j);
+bool tf_job_asleep(const struct tf_job *j); /* its thread has begun and sleeps in the kernel now */
 /* Submits, waits, frees; returns fn's result. */
 int tf_job_run(struct tf_job *j, const char *what, uint64_t id);
 
@@ -257,12 +283,19 @@ void tf_retry_done(struct tf_req *q, int rc); /* every request, behind its handl
 int tf_retry_lookup(struct tf_req *q, const char *name, size_t len, struct fs_attr *a) TS_MUST_CHECK;
 void tf_retry_clear(struct tfuse *tf);
 
+/* size.c */
+void tf_size_arrived(struct tf_req *q);				 /* a READ came into its list */
+bool tf_size_doubtful(const struct tf_req *q, uint64_t end);	 /* it meets the end of the file there: may the kernel not believe it? */
+void tf_size_answered(const struct tf_req *q);			 /* a GETATTR is being answered */
+int tf_size_tell(struct tf_req *q) TS_MUST_CHECK;		 /* makes the kernel ask; waits */
+
 /* upcalls.c */
 void tf_inval_attr(void *arg, uint64_t ino);
 void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how);
 void tf_inval_names(void *arg, uint64_t dir);
 void tf_stopped(void *arg, const char *why);
 void tf_inval_later(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end); /* after the reply, nobody waits */
+void tf_inval_written(struct tf_req *q, uint64_t start, uint64_t end); /* by a WRITE that may hold a folio, before its answer */
 void tf_inval_now(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end);   /* by a request that holds no folio */
 
 #endif

@@ -30,6 +30,8 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 	tf->rbuf = ts_alloc_aligned(4096, TF_BUF_BYTES);
 	ts_map_init(&tf->nodes);
 	ts_cond_init(&tf->idle);
+	ts_cond_init(&tf->told);
+	ts_list_init(&tf->telling);
 	ts_list_init(&tf->requests);
 	if (!tf->source || !tf->mountpoint || !tf->rbuf || tf_notify_open(tf)) {
 		tfuse_free(tf);
@@ -151,6 +153,7 @@ void tfuse_abort(struct tfuse *tf)
 
 void tfuse_drain(struct tfuse *tf)
 {
+	tf_faults_clear(tf);
 	while (tf->in_flight)
 		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, 0);
 	tf_retry_clear(tf);
@@ -168,6 +171,7 @@ void tfuse_free(struct tfuse *tf)
 	if (tf->fd >= 0)
 		close(tf->fd);
 	tf_nodes_clear(tf);
+	tf_faults_free(tf);
 	ts_map_fini(&tf->nodes);
 	while (tf->npool)
 		ts_free(tf->pool[--tf->npool]);
@@ -181,6 +185,7 @@ void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out)
 {
 	*out = tf->st;
 	out->in_flight = tf->in_flight;
+	out->inval_enoent = atomic_load(&tf->enoent);
 }
 
 /* What we ask of the kernel, and why, one line each. */

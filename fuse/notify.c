@@ -4,7 +4,10 @@
  * call does not hold up the others; the queue is bounded by the revokes in flight.
  * Must never happen: a notifier thread that takes a lock a request handler needs. The queue's lock is held for list work only. */
 #include "fuse/fuse_int.h"
+#include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
 
 #define TF_THREADS     256 /* as many revokes may run, and each may leave a call behind that waits for a request */
 #define TF_STACK_BYTES (64u << 10)
@@ -22,6 +25,8 @@ struct tf_notify {
 static void job_finished(void *arg)
 {
 	struct tf_job *j = arg;
+	if (j->node && j->tf->polling)
+		tf_readable(j->tf, 0); /* what the kernel sent before the call ended is seen to be from before (drained_ns) */
 	if (j->detached) {
 		if (j->node)
 			tf_node_unref(j->tf, j->node);
@@ -47,7 +52,7 @@ static void *notify_thread(void *arg)
 		}
 		pthread_mutex_unlock(&t->lock);
 		struct tf_job *j = ts_list_entry(l, struct tf_job, link);
-		atomic_store(&j->started, true);
+		atomic_store(&j->tid, gettid());
 		j->rc = j->fn(j);
 		if (ts_exec_post(t->exec, job_finished, j))
 			TS_PANIC("notifier: the executor's mailbox is full, a finished job cannot be reported");
@@ -127,6 +132,22 @@ void tf_job_submit(struct tf_job *j)
 	pthread_mutex_unlock(&t->lock);
 	if (more && thread_add(t))
 		ts_warn("notifier: no further thread can be started, %u serve on", t->nthreads);
+}
+
+bool tf_job_asleep(const struct tf_job *j)
+{
+	char path[64], buf[128];
+	int tid = atomic_load(&j->tid);
+	if (!tid)
+		return false;
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, buf, sizeof(buf) - 1);
+	if (fd >= 0)
+		close(fd);
+	buf[n > 0 ? n : 0] = 0;
+	const char *state = strrchr(buf, ')'); /* "tid (name) D ..." */
+	return state && state[1] == ' ' && state[2] == 'D';
 }
 
 int tf_job_run(struct tf_job *j, const char *what, uint64_t id)

@@ -52,8 +52,11 @@ static int attr_reply(struct tf_req *q, const struct fs_attr *a)
 	struct fuse_attr_out out = {0};
 	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
 	tf_attr_fill(&out.attr, a);
-	if (n)
+	if (n) {
 		tf_node_saw(n, a);
+		n->told_size = a->size;
+	}
+	tf_size_answered(q);
 	tf_attr_timeout(q->tf, n, a, &out.attr_valid);
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }

@@ -119,7 +119,8 @@ static void track(struct tf_req *q, bool write, uint64_t off, uint32_t size)
 	q->last = off + size - 1;
 	q->node->arrivals++;
 	ts_list_push_back(write ? &q->node->writes : &q->node->reads, &q->node_link);
-	ts_cond_broadcast(&q->node->reads_cond);
+	if (!write)
+		tf_size_arrived(q);
 }
 
 static void untrack(struct tf_req *q)
@@ -127,49 +128,35 @@ static void untrack(struct tf_req *q)
 	if (!q->node)
 		return;
 	ts_list_del(&q->node_link);
-	ts_cond_broadcast(&q->node->reads_cond);
 	tf_node_unref(q->tf, q->node);
 	q->node = NULL;
 }
 
-/* The kernel takes the end of a short READ for the end of the file, and of several in flight believes only the first that it applies.
- * So a READ behind the end, which another node must have moved down, is answered behind the one across it. That one may come later (the
- * kernel sends it last where it has part of that page) and is applied by its caller some time after its answer: both have a moment. Nobody
- * waits for this one meanwhile but who reads behind the end. */
-#define END_GRACE_NS (50 * TS_NS_PER_MS)
-
-static bool lower_read(const struct tf_req *q)
+static ssize_t read_once(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
 {
-	ts_list_for(l, &q->node->reads)
-		if (ts_list_entry(l, struct tf_req, node_link)->first < q->first)
-			return true;
-	return false;
-}
-
-static void wait_lower_reads(struct tf_req *q)
-{
-	struct tf_node *n = q->node;
-	uint64_t quiet = ts_exec_now(q->tf->exec);
-	while (ts_exec_now(q->tf->exec) < quiet + END_GRACE_NS) {
-		(void)!ts_cond_wait_until(&n->reads_cond, quiet + END_GRACE_NS, "reads before this one", n->ino, q->first);
-		if (lower_read(q))
-			quiet = ts_exec_now(q->tf->exec);
-	}
-}
-
-static ssize_t read_in_order(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
-{
-	for (bool waited = false;;) {
+	for (;;) {
 		bool mapped = q->node && q->node->writers;
 		ssize_t r = mapped ? fs_read_mapped(q->tf->fs, tf_handle(in->fh), buf, in->size, in->offset) :
 				     fs_read(q->tf->fs, tf_handle(in->fh), buf, in->size, in->offset);
-		if (q->node && !mapped && q->node->writers)
-			continue; /* opened for writing meanwhile: not under a shared token */
-		if (r || !q->node || !in->offset || waited)
-			return r;
-		wait_lower_reads(q);
-		waited = true; /* and what was read is old by now */
+		if (mapped || !q->node || !q->node->writers)
+			return r; /* else opened for writing meanwhile: not under a shared token */
 	}
+}
+
+/* No wait lies between the last read and the answer: what was read is old after one. */
+#define TELL_TRIES 16
+static ssize_t read_to_the_end(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
+{
+	ssize_t r = read_once(q, in, buf);
+	for (unsigned i = 0; q->node && r >= 0 && (size_t)r < in->size && tf_size_doubtful(q, in->offset + (uint64_t)r); i++) {
+		int rc = i < TELL_TRIES ? tf_size_tell(q) : -EAGAIN;
+		r = read_once(q, in, buf);
+		if (rc) { /* the next best: no later read finds this page */
+			tf_inval_later(q->tf, q->in->nodeid, q->first, q->last);
+			break;
+		}
+	}
+	return r;
 }
 
 int tf_op_read(struct tf_req *q)
@@ -182,7 +169,8 @@ int tf_op_read(struct tf_req *q)
 		return -ENOMEM;
 	if (in->size && !(in->read_flags & FUSE_READ_LOCKOWNER)) /* only READs past the page cache name an owner */
 		track(q, false, in->offset, in->size);
-	ssize_t r = read_in_order(q, in, buf);
+	tf_fault_at(q, TF_BEFORE_PIN);
+	ssize_t r = read_to_the_end(q, in, buf);
 	if (q->node && r >= 0) /* behind the end, too: the kernel fills the page with zeros */
 		q->node->pages_cached = true;
 	int rc = r < 0 ? (int)r : tf_reply(q, buf, (size_t)r) ? -TF_NOREPLY : 0;
@@ -263,11 +251,14 @@ int tf_op_write(struct tf_req *q)
 		struct fuse_write_out none = {0};
 		return tf_reply(q, &none, sizeof(none)) ? -TF_NOREPLY : 0;
 	}
-	if (in->write_flags & FUSE_WRITE_CACHE)
+	if (in->write_flags & FUSE_WRITE_CACHE) {
+		tf_fault_at(q, TF_BEFORE_PIN);
 		return late_write(q, in);
+	}
 	uint64_t at = in->offset;
-	bool append = in->flags & O_APPEND;
+	bool append = in->flags & O_APPEND && !tf_fault(q->tf, TF_OMIT_END, q->in->nodeid);
 	track(q, true, in->offset, in->size);
+	tf_fault_at(q, TF_BEFORE_PIN);
 	if (q->node)
 		q->node->pages_cached = true; /* a write through the page cache fills it, also on a handle opened before the last revoke */
 	ssize_t r = fs_write(q->tf->fs, tf_handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, append,
@@ -276,13 +267,13 @@ int tf_op_write(struct tf_req *q)
 		q->node->pages_cached = true; /* a revoke while it waited has dropped them for the last time, but not those it brings now */
 	if (r > 0 && in->fh & TF_FH_DIRECT) /* other handles may have read these pages while it was on its way */
 		tf_inval_now(q->tf, q->in->nodeid, at, at + (uint64_t)r - 1);
+	if (r > 0 && at != in->offset && !(in->fh & TF_FH_DIRECT)) { /* the kernel has put these bytes into its cache at the wrong place */
+		tf_inval_written(q, in->offset, in->offset + (uint64_t)r - 1);
+		tf_inval_written(q, at, at + (uint64_t)r - 1);
+	}
 	struct fuse_write_out out = {.size = r > 0 ? (uint32_t)r : 0};
 	int rc = r < 0 ? (int)r : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 	untrack(q);
-	if (r > 0 && at != in->offset && !(in->fh & TF_FH_DIRECT)) { /* the kernel may have put these bytes into its cache at the wrong place */
-		tf_inval_later(q->tf, q->in->nodeid, in->offset, in->offset + (uint64_t)r - 1);
-		tf_inval_later(q->tf, q->in->nodeid, at, at + (uint64_t)r - 1);
-	}
 	return rc;
 }
 
@@ -331,6 +322,24 @@ static bool kills_set_id(const struct tf_req *q)
 	return q->cred.uid != 0;
 }
 
+/* A hole's ends within pages are cleared in the kernel's copy of these after the answer: until then the token stays (clear_wait). */
+static int clearing_reply(struct tf_req *q)
+{
+	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
+	if (n) {
+		tf_node_ref(n);
+		n->clearing++;
+	}
+	int rc = tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
+	if (n) {
+		n->clearing--;
+		n->cleared_ns = ts_exec_now(q->tf->exec);
+		ts_cond_broadcast(&n->clear_cond);
+		tf_node_unref(q->tf, n);
+	}
+	return rc;
+}
+
 int tf_op_fallocate(struct tf_req *q)
 {
 	const struct fuse_fallocate_in *in = tf_arg(q, sizeof(*in));
@@ -341,6 +350,8 @@ int tf_op_fallocate(struct tf_req *q)
 	int rc = fs_fallocate(q->tf->fs, tf_handle(in->fh), (int)in->mode, in->offset, in->length, kills_set_id(q));
 	if (rc)
 		return rc;
+	if (in->mode & (FS_FALLOC_PUNCH | FS_FALLOC_ZERO) && (in->offset | (in->offset + in->length)) % 4096)
+		return clearing_reply(q);
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
 }
 

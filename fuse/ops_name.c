@@ -33,9 +33,9 @@ struct tf_node *tf_entry_fill(struct tfuse *tf, uint64_t parent, struct fuse_ent
 	*e = (struct fuse_entry_out){.nodeid = tf_nodeid(a->ino, a->gen), .generation = a->gen};
 	tf_attr_fill(&e->attr, a);
 	tf_node_saw(n, a);
-	if (attrs)
+	if (attrs || tf_fault(tf, TF_OMIT_ZERO_ATTR, parent))
 		tf_attr_timeout(tf, n, a, &e->attr_valid);
-	if (names && tf->have_epoch && a->entry_cacheable) {
+	if ((names || tf_fault(tf, TF_OMIT_ZERO_NAME, parent)) && tf->have_epoch && a->entry_cacheable) {
 		struct tf_node *d = tf_node_find(tf, parent);
 		if (d) {
 			d->names_epoch = tf->epoch;

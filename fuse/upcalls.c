@@ -22,6 +22,7 @@
 #define TF_TRY_MS	    1 /* for a folio that a WRITE may hold */
 #define TF_ROUNDS_FIRST	    4   /* readers go on reading: the rest is for the last call */
 #define TF_ROUNDS_LAST	    4096 /* each is made by a request that came meanwhile, and those wait now */
+#define TF_CLEAR_NS	    (20 * TS_NS_PER_MS) /* for the caller of an answered fallocate() */
 #define TF_APPLY_NS	    (2 * TS_NS_PER_S) /* a reply written longer ago has been applied by its caller */
 
 static int notify_write(struct tfuse *tf, int code, const void *data, size_t len)
@@ -32,10 +33,17 @@ static int notify_write(struct tfuse *tf, int code, const void *data, size_t len
 	return n < 0 ? -errno : 0;
 }
 
-static int notify_inval_inode(struct tfuse *tf, uint64_t ino, int64_t off, int64_t len)
+/* READs sent before the call do not count as to the end of the file (size.c): counted before and behind it. */
+static int notify_inval_inode(struct tfuse *tf, struct tf_node *n, int64_t off, int64_t len)
 {
-	struct fuse_notify_inval_inode_out o = {.ino = ino, .off = off, .len = len};
-	return notify_write(tf, FUSE_NOTIFY_INVAL_INODE, &o, sizeof(o));
+	struct fuse_notify_inval_inode_out o = {.ino = tf_nodeid(n->ino, n->gen), .off = off, .len = len};
+	atomic_fetch_add(&n->inval_running, 1);
+	atomic_fetch_add(&n->invals, 1);
+	atomic_store(&n->inval_ns, ts_now_ns(ts_exec_env(tf->exec)));
+	int rc = notify_write(tf, FUSE_NOTIFY_INVAL_INODE, &o, sizeof(o));
+	atomic_fetch_add(&n->invals, 1);
+	atomic_fetch_sub(&n->inval_running, 1);
+	return rc;
 }
 
 /* Invalidates, and again while the kernel says ENOENT although an entry reply that it may not have applied yet went out.
@@ -45,11 +53,12 @@ static int inval_until_known(struct tf_job *j, int64_t off, int64_t len)
 {
 	const struct ts_env *env = ts_exec_env(j->tf->exec);
 	for (;;) {
-		int rc = notify_inval_inode(j->tf, tf_nodeid(j->node->ino, j->node->gen), off, len);
-		if (rc != -ENOENT || !atomic_load(&j->node->known) || atomic_load(&j->tf->is_gone))
+		int rc = notify_inval_inode(j->tf, j->node, off, len);
+		if (rc != -ENOENT || j->once || !atomic_load(&j->node->known) || atomic_load(&j->tf->is_gone))
 			return rc;
 		if (ts_now_ns(env) > atomic_load(&j->node->replied_ns) + TF_APPLY_NS)
 			return rc;
+		atomic_fetch_add(&j->tf->enoent, 1);
 		struct timespec ts = {0, 200000};
 		nanosleep(&ts, NULL);
 	}
@@ -75,6 +84,7 @@ static struct tf_job *node_job(struct tfuse *tf, struct tf_node *n, int (*fn)(st
 	tf_node_ref(n);
 	j->start = start;
 	j->end = end;
+	j->once = tf_fault(tf, TF_OMIT_AGAIN, n->ino);
 	return j;
 }
 
@@ -82,7 +92,10 @@ void tf_inval_attr(void *arg, uint64_t ino)
 {
 	struct tfuse *tf = arg;
 	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, ino);
-	if (!n || !n->attr_cached)
+	if (!n || !n->attr_cached || tf_fault(tf, TF_AT_INVAL_ATTR, ino))
+		return;
+	n = tf_node_find(tf, ino); /* again: a fault point may have waited */
+	if (!n)
 		return;
 	n->attr_cached = false;
 	tf->st.inval_attr++;
@@ -153,7 +166,7 @@ static bool piece_inval(struct tfuse *tf, struct tf_node *n, uint64_t first, uin
 	while (!j->done.done) {
 		uint64_t dl = ts_exec_now(tf->exec) + TF_BLOCKED_MS * TS_NS_PER_MS;
 		int rc = ts_cond_wait_until(&j->done.cond, dl, "kernel to drop pages", n->ino, first);
-		if (rc == -ETIMEDOUT && !j->done.done && atomic_load(&j->started) && n->arrivals != s->arrivals) {
+		if (rc == -ETIMEDOUT && !j->done.done && atomic_load(&j->tid) && n->arrivals != s->arrivals) {
 			j->detached = true;
 			return false;
 		}
@@ -181,6 +194,23 @@ static bool inval_pass(struct tfuse *tf, struct tf_node *n, uint64_t first, uint
 	return pos > last || piece_inval(tf, n, pos, last, s);
 }
 
+/* Waits for a call about a page that a WRITE may hold: until it is over, or sleeps for a page's lock, which is held only while there is
+ * nothing in it to drop. Asleep twice, because it also sleeps while a dirty page is written, and that WRITE has come by the second look. */
+static void held_wait(struct tfuse *tf, struct tf_node *n, struct tf_job *j)
+{
+	for (unsigned asleep = 0; !j->done.done && asleep < 2;) {
+		uint64_t dl = ts_exec_now(tf->exec) + TF_TRY_MS * TS_NS_PER_MS;
+		(void)!ts_cond_wait_until(&j->done.cond, dl, "kernel to drop a page being written", n->ino, 0);
+		asleep = !j->done.done && tf_job_asleep(j) ? asleep + 1 : 0;
+	}
+	if (!j->done.done) {
+		j->detached = true;
+		return;
+	}
+	tf_node_unref(tf, n);
+	ts_free(j);
+}
+
 /* Pages that WRITEs hold, or not. */
 static void held_inval(struct tfuse *tf, struct tf_node *n)
 {
@@ -201,20 +231,8 @@ static void held_inval(struct tfuse *tf, struct tf_node *n)
 		j[k] = node_job(tf, n, job_inval_data, s.v[k].first, s.v[k].last);
 		tf_job_submit(j[k]);
 	}
-	while (k--) {
-		/* Not left alone before it was made: behind a reply it would do harm. */
-		for (bool made = false; !j[k]->done.done && !made;) {
-			made = atomic_load(&j[k]->started);
-			uint64_t dl = ts_exec_now(tf->exec) + TF_TRY_MS * TS_NS_PER_MS;
-			(void)!ts_cond_wait_until(&j[k]->done.cond, dl, "kernel to drop a page being written", n->ino, 0);
-		}
-		if (!j[k]->done.done) {
-			j[k]->detached = true;
-			continue;
-		}
-		tf_node_unref(tf, n);
-		ts_free(j[k]);
-	}
+	while (k--)
+		held_wait(tf, n, j[k]);
 	ts_free(j);
 	ts_free(s.v);
 }
@@ -233,25 +251,46 @@ static bool inval_round(struct tfuse *tf, struct tf_node *n, uint64_t first, uin
 		return false;
 	}
 	held_inval(tf, n);
+	(void)tf_fault(tf, TF_AT_INVAL_ROUND, n->ino);
 	if (n->late_writes != late) /* a page dirtied again behind the call stays */
 		n->pages_cached = true;
 	return !n->pages_cached;
+}
+
+/* The kernel gives no sign of when a caller has applied an answer; what it clears after a whole round of other nodes would be theirs. */
+static void clear_wait(struct tfuse *tf, struct tf_node *n)
+{
+	while (n->clearing && !tf->is_gone)
+		ts_cond_wait(&n->clear_cond, "a hole's ends to be cleared", n->ino, n->clearing);
+	if (n->cleared_ns && ts_exec_now(tf->exec) < n->cleared_ns + TF_CLEAR_NS)
+		ts_sleep_until(n->cleared_ns + TF_CLEAR_NS);
+}
+
+static void pages_drop(struct tfuse *tf, struct tf_node *n, uint64_t start, uint64_t end, unsigned how)
+{
+	unsigned rounds = how & FS_INVAL_LAST ? TF_ROUNDS_LAST : TF_ROUNDS_FIRST;
+	if (!n->pages_cached || (how & FS_INVAL_SHARED && !n->writers))
+		return;
+	if (tf_fault(tf, how & FS_INVAL_LAST ? TF_AT_INVAL_LAST : TF_AT_INVAL_DATA, n->ino))
+		return;
+	tf->st.inval_data++;
+	for (unsigned i = 0; i < rounds && !tf->is_gone && !inval_round(tf, n, start, end); i++)
+		;
+	if (how & FS_INVAL_LAST && n->pages_cached && !tf->is_gone)
+		TS_PANIC("mount %s: the kernel does not give up the pages of inode %llu: another node would see old bytes", tf->mountpoint,
+			 (unsigned long long)n->ino);
 }
 
 void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how)
 {
 	struct tfuse *tf = arg;
 	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, ino);
-	unsigned rounds = how & FS_INVAL_LAST ? TF_ROUNDS_LAST : TF_ROUNDS_FIRST;
-	if (!n || !n->pages_cached || (how & FS_INVAL_SHARED && !n->writers))
+	if (!n)
 		return;
-	tf->st.inval_data++;
 	tf_node_ref(n);
-	for (unsigned i = 0; i < rounds && !tf->is_gone && !inval_round(tf, n, start, end); i++)
-		;
-	if (how & FS_INVAL_LAST && n->pages_cached && !tf->is_gone)
-		TS_PANIC("mount %s: the kernel does not give up the pages of inode %llu: another node would see old bytes", tf->mountpoint,
-			 (unsigned long long)ino);
+	if (!(how & FS_INVAL_SHARED) && !tf_fault(tf, TF_OMIT_CLEAR, ino)) /* else nobody writes yet */
+		clear_wait(tf, n);
+	pages_drop(tf, n, start, end, how);
 	tf_node_unref(tf, n);
 }
 
@@ -272,11 +311,30 @@ void tf_inval_now(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end)
 		(void)tf_job_run(node_job(tf, n, job_inval_data, start, end), "kernel to drop pages written past it", ino);
 }
 
+void tf_inval_written(struct tf_req *q, uint64_t start, uint64_t end)
+{
+	struct tfuse *tf = q->tf;
+	struct tf_node *n = q->node;
+	uint64_t page;
+	if (!n || tf->is_gone || tf_fault(tf, TF_OMIT_LATER, n->ino))
+		return;
+	bool held = write_holds(q, &page) && page <= end && page + TF_PAGE > start;
+	if (!held || start < page)
+		(void)tf_job_run(node_job(tf, n, job_inval_data, start, held ? page - 1 : end), "kernel to drop pages written past it", n->ino);
+	if (held) {
+		struct tf_job *j = node_job(tf, n, job_inval_data, page, page + TF_PAGE - 1);
+		tf_job_submit(j);
+		held_wait(tf, n, j);
+	}
+	if (held && page + TF_PAGE <= end)
+		(void)tf_job_run(node_job(tf, n, job_inval_data, page + TF_PAGE, end), "kernel to drop pages written past it", n->ino);
+}
+
 void tf_inval_names(void *arg, uint64_t dir)
 {
 	struct tfuse *tf = arg;
 	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, dir);
-	if (!n || n->names_epoch != tf->epoch)
+	if (!n || n->names_epoch != tf->epoch || tf_fault(tf, TF_AT_INVAL_NAMES, dir))
 		return; /* nothing handed out since the last raise */
 	int rc = notify_write(tf, TF_NOTIFY_INC_EPOCH, NULL, 0);
 	if (rc && rc != -ENOTCONN && rc != -ENODEV)

@@ -51,7 +51,7 @@ static void good(void **state)
 static void refused(void **state)
 {
 	static const char *const bad[] = {"colour = red\n", "node_id = 0\n", "node_id = 256\n", "node_id = x\n", "port = 70000\n", "port\n",
-					  "disk = /dev/sda\n", "page_pool = 5Q\n", "page_pool = 0\n", "cluster_name =\n", "log_level = 9\n"};
+					  "disk = /dev/sda\n", "page_pool = 5Q\n", "page_pool = 0\n", "cluster_name =\n", "log_level = 9\n", "fault_points = maybe\n"};
 	for (size_t i = 0; i < TS_ARRAY_LEN(bad); i++) {
 		struct conf c;
 		char err[256] = "";
