@@ -16,7 +16,8 @@
  *  D5 a written block never lies wholly behind the end of the file (truncate lowers the size in the transactions that
  *     free blocks); unwritten ones may (fallocate KEEP_SIZE).
  *  D6 nobody changes the map but under map_lock; nothing waits for pool memory under map_lock.
- *  D7 a pending block has its indirect blocks taken beforehand (meta_reserved): writing back never runs out of space. */
+ *  D7 a pending block has its indirect blocks taken beforehand (meta_reserved): writing back never runs out of space.
+ *  D8 data_file.taken = what all ext add to the map: st_blocks tells both, so no file with bytes looks like one hole. */
 #ifndef TESSERA_FS_DATA_INT_H
 #define TESSERA_FS_DATA_INT_H
 

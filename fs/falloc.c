@@ -11,6 +11,15 @@ static void touch(struct fs *fs, struct fs_inode *ip)
 	fs_inode_lazy(fs, ip);
 }
 
+/* A file may have more blocks than a lease has time for: who walks over them and finds all he asks for in memory never waits. */
+#define TURNS_MAX 64u
+
+static void let_others_run(unsigned *turns)
+{
+	if (++*turns % TURNS_MAX == 0)
+		ts_fiber_yield();
+}
+
 /* Zeros over [from, to), inside one block, where it has written bytes. */
 static int punch_edge(struct fs *fs, struct data_file *df, uint64_t from, uint64_t to)
 {
@@ -105,7 +114,7 @@ static int alloc_block(struct fs *fs, struct data_blk *b, uint32_t need, bool *r
 static int allocate(struct fs *fs, struct data_file *df, uint64_t off, uint64_t end)
 {
 	uint64_t bs = fs->block_size;
-	unsigned nready = 0;
+	unsigned nready = 0, turns = 0;
 	int rc = data_leave_inline(fs, df), rc2;
 
 	for (uint64_t i = off / bs; !rc && i <= (end - 1) / bs; i++) {
@@ -113,6 +122,7 @@ static int allocate(struct fs *fs, struct data_file *df, uint64_t off, uint64_t 
 		uint64_t to = TS_MIN(end - i * bs, bs);
 		bool ready = false;
 
+		let_others_run(&turns);
 		if (!b) {
 			rc = -ENOMEM;
 			break;
@@ -189,11 +199,14 @@ static bool page_is_data(struct fs *fs, struct data_blk *b, unsigned page)
 	return data_page_source(fs, b, page) != SRC_ZERO;
 }
 
-/* First block at or behind idx that may have data: on disk, or only in memory yet. */
+/* First block at or behind idx > 0 that may have data: on disk, or only in memory yet. */
 static int next_block(struct fs *fs, struct data_file *df, uint64_t idx, uint64_t *out)
 {
-	int rc = fs_map_next(fs, df, idx, out);
+	int rc = 0;
 
+	*out = UINT64_MAX;
+	if (fs_map_is_tree(df->ip))
+		rc = fs_map_next(fs, df, idx, out);
 	ts_list_for(n, &df->active) {
 		struct data_blk *b = ts_list_entry(n, struct data_blk, active);
 
@@ -221,6 +234,7 @@ int64_t fs_data_seek(struct fs *fs, struct fs_inode *ip, uint64_t off, bool hole
 {
 	uint64_t bs = fs->block_size, pos = off, found = UINT64_MAX;
 	struct data_file *df;
+	unsigned turns = 0;
 	int rc = 0;
 
 	if (off >= ip->size)
@@ -232,12 +246,13 @@ int64_t fs_data_seek(struct fs *fs, struct fs_inode *ip, uint64_t off, bool hole
 		struct data_blk *b = data_blk_get(fs, df, pos / bs);
 		uint64_t at, idx = pos / bs + 1;
 
+		let_others_run(&turns);
 		rc = b ? data_blk_known(fs, b) : -ENOMEM;
 		if (!rc) {
 			at = seek_block(fs, b, pos % bs, hole);
 			if (at < bs)
 				found = pos / bs * bs + at;
-			else if (!hole && fs_map_is_tree(ip))
+			else if (!hole)
 				rc = next_block(fs, df, idx, &idx);
 		}
 		if (b)

@@ -112,9 +112,9 @@ struct fs_cred {
 	uint32_t uid, gid;
 	uint32_t pid;
 	uint32_t umask;	   /* applied by the caller to mode unless default ACLs say otherwise */
-	unsigned flags;	   /* FS_NOWAIT */
+	unsigned flags;
 };
-enum { FS_NOWAIT = 1 };
+enum { FS_NOWAIT = 1, FS_KILL_SUID = 2 /* open: set-id bits go when O_TRUNC cuts the file */ };
 
 struct fs_attr {
 	uint64_t ino;

@@ -62,6 +62,31 @@ static uint32_t new_mode(const struct fs_inode_disk *d, const struct fs_setattr 
 	return mode;
 }
 
+/* Who is told nothing keeps the bits: the kernel's own idea of what a write or an open changes does not have the mode in it. */
+int fs_suid_drop(struct fs *fs, struct fs_inode *ip)
+{
+	const struct fs_upcalls *up = &fs->args.up;
+	unsigned mode = le16_get(fs_idisk(ip)->mode), now = mode & ~(unsigned)S_ISUID;
+	struct fs_tx tx;
+	int rc;
+
+	if (mode & S_IXGRP)
+		now &= ~(unsigned)S_ISGID;
+	if (now == mode)
+		return 0;
+	rc = fs_log_reserve(fs, 0);
+	if (rc)
+		return rc;
+	fs_tx_begin(fs, &tx);
+	fs_tx_buf(&tx, ip->buf);
+	fs_idisk(ip)->mode = le16_make((uint16_t)now);
+	fs_inode_update_tx(fs, &tx, ip);
+	(void)fs_tx_commit(&tx);
+	if (up->inval_attr)
+		up->inval_attr(up->arg, ip->ino);
+	return 0;
+}
+
 static void set_times(struct fs *fs, struct fs_inode *ip, const struct fs_setattr *s)
 {
 	int64_t now = fs_now_ns(fs);

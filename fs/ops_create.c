@@ -57,6 +57,7 @@ struct open_arg {
 	uint64_t ino;
 	uint32_t gen; /* 0: any */
 	int flags;
+	bool kill_suid;
 	struct fs_file *file;
 	struct fs_attr *out; /* or NULL */
 };
@@ -78,10 +79,12 @@ static int open_check(const struct open_arg *a, struct fs_inode *ip)
 	return writes && fs_has_flag(ip, FS_IF_APPEND) && (a->flags & O_TRUNC || !(a->flags & O_APPEND)) ? -EPERM : 0;
 }
 
-static int open_truncate(struct fs *fs, struct fs_inode *ip)
+static int open_truncate(struct fs *fs, struct fs_inode *ip, bool kill_suid)
 {
-	int rc = ip->size ? fs_data_truncate(fs, ip, 0) : 0;
+	int rc = kill_suid ? fs_suid_drop(fs, ip) : 0;
 
+	if (!rc && ip->size)
+		rc = fs_data_truncate(fs, ip, 0);
 	if (!rc) {
 		ip->mtime_ns = ip->ctime_ns = fs_now_ns(fs);
 		fs_inode_lazy(fs, ip);
@@ -108,7 +111,7 @@ static int open_once(struct fs_take *t, void *arg)
 		return rc;
 	rc = open_check(a, ip);
 	if (!rc && trunc)
-		rc = open_truncate(t->fs, ip);
+		rc = open_truncate(t->fs, ip, a->kill_suid);
 	if (rc) {
 		fs_inode_put(t->fs, ip);
 		return rc;
@@ -122,7 +125,7 @@ static int open_once(struct fs_take *t, void *arg)
 
 static int open_ino(struct fs *fs, const struct fs_cred *c, uint64_t ino, uint32_t gen, int flags, struct fs_file **out, struct fs_attr *attr)
 {
-	struct open_arg a = {.ino = ino, .gen = gen, .flags = flags, .file = file_new(fs, flags), .out = attr};
+	struct open_arg a = {.ino = ino, .gen = gen, .flags = flags, .kill_suid = c->flags & FS_KILL_SUID, .file = file_new(fs, flags), .out = attr};
 	int rc;
 
 	if (!a.file)

@@ -163,27 +163,6 @@ ssize_t fs_read_mapped(struct fs *fs, struct fs_file *f, void *buf, size_t len, 
 
 /* ---- write ---------------------------------------------------------------------------------------------------------- */
 
-static int drop_suid(struct fs *fs, struct fs_inode *ip)
-{
-	unsigned mode = le16_get(fs_idisk(ip)->mode), now = mode & ~(unsigned)S_ISUID;
-	struct fs_tx tx;
-	int rc;
-
-	if (mode & S_IXGRP)
-		now &= ~(unsigned)S_ISGID;
-	if (now == mode)
-		return 0;
-	rc = fs_log_reserve(fs, 0);
-	if (rc)
-		return rc;
-	fs_tx_begin(fs, &tx);
-	fs_tx_buf(&tx, ip->buf);
-	fs_idisk(ip)->mode = le16_make((uint16_t)now);
-	fs_inode_update_tx(fs, &tx, ip);
-	(void)fs_tx_commit(&tx);
-	return 0;
-}
-
 struct writer {
 	const uint8_t *buf;
 	size_t len, done;
@@ -213,7 +192,7 @@ static int write_round(struct fs *fs, struct fs_file *f, struct writer *w)
 	if (!rc && at > FS_MAX_SIZE - (w->len - w->done))
 		rc = -EFBIG;
 	if (!rc && w->kill_suid)
-		rc = drop_suid(fs, ip);
+		rc = fs_suid_drop(fs, ip);
 	n = rc ? 0 : fs_data_write(fs, ip, w->buf + w->done, w->len - w->done, at);
 	pins_drop(fs, &p);
 	if (rc || n < 0)
@@ -366,7 +345,7 @@ int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint6
 		if (!rc)
 			rc = fs_data_fallocate(fs, f->ip, mode, off, len);
 		if (!rc && kill_suid)
-			rc = drop_suid(fs, f->ip);
+			rc = fs_suid_drop(fs, f->ip);
 		mark = le64_get(fs_idisk(f->ip)->subs);
 		pins_drop(fs, &p);
 		if (!needs_space(rc))
@@ -442,7 +421,7 @@ static int copy_slices(struct fs *fs, struct copy *c)
 	int rc = may_write(fs, c->out, false);
 
 	if (!rc && c->kill_suid)
-		rc = drop_suid(fs, c->out->ip);
+		rc = fs_suid_drop(fs, c->out->ip);
 	while (!rc && c->done < c->len) {
 		ssize_t n = fs_data_read(fs, c->in->ip, NULL, c->slice, TS_MIN(c->len - c->done, COPY_SLICE), c->in_off + c->done), w = 0;
 

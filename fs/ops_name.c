@@ -104,7 +104,7 @@ static int lookup_entry(struct fs *fs, const struct name_arg *a, struct fs_diren
 	if (rc)
 		return rc;
 	if (dots)
-		e->ino = dots == 1 ? a->dir : le64_get(fs_idisk(dir)->parent);
+		e->ino = le64_get(fs_idisk(dir)->parent);
 	else
 		rc = fs_dir_lookup(fs, dir, a->name, a->len, e);
 	fs_inode_put(fs, dir);
@@ -118,6 +118,25 @@ static void hold_make(struct fs_take *t, struct fs_hold *hold, struct fs_inode *
 	*hold = (struct fs_hold){.pin = fs_take_keep(t, TOK_OPEN, ip->ino), .ip = ip};
 }
 
+/* "." is asked for by who has a handle and no path, and then of what is no directory as well. */
+static int lookup_self(struct fs_take *t, struct name_arg *a)
+{
+	struct fs_inode *ip;
+	int rc;
+
+	fs_take_add(t, TOK_INODE, a->dir, TOK_SH);
+	rc = fs_take_all(t);
+	if (!rc)
+		rc = fs_inode_get(t->fs, a->dir, &ip);
+	if (rc)
+		return rc;
+	rc = le32_get(fs_idisk(ip)->nlink) ? 0 : -ESTALE; /* who has it open is not asked again */
+	fs_inode_attr(t->fs, ip, a->out);
+	a->out->entry_cacheable = false;
+	fs_inode_put(t->fs, ip);
+	return rc;
+}
+
 static int lookup_once(struct fs_take *t, void *arg)
 {
 	struct name_arg *a = arg;
@@ -127,6 +146,8 @@ static int lookup_once(struct fs_take *t, void *arg)
 	bool hold;
 	int rc;
 
+	if (fs_name_dots(a->name, a->len) == 1)
+		return lookup_self(t, a);
 	fs_take_add(t, TOK_DIR, a->dir, TOK_SH);
 	fs_take_add(t, TOK_INODE, a->dir, TOK_SH);
 	rc = fs_take_all(t);

@@ -17,7 +17,7 @@ enum data_src data_page_source(struct fs *fs, struct data_blk *b, unsigned page)
 	if (data_blk_off(fs, b) + (uint64_t)page * DATA_PAGE >= ip->size)
 		return SRC_ZERO;
 	if (ip->buf && !fs_map_is_tree(ip)) {
-		bool here = fs_idisk(ip)->payload_type == FS_PL_INLINE && !b->idx && !page;
+		bool here = fs_idisk(ip)->payload_type == FS_PL_INLINE && le16_get(fs_idisk(ip)->inline_len) && !b->idx && !page;
 
 		return here ? SRC_INLINE : SRC_ZERO;
 	}

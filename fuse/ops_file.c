@@ -47,6 +47,8 @@ int tf_op_open(struct tf_req *q)
 	struct fs_file *f;
 	if (!in)
 		return -EINVAL;
+	if (in->open_flags & FUSE_OPEN_KILL_SUIDGID)
+		q->cred.flags |= FS_KILL_SUID;
 	int rc = fs_open(q->tf->fs, &q->cred, q->in->nodeid, (int)in->flags, &f);
 	if (rc)
 		return rc;
@@ -91,6 +93,8 @@ int tf_op_create(struct tf_req *q)
 	if (len > TF_NAME_MAX)
 		return -ENAMETOOLONG;
 	q->cred.umask = in->umask;
+	if (in->open_flags & FUSE_OPEN_KILL_SUIDGID)
+		q->cred.flags |= FS_KILL_SUID;
 	int rc = fs_create(q->tf->fs, &q->cred, q->in->nodeid, name, len, in->mode, (int)in->flags, &f, &a);
 	return rc ? rc : created_reply(q, f, &a, (int)in->flags, true);
 }

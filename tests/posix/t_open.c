@@ -306,13 +306,18 @@ static void by_handle(void)
 		struct file_handle h;
 		char bytes[128];
 	} h = {.h.handle_bytes = 128}, dh = {.h.handle_bytes = 128};
-	int mount_id, m = (int)NEED(open(pa("."), O_RDONLY | O_DIRECTORY)), fd;
+	int mount_id, m = (int)NEED(open(pa("."), O_RDONLY | O_DIRECTORY)), mb = (int)NEED(open(pb("."), O_RDONLY | O_DIRECTORY)), fd;
 	char got[4];
 
 	px_make(pa("f"), "abc", 3);
 	NEED(mkdir(pa("d"), 0755));
 	NEED(name_to_handle_at(AT_FDCWD, pa("f"), &h.h, &mount_id, 0));
 	NEED(name_to_handle_at(AT_FDCWD, pa("d"), &dh.h, &mount_id, 0));
+	/* Through a mount that has seen neither: it knows nothing but the handle. */
+	fd = (int)NEED(open_by_handle_at(mb, &h.h, O_RDONLY));
+	EQ(3, read(fd, got, 3), "read after open by a handle of the other mount");
+	close(fd);
+	close((int)NEED(open_by_handle_at(mb, &dh.h, O_RDONLY | O_DIRECTORY)));
 	OK(rename(pb("f"), pb("d/g")));
 	fd = (int)NEED(open_by_handle_at(m, &h.h, O_RDONLY));
 	EQ(3, read(fd, got, 3), "read after open by handle");
@@ -323,6 +328,8 @@ static void by_handle(void)
 	OK(unlink(pb("d/g")));
 	px_mkfile(pb("new"));
 	FAILS(ESTALE, open_by_handle_at(m, &h.h, O_RDONLY));
+	FAILS(ESTALE, open_by_handle_at(mb, &h.h, O_RDONLY));
+	close(mb);
 }
 
 const struct px_test px_open_tests[] = {

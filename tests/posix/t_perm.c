@@ -212,6 +212,16 @@ static void direct_one(void *arg)
 		EQ(4096, pwrite(fd, memset(buf, 1, 4096), 4096, 0), "direct write");
 }
 
+static void open_trunc_one(void *arg)
+{
+	px_open(px_path(false, arg), O_WRONLY | O_TRUNC);
+}
+
+static void create_trunc_one(void *arg)
+{
+	px_open(px_path(false, arg), O_RDWR | O_CREAT | O_TRUNC);
+}
+
 static void chown_one(void *arg)
 {
 	OK(chown(pa("%s", (char *)arg), PX_USER, PX_USER));
@@ -221,7 +231,17 @@ static const struct {
 	const char *what;
 	void (*fn)(void *);
 } killers[] = {{"write", write_one},	   {"truncate", truncate_one}, {"fallocate", allocate_one}, {"copy_file_range", copy_one},
-	       {"append", append_one}, {"direct write", direct_one}, {"chown", chown_one}};
+	       {"append", append_one}, {"direct write", direct_one}, {"open with O_TRUNC", open_trunc_one},
+	       {"open with O_CREAT and O_TRUNC", create_trunc_one}, {"chown", chown_one}};
+
+/* Asks for nothing else: size and times of a file just written are fetched anew, and the mode with them. */
+static unsigned mode_alone(const char *path)
+{
+	struct statx st;
+
+	OK(statx(AT_FDCWD, path, 0, STATX_MODE, &st));
+	return st.stx_mode & 07777;
+}
 
 static void set_id(void)
 {
@@ -239,7 +259,9 @@ static void set_id(void)
 			OK(chmod(pa("%s", name), modes[i].before));
 			EQ(modes[i].before, px_same_stat(name).st_mode & 07777, "mode set");
 			px_as(PX_USER, PX_USER, killers[k].fn, name);
+			unsigned alone = mode_alone(pa("%s", name));
 			mode_t got = px_same_stat(name).st_mode & 07777;
+			EQ(got, alone, "mode by itself and with the rest after %s", killers[k].what);
 			/* fallocate: local file systems differ; S_ISGID without group execute is theirs, too. */
 			if (px.local && (killers[k].fn == allocate_one || modes[i].before == 02767))
 				continue;

@@ -224,6 +224,30 @@ static void seek(void)
 }
 
 /* A small file is data from its start to its end, whatever form it has on disk. */
+/* The way to the end of a large file leads over nothing. */
+static void seek_far(void)
+{
+	off_t far = (off_t)15 << 40;
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT), fb = px_open(pb("f"), O_RDWR);
+
+	OK(ftruncate(fd, far));
+	FAILS(ENXIO, lseek(fd, 0, SEEK_DATA));
+	FAILS(ENXIO, lseek(fb, far / 2, SEEK_DATA));
+	EQ(far / 2, lseek(fd, far / 2, SEEK_HOLE), "hole in a hole");
+	EQ(100, pwrite(fd, "x", 1, 0) * 100, "a byte in front");
+	FAILS(ENXIO, lseek(fd, PX_MIB, SEEK_DATA));
+	OK(fsync(fd));
+	FAILS(ENXIO, lseek(fd, PX_MIB, SEEK_DATA));
+	FAILS(ENXIO, lseek(fb, PX_MIB, SEEK_DATA));
+	EQ(1, pwrite(fd, "x", 1, far - PX_MIB), "a byte near the end");
+	off_t at = lseek(fd, 4 * PX_MIB, SEEK_DATA);
+	TRUE(at > far - 3 * PX_MIB && at <= far - PX_MIB, "data near the end: found at %lld", (long long)at);
+	at = lseek(fb, 4 * PX_MIB, SEEK_DATA);
+	TRUE(at > far - 3 * PX_MIB && at <= far - PX_MIB, "data near the end, through B: found at %lld", (long long)at);
+	OK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, PX_MIB, far - PX_MIB));
+	FAILS(ENXIO, lseek(fb, 4 * PX_MIB, SEEK_DATA));
+}
+
 static void seek_small(void)
 {
 	int fd = px_open(pa("f"), O_RDWR | O_CREAT), b = px_open(pb("f"), O_RDONLY);
@@ -364,6 +388,6 @@ const struct px_test px_space_tests[] = {
 	{"space.punch_small", punch_small, 0, 0},    {"space.zero_range", zero_range, 0, 0},	  {"space.errors", fallocate_errors, 0, 0},
 	{"space.seek", seek, 0, 0},		     {"space.seek_small", seek_small, 0, 0},	  {"space.copy", copy_range, 0, 0},
 	{"space.copy_between", copy_between, PX_TWO, 0}, {"space.back", space_back, 0, 120},
-	{"space.blocks_at_once", blocks_at_once, 0, 0}, {"space.blocks_of_big_steps", blocks_of_big_steps, 0, 0},
+	{"space.seek_far", seek_far, 0, 0},	     {"space.blocks_at_once", blocks_at_once, 0, 0}, {"space.blocks_of_big_steps", blocks_of_big_steps, 0, 0},
 	{NULL, NULL, 0, 0},
 };
