@@ -121,7 +121,7 @@ static int op_read_direct(struct fsx *x, struct fsx_mount *m)
 	return same(x, m, "direct read", at, x->buf, want);
 }
 
-/* Between mounts, maps and copy_file_range promise less than read and write do (README.md, known differences): a node has to
+/* Between mounts, maps and copy_file_range promise less than read and write do (docs/posix.md): a node has to
  * look at the size before it touches what another has added. --wild-map leaves that out. */
 static bool size_known(struct fsx *x, struct fsx_mount *m)
 {
@@ -299,7 +299,7 @@ static int op_seek(struct fsx *x, struct fsx_mount *m)
 	if (at >= x->size)
 		return 1;
 	log_op(x, "seek", m, at, 0);
-	if (m->map && !x->wild_map) /* a store that was not written back is no data yet (README.md) */
+	if (m->map && !x->wild_map) /* a store that was not written back is no data yet (docs/posix.md) */
 		msync(m->map, x->max, MS_SYNC);
 	off_t d = lseek(m->fd, (off_t)at, SEEK_DATA);
 	int e = errno;

@@ -172,7 +172,7 @@ static void do_unmap(struct call *c)
 	unmap_slot(c->d, c->op->mount, c->op->slot);
 }
 
-/* Between nodes a map promises less than a read (README.md, known differences): the size is looked at before
+/* Between nodes a map promises less than a read (docs/posix.md): the size is looked at before
  * the access, and stores count behind msync. */
 static void do_access(struct call *c)
 {
@@ -296,7 +296,7 @@ static void do_rename(struct call *c)
 {
 	int rc = renameat2(AT_FDCWD, c->p, AT_FDCWD, c->q, c->op->flags);
 
-	/* README.md, known differences: a directory that another node moved here, before this node looked at
+	/* docs/posix.md: a directory that another node moved here, before this node looked at
 	 * it. */
 	if (rc && errno == ESTALE && c->d->nmounts > 1 && any_dir(c->p, c->q))
 		rc = renameat2(AT_FDCWD, c->p, AT_FDCWD, c->q, c->op->flags);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Topic: known differences: what Tessera does otherwise than a local file system, pinned as documented in README.md here.
- * A test that fails here because the difference is gone is moved to its topic, and its row in the README is deleted. */
+/* Topic: known differences: what Tessera does otherwise than a local file system, pinned as documented in docs/posix.md.
+ * A test that fails here because the difference is gone is moved to its topic, and its row there is deleted. */
 #include "px.h"
 
 #include <linux/falloc.h>
