@@ -10,16 +10,10 @@ struct adopted {
 	uint32_t slot;
 	uint64_t incarnation;
 };
-struct gap { /* a block that one log could not rebuild, as another must: see fs_replay_apply */
-	fs_addr addr;
-	uint64_t version;
-	uint32_t slot;
-};
 struct logs {
 	struct adopted *a;
 	size_t n;
-	struct gap *gap;
-	size_t ngaps, gap_room;
+	struct fs_gaps gaps;
 };
 
 static uint64_t ring_bytes(const struct chk *c)
@@ -194,32 +188,14 @@ static int record_void(struct chk *c, fs_addr a, uint64_t version, bool *skip)
 	return rc;
 }
 
-static int gap_add(struct logs *l, fs_addr addr, uint64_t version, uint32_t slot)
-{
-	if (l->ngaps == l->gap_room) {
-		size_t room = l->gap_room ? l->gap_room * 2 : 64;
-		struct gap *v = ts_alloc(room * sizeof(*v));
-
-		if (!v)
-			return -ENOMEM;
-		if (l->ngaps)
-			memcpy(v, l->gap, l->ngaps * sizeof(*v));
-		ts_free(l->gap);
-		l->gap = v;
-		l->gap_room = room;
-	}
-	l->gap[l->ngaps++] = (struct gap){.addr = addr, .version = version, .slot = slot};
-	return 0;
-}
-
 /* All logs are applied: what one of them lacked came from another. */
 static int gaps_check(struct chk *c, const struct logs *l)
 {
-	uint8_t *data = l->ngaps ? chk_page() : NULL;
-	int rc = l->ngaps && !data ? -ENOMEM : 0;
+	uint8_t *data = l->gaps.n ? chk_page() : NULL;
+	int rc = l->gaps.n && !data ? -ENOMEM : 0;
 
-	for (size_t i = 0; i < l->ngaps && !rc; i++) {
-		const struct gap *g = &l->gap[i];
+	for (size_t i = 0; i < l->gaps.n && !rc; i++) {
+		const struct fs_gap *g = &l->gaps.v[i];
 
 		rc = chk_read(c, g->addr, data, 1);
 		if (!rc && (fs_mdhdr_wrong(data, c->super.fs_id, 0, g->addr) || fs_mdhdr_version(data) < g->version))
@@ -251,7 +227,7 @@ static int apply_block(struct chk *c, const struct fs_replay *r, const struct fs
 		rc = fs_replay_apply(r, b, c->super.fs_id, le64_get(c->slot[slot].head.incarnation), data, &changed);
 		if (rc == -ENODATA) {
 			changed = false;
-			rc = gap_add(l, b->addr, last->version, slot);
+			rc = fs_gaps_add(&l->gaps, b->addr, last->version, slot);
 		}
 		if (rc == -EUCLEAN) {
 			chk_found(c, true, "log of slot %u: disk %u sub %llu cannot be rebuilt from it -> taken as it is on disk", slot,
@@ -482,7 +458,7 @@ int chk_logs(struct chk *c, bool force_offline)
 		rc = gaps_check(c, &l);
 	drop_adopted(c, &l);
 	ts_free(l.a);
-	ts_free(l.gap);
+	ts_free(l.gaps.v);
 	chk_intent_sort(c);
 	if (rc || !c->repair)
 		return rc;

@@ -4,18 +4,8 @@
 #define TESSERA_FS_RECOVER_INT_H
 
 #include "fs/log_int.h"
+#include "fs/replay.h"
 
-/* Blocks that one dead log could not rebuild, as another one must (fs_replay_apply): looked at when all are replayed. */
-struct fs_gap {
-	fs_addr addr;
-	uint64_t version; /* at least */
-	uint32_t slot;
-};
-struct fs_gaps {
-	struct fs_gap *v;
-	size_t n, room;
-};
-int fs_gaps_add(struct fs_gaps *g, fs_addr addr, uint64_t version, uint32_t slot) TS_MUST_CHECK;
 int fs_gaps_closed(struct fs *fs, const struct fs_gaps *g) TS_MUST_CHECK; /* -EUCLEAN: one is open still */
 
 bool fs_recover_settles(const struct fs *fs); /* may a fenced node's writes still land? not offline */

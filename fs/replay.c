@@ -315,3 +315,21 @@ int fs_replay_apply(const struct fs_replay *r, const struct fs_replay_block *b, 
 	*changed = true;
 	return 0;
 }
+
+int fs_gaps_add(struct fs_gaps *g, fs_addr addr, uint64_t version, uint32_t slot)
+{
+	if (g->n == g->room) {
+		size_t room = g->room ? g->room * 2 : 64;
+		struct fs_gap *v = ts_alloc(room * sizeof(*v));
+
+		if (!v)
+			return -ENOMEM;
+		if (g->n)
+			memcpy(v, g->v, g->n * sizeof(*v));
+		ts_free(g->v);
+		g->v = v;
+		g->room = room;
+	}
+	g->v[g->n++] = (struct fs_gap){.addr = addr, .version = version, .slot = slot};
+	return 0;
+}

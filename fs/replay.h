@@ -57,4 +57,16 @@ int fs_replay_apply(const struct fs_replay *r, const struct fs_replay_block *b, 
 uint64_t fs_replay_last(const struct fs_replay *r, const struct fs_replay_block *b); /* version of its newest record */
 bool fs_replay_has_adopted(const struct fs_replay *r, uint32_t slot, uint64_t incarnation);
 
+/* Blocks that one dead log could not rebuild, as another one must (fs_replay_apply): looked at when all are replayed. */
+struct fs_gap {
+	fs_addr addr;
+	uint64_t version; /* at least */
+	uint32_t slot;
+};
+struct fs_gaps {
+	struct fs_gap *v;
+	size_t n, room;
+};
+int fs_gaps_add(struct fs_gaps *g, fs_addr addr, uint64_t version, uint32_t slot) TS_MUST_CHECK; /* room: the caller frees v */
+
 #endif
