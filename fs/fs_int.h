@@ -374,6 +374,11 @@ struct fs {
 	bool stopping_threads; /* background fibers end */
 	struct ts_group background;
 };
+/* May the kernel be told to keep what it is told under this token? Not while suspended: the token may be gone without our knowing. */
+static inline bool fs_may_cache(const struct fs *fs, enum tok_kind kind, uint64_t id)
+{
+	return !fs->suspended && tok_cached(fs->tok, kind, id, TOK_SH);
+}
 /* Every module that lives in struct fs has these; called by super.c in this order at mount, reversed at unmount. */
 int fs_io_init(struct fs *fs) TS_MUST_CHECK;
 void fs_io_fini(struct fs *fs);

@@ -391,7 +391,7 @@ void fs_inode_attr(struct fs *fs, struct fs_inode *ip, struct fs_attr *out)
 		.ctime_ns = ip->ctime_ns,
 		.btime_ns = (int64_t)le64_get(d->btime_ns),
 		.blksize = fs->block_size,
-		.cacheable = !passing && tok_cached(fs->tok, TOK_INODE, ip->ino, TOK_SH),
+		.cacheable = !passing && fs_may_cache(fs, TOK_INODE, ip->ino),
 	};
 }
 
