@@ -55,7 +55,8 @@ enum hist_class {
 	HIST_C_LOCK = 16,
 	HIST_C_NEIGHBOUR = 32, /* several workers of one mount write and read one file */
 	HIST_C_CONTENT = 64,   /* single words, a block, a whole file */
-	HIST_C_ALL = 127
+	HIST_C_MIDDLE = 128,   /* the words of a block between its first and last: a local file system lets a reader meet a writer half way */
+	HIST_C_ALL = 255
 };
 
 struct hist_shared {

@@ -308,7 +308,7 @@ static void call_block(struct worker *w, struct hist_op *op)
 	*tail = *op;
 	tail->object = HIST_O_BLOCK_TAIL;
 	tail->got = block[BLOCK / 8 - 1];
-	for (unsigned k = 1; !op->err && k < BLOCK / 8 - 1; k++)
+	for (unsigned k = 1; !op->err && k < BLOCK / 8 - 1 && w->s->classes & HIST_C_MIDDLE; k++)
 		if (block[k] != op->got && block[k] != tail->got && op->got == tail->got)
 			failed(w, op, "a word between two equal ones is another's");
 }

@@ -46,6 +46,7 @@ static void usage(FILE *f)
 	      "  --locks       with POSIX locks\n"
 	      "  --no-CLASS    without truncate, append, map, name or content\n"
 	      "  --no-neighbours  of each mount only one worker reads and writes content\n"
+	      "  --no-middle   words within a block may be another's: so it is where readers share a kernel with the writer\n"
 	      "  --counter CMD prints how many requests reached the daemons; asked before and behind\n"
 	      "  --plant N     about one look in N is answered with an old value: the run must fail\n",
 	      f);
@@ -69,6 +70,7 @@ static bool without_class(const char *o)
 		   {"--no-map", HIST_C_MAP},
 		   {"--no-name", HIST_C_NAME},
 		   {"--no-neighbours", HIST_C_NEIGHBOUR},
+		   {"--no-middle", HIST_C_MIDDLE},
 		   {"--no-content", HIST_C_CONTENT}};
 
 	for (unsigned k = 0; k < sizeof(all) / sizeof(all[0]); k++)
