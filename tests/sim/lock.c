@@ -22,11 +22,6 @@ struct sim_locks {
 
 static const struct fs_cred cred;
 
-static bool over(const struct sim_life *l)
-{
-	return !l->alive || l->excluded || l->evicted || !l->fs;
-}
-
 /* Given: nobody else alive has what conflicts. */
 static void given(struct sim *s, struct proc *p, unsigned file, const struct fs_lock *k)
 {
@@ -64,7 +59,7 @@ static void one(struct sim *s, struct sim_life *l, struct proc *p, struct fs_fil
 	if (k.type != FS_LOCK_WRITE)
 		at_most(p, file, &k);
 	int rc = closes ? fs_lock_close(l->fs, h[file], k.owner) : fs_lock_set(l->fs, h[file], &k, wait, NULL);
-	if (over(l))
+	if (sim_life_over(l))
 		return;
 	if (rc == 0 && k.type)
 		given(s, p, file, &k);
@@ -89,7 +84,7 @@ static bool open_files(struct sim *s, struct sim_life *l, struct fs_file **h)
 		struct fs_attr at;
 		snprintf(name, sizeof(name), "DL%u", i); /* D: names of the test itself */
 		int rc = fs_create(l->fs, &cred, 1, name, strlen(name), 0644, O_RDWR, &h[i], &at);
-		if (over(l))
+		if (sim_life_over(l))
 			return false;
 		if (rc) {
 			sim_fail(s, "n%u create of a lock file: error %d", l->node->id, rc);
@@ -106,11 +101,11 @@ void sim_lock_client(void *arg)
 	struct fs_file *h[LOCK_FILES] = {0};
 	struct proc *p = proc_new(s, l);
 	bool opened = open_files(s, l, h);
-	while (opened && !s->failed && !l->unmount && !over(l) && !sim_work_finished(s)) {
+	while (opened && !s->failed && !l->unmount && !sim_life_over(l) && !sim_work_finished(s)) {
 		one(s, l, p, h);
 		ts_sleep_until(ts_exec_now(l->x) + sim_below(s, 6 * TS_NS_PER_MS));
 	}
-	if (!over(l)) {
+	if (!sim_life_over(l)) {
 		p->life = NULL;
 		for (unsigned i = 0; i < LOCK_FILES; i++)
 			if (h[i])

@@ -146,6 +146,10 @@ static void mount_fiber(void *arg)
 	for (unsigned i = 0; i < 2; i++) {
 		l->clients++;
 		TS_ASSERT(ts_fiber_spawn(l->x, "client", sim_work_client, l) == 0);
+		if (!s->shared_load)
+			continue;
+		l->clients++;
+		TS_ASSERT(ts_fiber_spawn(l->x, "sharing client", sim_shared_client, l) == 0);
 	}
 	for (unsigned i = 0; i < 2; i++) {
 		l->clients++;

@@ -39,7 +39,7 @@ struct sim_life { /* one incarnation of one node's daemon */
 	bool evicted; /* for the others and the model it is dead, whether it knows or not */
 	uint64_t member_since; /* epoch of the first view of the group with it */
 	uint64_t peers[SIM_NODES + 1];
-	unsigned clients;
+	unsigned clients, sharers;
 	uint32_t pid;
 	bool offline;	       /* formats or checks: no cluster around it */
 	uint64_t frozen_until; /* stopped: runs nothing, hears nothing */
@@ -59,6 +59,7 @@ struct sim_net;
 struct sim_ring;
 struct sim_work;
 struct sim_locks;
+struct sim_shared;
 
 struct sim {
 	uint64_t seed, rng, now, event_seq, steps;
@@ -71,6 +72,9 @@ struct sim {
 	struct sim_ring *ring;
 	struct sim_work *work;
 	struct sim_locks *locks;
+	struct sim_shared *shared;
+	bool shared_load; /* clients share files, too */
+	uint32_t shared_ticks;
 	bool reach[SIM_NODES + 1][SIM_NODES + 1];
 	uint64_t slow_disk_until;
 	uint8_t fs_id[16];
@@ -92,6 +96,8 @@ void sim_say(struct sim *s, const char *fmt, ...) TS_PRINTF(2, 3);
 /* Runs until cond(arg) or the deadline of virtual time; false at the deadline. */
 bool sim_run_until(struct sim *s, bool (*cond)(struct sim *s), uint64_t deadline);
 struct sim_life *sim_life(struct sim *s, unsigned id); /* NULL if down */
+/* What it says is no longer looked at: it is dead, or dead for the others. */
+static inline bool sim_life_over(const struct sim_life *l) { return !l->alive || l->excluded || l->evicted || !l->fs; }
 static inline bool sim_frozen(struct sim *s, const struct sim_life *l) { return l && l->frozen_until > s->now; }
 
 /* disk.c */
@@ -127,11 +133,20 @@ void sim_node_crash(struct sim *s, unsigned id, bool machine);
 void sim_work_new(struct sim *s, unsigned ops);
 void sim_work_free(struct sim *s);
 void sim_work_client(void *arg); /* fiber; arg = struct sim_life */
+bool sim_work_ready(struct sim *s); /* the directories are made */
 bool sim_work_finished(struct sim *s);
 void sim_work_life_dead(struct sim_life *l);
 void sim_work_verify(void *arg);      /* fiber: reads everything on one node */
 bool sim_work_verified(struct sim *s);
 void sim_work_stop(struct sim *s);
+void sim_work_count(struct sim *s); /* one operation less to do */
+
+/* shared.c */
+void sim_shared_new(struct sim *s);
+void sim_shared_free(struct sim *s);
+void sim_shared_client(void *arg); /* fiber; arg = struct sim_life */
+bool sim_shared_verify(struct sim_life *l);
+void sim_shared_life_dead(struct sim_life *l);
 
 /* lock.c */
 void sim_locks_new(struct sim *s);

@@ -211,11 +211,6 @@ static void file_changed(struct mfile *f, unsigned node)
 
 /* ---- failing ---------------------------------------------------------------------------------------------------------- */
 
-static bool life_over(struct sim_life *l)
-{
-	return !l->alive || l->excluded || l->evicted || !l->fs;
-}
-
 /* Its last writer died while this operation was under way (it was settled when it began). */
 static bool disturbed(const struct mslot *m, const struct mfile *f)
 {
@@ -232,7 +227,7 @@ static bool excused(const struct mslot *m, const struct mfile *f, long rc)
 static void wrong(struct sim_life *l, struct mslot *m, const char *what, long got, long want)
 {
 	struct sim *s = l->node->sim;
-	if (life_over(l))
+	if (sim_life_over(l))
 		return;
 	sim_fail(s, "n%u %s %u/%s: got %ld, the model says %ld", l->node->id, what, m ? m->dir : 0, m ? m->name : "-", got, want);
 }
@@ -297,7 +292,7 @@ static bool file_settle(struct sim_life *l, struct mfile *f, struct mslot *m)
 	struct content got = {0, calloc(1, MAX_SIZE)};
 	unsigned crashes = f->crashes;
 	TS_ASSERT(got.data);
-	if (!read_all(l, f, m, &got) || life_over(l) || f->crashes != crashes) {
+	if (!read_all(l, f, m, &got) || sim_life_over(l) || f->crashes != crashes) {
 		content_free(&got);
 		return false;
 	}
@@ -336,7 +331,7 @@ static bool slot_settle(struct sim_work *w, struct sim_life *l, struct mslot *m)
 	if (!m->uncertain)
 		return true;
 	int rc = fs_lookup(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), &a);
-	if (life_over(l) || m->crashes != crashes)
+	if (sim_life_over(l) || m->crashes != crashes)
 		return false;
 	if (rc && rc != -ENOENT) {
 		wrong(l, m, "lookup after a crash", rc, 0);
@@ -390,7 +385,7 @@ static bool prepare(struct sim_work *w, struct mop *op, struct sim_life *l, stru
 		if (f->uncertain && !f->isdir && !file_settle(l, f, v[i]))
 			return false;
 	}
-	return !life_over(l);
+	return !sim_life_over(l);
 }
 
 /* ---- operations --------------------------------------------------------------------------------------------------------- */
@@ -407,7 +402,7 @@ static void do_create(struct sim_work *w, struct mop *op, struct sim_life *l, st
 	}
 	int rc = isdir ? fs_mknod(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), S_IFDIR | 0755, 0, NULL, &at)
 		       : fs_create(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), S_IFREG | 0644, O_RDWR | O_CREAT | O_EXCL, &h, &at);
-	if (life_over(l))
+	if (sim_life_over(l))
 		return;
 	if (rc != (had ? -EEXIST : 0) && !(disturbed(m, NULL) && (rc == 0 || rc == -EEXIST))) {
 		wrong(l, m, "create", rc, had ? -EEXIST : 0);
@@ -442,7 +437,7 @@ static void do_unlink(struct sim_work *w, struct mop *op, struct sim_life *l, st
 		slot_pending(m, -1);
 	int rc = isdir ? fs_rmdir(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name))
 		       : fs_unlink(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name));
-	if (life_over(l))
+	if (sim_life_over(l))
 		return;
 	if (disturbed(m, NULL) && (rc == 0 || excused(m, NULL, rc)))
 		slot_disturbed(m, l->node->id, rc, -1);
@@ -481,7 +476,7 @@ static void do_rename(struct sim_work *w, struct mop *op, struct sim_life *l, st
 		slot_pending(b, a->cur);
 	}
 	int rc = fs_rename(l->fs, &cred, w->dir_ino[a->dir], a->name, strlen(a->name), w->dir_ino[b->dir], b->name, strlen(b->name), 0);
-	if (life_over(l))
+	if (sim_life_over(l))
 		return;
 	if ((disturbed(a, NULL) || disturbed(b, NULL)) && (rc == 0 || excused(a, NULL, rc) || excused(b, NULL, rc))) {
 		rename_disturbed(a, b, l->node->id, rc);
@@ -508,7 +503,7 @@ static void do_link(struct sim_work *w, struct mop *op, struct sim_life *l, stru
 	if (!want)
 		slot_pending(b, a->cur);
 	int rc = fs_link(l->fs, &cred, w->file[a->cur].ino, w->dir_ino[b->dir], b->name, strlen(b->name), &at);
-	if (life_over(l))
+	if (sim_life_over(l))
 		return;
 	if (rc == 0 && (want == 0 || disturbed(b, NULL)))
 		slot_change(b, l->node->id, a->cur);
@@ -523,7 +518,7 @@ static void do_link(struct sim_work *w, struct mop *op, struct sim_life *l, stru
 static bool flush_file(struct sim_work *w, struct sim_life *l, struct mfile *f, struct mslot *m, struct fs_file *h)
 {
 	int rc = fs_fsync(l->fs, h, false);
-	if (life_over(l))
+	if (sim_life_over(l))
 		return false;
 	if (rc) {
 		if (!excused(m, f, rc))
@@ -559,7 +554,7 @@ static bool write_once(struct sim_work *w, struct sim_life *l, struct mslot *m, 
 	uint64_t at = 0;
 	ssize_t n = fs_write(l->fs, h, buf, len, append ? 0 : off, append, false, &at);
 	free(buf);
-	if (life_over(l))
+	if (sim_life_over(l))
 		return false;
 	if (n < 0 && excused(m, f, n)) {
 		f->uncertain = true;
@@ -584,14 +579,14 @@ static void do_write(struct sim_work *w, struct mop *op, struct sim_life *l, str
 	if (!f || f->isdir)
 		return;
 	int rc = fs_open(l->fs, &cred, f->ino, O_RDWR, &h);
-	if (rc || life_over(l)) {
+	if (rc || sim_life_over(l)) {
 		if (rc && !excused(m, f, rc))
 			wrong(l, m, "open", rc, 0);
 		return;
 	}
 	if ((f->nhist < HIST - 2 || flush_file(w, l, f, m, h)) && f->nhist < HIST - 2 && write_once(w, l, m, f, h) && sim_chance(w->s, 25))
 		(void)flush_file(w, l, f, m, h);
-	if (!life_over(l))
+	if (!sim_life_over(l))
 		fs_release(l->fs, h);
 }
 
@@ -607,7 +602,7 @@ static void do_truncate(struct sim_work *w, struct mop *op, struct sim_life *l, 
 		memset(f->cur.data + f->cur.size, 0, sa.size - f->cur.size);
 	f->cur.size = (uint32_t)sa.size;
 	int rc = fs_setattr(l->fs, &cred, f->ino, &sa, &at);
-	if (life_over(l))
+	if (sim_life_over(l))
 		return;
 	if (excused(m, f, rc))
 		f->uncertain = true;
@@ -621,7 +616,7 @@ static void do_check(struct sim_work *w, struct mop *op, struct sim_life *l, str
 {
 	struct fs_attr at;
 	int rc = fs_lookup(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), &at);
-	if (life_over(l) || ((rc == 0 || rc == -ENOENT) && disturbed(m, NULL)))
+	if (sim_life_over(l) || ((rc == 0 || rc == -ENOENT) && disturbed(m, NULL)))
 		return;
 	if (rc != (m->cur >= 0 ? 0 : -ENOENT)) {
 		wrong(l, m, "lookup", rc, m->cur >= 0 ? 0 : -ENOENT);
@@ -643,7 +638,7 @@ static void do_check(struct sim_work *w, struct mop *op, struct sim_life *l, str
 	}
 	struct content got = {0, calloc(1, MAX_SIZE)};
 	TS_ASSERT(got.data);
-	bool ok = read_all(l, f, m, &got) && !life_over(l) && !disturbed(m, f);
+	bool ok = read_all(l, f, m, &got) && !sim_life_over(l) && !disturbed(m, f);
 	if (ok && got.size != f->cur.size)
 		wrong(l, m, "read: size", got.size, f->cur.size);
 	else if (ok && got.size && memcmp(got.data, f->cur.data, got.size)) {
@@ -696,7 +691,7 @@ static void do_list(struct sim_work *w, struct mop *op, struct sim_life *l, unsi
 		before = t.cookie;
 		t.left = 1 + (unsigned)sim_below(w->s, 5);
 		int rc = fs_readdir(l->fs, &cred, w->dir_ino[dir], t.cookie, sim_chance(w->s, 50), list_one, &t);
-		if (life_over(l))
+		if (sim_life_over(l))
 			return;
 		if (rc) {
 			wrong(l, &w->slot[dir][0], "readdir", rc, 0);
@@ -726,7 +721,7 @@ static void do_fsync(struct sim_work *w, struct mop *op, struct sim_life *l, str
 	if (!f || f->isdir)
 		return;
 	int rc = fs_open(l->fs, &cred, f->ino, O_RDWR, &h);
-	if (life_over(l))
+	if (sim_life_over(l))
 		return;
 	if (rc) {
 		if (!excused(m, f, rc))
@@ -734,7 +729,7 @@ static void do_fsync(struct sim_work *w, struct mop *op, struct sim_life *l, str
 		return;
 	}
 	(void)flush_file(w, l, f, m, h);
-	if (!life_over(l))
+	if (!sim_life_over(l))
 		fs_release(l->fs, h);
 }
 
@@ -746,7 +741,7 @@ static bool room(struct sim_life *l, struct mop *op)
 		if (m->nhist < HIST - 2)
 			continue;
 		int rc = fs_sync(l->fs);
-		if (rc || life_over(l)) {
+		if (rc || sim_life_over(l)) {
 			if (rc)
 				wrong(l, m, "sync", rc, 0);
 			return false;
@@ -795,12 +790,10 @@ static void one_op(struct sim_work *w, struct sim_life *l)
 				do_fsync(w, &op, l, a);
 			else
 				do_check(w, &op, l, a);
-			w->s->ops_done++;
-			if (w->ops_left)
-				w->ops_left--;
+			sim_work_count(w->s);
 		}
 	}
-	if (life_over(l)) {
+	if (sim_life_over(l)) {
 		/* The answer came (or not) while this node was thrown out: treat the operation as cut off. */
 		ts_sleep_until(UINT64_MAX - 1);
 	}
@@ -813,7 +806,7 @@ static int fill(struct sim_work *w, struct sim_life *l)
 	char name[250];
 	int rc = 0;
 	memset(name, 'D', sizeof(name)); /* as the names of the test's own directories: not looked at */
-	for (unsigned i = 0; i < FILLERS && !rc && !life_over(l); i++) {
+	for (unsigned i = 0; i < FILLERS && !rc && !sim_life_over(l); i++) {
 		struct fs_attr at;
 		name[1] = (char)('a' + i);
 		rc = fs_mknod(l->fs, &cred, w->dir_ino[DIRS - 1], name, sizeof(name), S_IFREG | 0644, 0, NULL, &at);
@@ -832,7 +825,7 @@ static bool setup(struct sim_work *w, struct sim_life *l)
 		int rc = fs_mknod(l->fs, &cred, 1, name, strlen(name), S_IFDIR | 0755, 0, NULL, &at);
 		if (rc == -EEXIST)
 			rc = fs_lookup(l->fs, &cred, 1, name, strlen(name), &at);
-		if (rc || life_over(l)) {
+		if (rc || sim_life_over(l)) {
 			wrong(l, NULL, "setup mkdir", rc, 0);
 			return false;
 		}
@@ -843,14 +836,14 @@ static bool setup(struct sim_work *w, struct sim_life *l)
 		rc = fs_sync(l->fs);
 	if (rc)
 		wrong(l, NULL, "setup", rc, 0);
-	return rc == 0 && !life_over(l);
+	return rc == 0 && !sim_life_over(l);
 }
 
 void sim_work_client(void *arg)
 {
 	struct sim_life *l = arg;
 	struct sim_work *w = l->node->sim->work;
-	while (!w->setup_done && !w->stop) {
+	while (!w->setup_done && !w->stop && !sim_life_over(l)) {
 		if (!w->setup_running) {
 			w->setup_running = true;
 			w->setup_done = setup(w, l);
@@ -858,7 +851,7 @@ void sim_work_client(void *arg)
 		} else
 			ts_sleep_until(ts_exec_now(l->x) + 5 * TS_NS_PER_MS);
 	}
-	while (!w->stop && !l->unmount && !life_over(l) && w->ops_left) {
+	while (!w->stop && !l->unmount && !sim_life_over(l) && w->ops_left) {
 		one_op(w, l);
 		ts_sleep_until(ts_exec_now(l->x) + sim_below(w->s, 4 * TS_NS_PER_MS));
 	}
@@ -871,17 +864,17 @@ void sim_work_verify(void *arg)
 	struct sim_life *l = arg;
 	struct sim_work *w = l->node->sim->work;
 	l->clients++;
-	for (unsigned d = 0; d < DIRS && !w->s->failed && !life_over(l); d++) {
-		for (unsigned i = 0; i < SLOTS && !w->s->failed && !life_over(l); i++) {
+	for (unsigned d = 0; d < DIRS && !w->s->failed && !sim_life_over(l); d++) {
+		for (unsigned i = 0; i < SLOTS && !w->s->failed && !sim_life_over(l); i++) {
 			struct mop op;
 			op_begin(w, &op, l, "verify");
 			if (prepare(w, &op, l, &w->slot[d][i], NULL))
 				do_check(w, &op, l, &w->slot[d][i]);
-			if (!life_over(l)) /* else it was ended with its life */
+			if (!sim_life_over(l)) /* else it was ended with its life */
 				op_end(&op);
 		}
 	}
-	if (!life_over(l))
+	if (!w->s->failed && !sim_life_over(l) && sim_shared_verify(l))
 		w->verified = true;
 	l->clients--;
 	ts_cond_broadcast(&l->changed);
@@ -913,6 +906,7 @@ void sim_work_life_dead(struct sim_life *l)
 	if (l->evicted)
 		return;
 	l->evicted = true;
+	sim_shared_life_dead(l);
 	w->setup_running = false;
 	for (unsigned d = 0; d < DIRS; d++)
 		for (unsigned i = 0; i < SLOTS; i++)
@@ -932,6 +926,18 @@ void sim_work_life_dead(struct sim_life *l)
 				slot_crashed(op->slots[i]);
 		op_end(op); /* its memory is the dead fiber's stack: still there until the executor is killed */
 	}
+}
+
+void sim_work_count(struct sim *s)
+{
+	s->ops_done++;
+	if (s->work->ops_left)
+		s->work->ops_left--;
+}
+
+bool sim_work_ready(struct sim *s)
+{
+	return s->work->setup_done;
 }
 
 bool sim_work_finished(struct sim *s)
@@ -965,6 +971,7 @@ void sim_work_new(struct sim *s, unsigned nops)
 		}
 	s->work = w;
 	sim_locks_new(s);
+	sim_shared_new(s);
 }
 
 void sim_work_free(struct sim *s)
@@ -977,4 +984,5 @@ void sim_work_free(struct sim *s)
 	free(s->work->file);
 	free(s->work);
 	sim_locks_free(s);
+	sim_shared_free(s);
 }
