@@ -20,11 +20,11 @@
 
 static const struct px_test *const tables[] = {
 	px_open_tests, px_data_tests, px_space_tests, px_mmap_tests, px_name_tests, px_rename_tests, px_dir_tests,
-	px_path_tests, px_perm_tests, px_time_tests,  px_xattr_tests, px_life_tests, px_race_tests,  px_acl_tests, px_lock_tests,
+	px_path_tests, px_perm_tests, px_time_tests,  px_xattr_tests, px_life_tests, px_race_tests,  px_acl_tests, px_lock_tests, px_shared_tests,
 	px_diff_tests,
 };
 static const char *const topics[] = {"open", "data", "space", "mmap", "name", "rename", "dir",
-				     "path", "perm", "time",  "xattr", "life", "race",  "acl", "lock", "diff"};
+				     "path", "perm", "time",  "xattr", "life", "race",  "acl", "lock", "shared", "diff"};
 struct px_shared *px_shared;
 static unsigned passed, failed, skipped, limit_s = 60;
 static unsigned long long all_checks;

@@ -51,7 +51,7 @@ struct px_test {
 /* Tables of tests by topic; the last has no name. */
 extern const struct px_test px_open_tests[], px_data_tests[], px_space_tests[], px_mmap_tests[], px_name_tests[],
 	px_rename_tests[], px_dir_tests[], px_path_tests[], px_perm_tests[], px_time_tests[], px_xattr_tests[], px_life_tests[],
-	px_race_tests[], px_acl_tests[], px_lock_tests[], px_diff_tests[];
+	px_race_tests[], px_acl_tests[], px_lock_tests[], px_shared_tests[], px_diff_tests[];
 
 /* ---- paths: of this test's directory through mount A or B; valid for the next 16 calls ---- */
 const char *pa(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
