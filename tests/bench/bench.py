@@ -27,11 +27,10 @@ def status(node):
         return {}
 
 
-def counter(*path):
-    """The sum over all nodes of the counter at this path, or None if a node does not show it."""
+def counter(states, *path):
+    """The sum over the states of all nodes of the counter at this path, or None if a node does not show it."""
     total = 0
-    for node in NODES:
-        value = status(node)
+    for value in states:
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         if not isinstance(value, (int, float)):
@@ -44,15 +43,18 @@ class Counted:
     """Counters before and after: frames and bytes between nodes, requests of the kernel."""
     PATHS = {"frames": ("net", "frames_sent"), "bytes": ("net", "bytes_sent"), "fuse": ("fuse", "requests")}
 
+    def counters(self):
+        states = [status(node) for node in NODES]
+        return {k: counter(states, *p) for k, p in self.PATHS.items()}
+
     def __enter__(self):
-        self.before = {k: counter(*p) for k, p in self.PATHS.items()}
+        self.before = self.counters()
         self.start = time.monotonic()
         return self
 
     def __exit__(self, *args):
         self.seconds = time.monotonic() - self.start
-        for k, p in self.PATHS.items():
-            after = counter(*p)
+        for k, after in self.counters().items():
             known = after is not None and self.before[k] is not None
             setattr(self, k, after - self.before[k] if known else None)
 
@@ -65,4 +67,4 @@ def drop_caches():
 
 def line(what, value, unit, note=""):
     shown = "-" if value is None else "%.0f" % value
-    print("%-44s %10s %-6s %s" % (what, shown, unit, note), flush=True)
+    print("%-56s %10s %-6s %s" % (what, shown, unit, note), flush=True)
