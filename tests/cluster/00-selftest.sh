@@ -107,6 +107,39 @@ broken "a slot in the file of all" at ../all/slots $((($(stable shared) * 4 + 1)
 broken "foreign bytes in what was not stable" at broad 5000
 broken "everything of a node gone" sh -c 'rm -r ../by1'
 
+# One file of three nodes: of node 2 only what was stable counts, of the others all that had returned.
+mkdir "$TMP/s"
+for n in 1 2 3; do
+	python3 "$HERE/shared.py" write "$TMP/s" hard $n 3 18 2 "$TMP/s.log$n" || fail "shared: cannot write"
+done
+shared_kept() { # DIRECTORY
+	python3 "$HERE/shared.py" verify "$1" hard 3 18 2 "$TMP/s.log1" "$TMP/s.log2" "$TMP/s.log3"
+}
+assert_ok "shared" shared_kept "$TMP/s"
+assert_eq "shared, checksum" "$(python3 "$HERE/shared.py" sum hard 3 18 2)" "$(sha256sum <"$TMP/s/hard" | cut -d' ' -f1)"
+broken_file() { # WHAT COMMAND...: in a copy
+	local what=$1
+	shift
+	rm -rf "$TMP/s2" && cp -a "$TMP/s" "$TMP/s2" || fail "cannot copy"
+	(cd "$TMP/s2" && "$@") || fail "cannot plant: $what"
+	must_fail "shared, $what" shared_kept "$TMP/s2"
+}
+again() { # NODE: its first pass over its second
+	python3 "$HERE/shared.py" write . hard "$1" 3 18 1 "$TMP/s.again"
+}
+broken_file "other bytes of node 1" at hard 1000
+broken_file "other bytes of node 2" at hard $((47008 + 9))
+broken_file "the end cut off" truncate -s -1 hard
+broken_file "more at the end" sh -c 'echo more >>hard'
+broken_file "old bytes of a living node" again 3
+broken_file "old bytes of what was stable" again 2
+sed -i '/^=/d' "$TMP/s.log2" # nothing was stable
+rm -rf "$TMP/s2" && cp -a "$TMP/s" "$TMP/s2" && (cd "$TMP/s2" && again 2)
+shared_kept "$TMP/s2" >"$TMP/out"
+grep -q ', 0 bad$' "$TMP/out" || fail "shared: old bytes of what a dead node had not forced are allowed: $(cat "$TMP/out")"
+broken_file "foreign bytes in what was not stable" at hard $((47008 + 9))
+broken_file "old bytes of a living node beside it" again 1
+
 # fio: a stale block is seen by the verifying pass.
 cd "$TMP" || exit 1
 fio_job="--name=x --filename=$TMP/fio --bs=4k --size=1m --rw=write:4k --verify=crc32c --verify_fatal=1 --minimal"
