@@ -20,7 +20,7 @@ int dlm_res_init(struct dlm *d, struct dlm_res *r, struct dlm_key key)
 bool dlm_res_idle(const struct dlm *d, const struct dlm_res *r)
 {
 	const struct dlm_unit *u = dlm_owned_unit(d, r->key);
-	return !r->held.n && ts_list_empty(&r->reqs) && ts_list_empty(&r->revokes) && !(u && u->closing);
+	return !r->held.n && !r->keep.set && !r->got.set && ts_list_empty(&r->reqs) && ts_list_empty(&r->revokes) && !(u && u->closing);
 }
 
 void dlm_res_fini(struct dlm *d, struct dlm_res *r)
@@ -47,6 +47,44 @@ bool dlm_holds(const struct dlm_res *r, enum dlm_mode mode, uint64_t start, uint
 		return p->start <= start && p->end >= end && dlm_covers(p->mode, mode);
 	}
 	return dlm_rset_covers(&r->held, 0, mode, start, end);
+}
+
+/* ---- values
+ * -------------------------------------------------------------------------------------------------------*/
+
+void dlm_value_merge(struct dlm_value *into, const struct dlm_value *v)
+{
+	if (!v->set || (into->set && v->era < into->era))
+		return;
+	if (!into->set || v->era > into->era) {
+		*into = *v;
+		return;
+	}
+	into->high = TS_MAX(into->high, v->high);
+	into->time = TS_MAX(into->time, v->time);
+}
+
+void dlm_value_give(struct dlm_res *r, const struct dlm_value *v)
+{
+	dlm_value_merge(&r->keep, v);
+}
+
+bool dlm_value_take(struct dlm_res *r, struct dlm_value *out)
+{
+	*out = r->got;
+	r->got = (struct dlm_value){0};
+	return out->set;
+}
+
+/* A grant of EX may have crossed our release: what we kept is ours again. One of SH did not (the master joins it with what
+ * its table has of us): whoever had it alone meanwhile has what we gave. With SW others may still be ahead of him. */
+static void value_granted(struct dlm_res *r, enum dlm_mode mode, const struct dlm_value *v)
+{
+	dlm_value_merge(&r->got, v);
+	if (mode == DLM_EX)
+		dlm_value_merge(&r->got, &r->keep);
+	if (mode != DLM_SW)
+		r->keep = (struct dlm_value){0};
 }
 
 /* ---- requests
@@ -85,7 +123,8 @@ static void send_request(struct dlm *d, struct dlm_req *q, unsigned to)
 			    .dstart = q->dstart,
 			    .dend = q->dend,
 			    .mode = q->mode,
-			    .flags = q->flags & DLM_F_QUICK ? DLM_MF_QUICK : 0,
+			    .flags = (uint8_t)((q->flags & DLM_F_QUICK ? DLM_MF_QUICK : 0) |
+					       (q->flags & DLM_F_BEST ? DLM_MF_BEST : 0)),
 			    .granter = q->moved_by,
 			    .stamp = q->moved_stamp,
 			    .seen = q->moved_seen};
@@ -118,12 +157,14 @@ void dlm_client_resend(struct dlm *d)
 static int request(struct dlm *d, struct dlm_res *r, struct dlm_req *q)
 {
 	struct dlm_piece p;
+	struct dlm_value v = {0};
 	bool home = must_stay_home(d, r), mastery = false;
 	if (!home && dlm_master(d, r->key) == d->self) {
-		int rc = dlm_master_try(d, q, &p, &mastery);
+		int rc = dlm_master_try(d, q, &p, &mastery, &v);
 		if (rc == 0) {
 			d->seen[d->self] = p.stamp;
 			hold(d, r, p, mastery);
+			value_granted(r, p.mode, &v);
 			return 1;
 		}
 		if (rc == -ENOMEM)
@@ -189,6 +230,7 @@ void dlm_on_grant(struct dlm *d, const struct dlm_msg *m)
 			      .granter = (uint16_t)m->src,
 			      .stamp = m->stamp};
 	hold(d, r, p, m->flags & DLM_MF_MASTER);
+	value_granted(r, m->mode, &m->value);
 	req_end(q);
 	d->a.ops.granted(d->a.ops.arg, q);
 	dlm_unpark(d);
@@ -231,7 +273,7 @@ static bool satisfied(const struct dlm_res *r, uint64_t start, uint64_t end, enu
 }
 
 /* The one answer: of the grants of `granter` seen so far, nothing above `to` is left on the range. */
-static void answer(struct dlm *d, struct dlm_key key, const struct dlm_rin *v)
+static void answer(struct dlm *d, struct dlm_key key, const struct dlm_res *r, const struct dlm_rin *v)
 {
 	struct dlm_msg m = {.type = DLM_RELEASE,
 			    .key = key,
@@ -242,6 +284,8 @@ static void answer(struct dlm *d, struct dlm_key key, const struct dlm_rin *v)
 			    .granter = v->granter,
 			    .stamp = d->seen[v->granter],
 			    .revoke = v->id};
+	if (r)
+		m.value = r->keep;
 	dlm_send(d, v->src, &m);
 }
 
@@ -253,13 +297,14 @@ static void answer_satisfied(struct dlm *d, struct dlm_res *r)
 		if (!satisfied(r, v->start, v->end, v->to))
 			continue;
 		ts_list_del(&v->link);
-		answer(d, r->key, v);
+		answer(d, r->key, r, v);
 		ts_free(v);
 	}
 }
 
-static void tell_master(struct dlm *d, struct dlm_res *r, const struct dlm_msg *m)
+static void tell_master(struct dlm *d, struct dlm_res *r, struct dlm_msg *m)
 {
+	m->value = r->keep;
 	unsigned to = m->granter && dlm_is_member(d, m->granter) ? m->granter : dlm_master(d, r->key);
 	if (d->phase < DLM_REPORTING)
 		return; /* the report will say it */
@@ -393,7 +438,7 @@ void dlm_on_revoke(struct dlm *d, const struct dlm_msg *m)
 	struct dlm_res *r = dlm_find(d, m->key);
 	d->st.revokes_received += m->src != d->self;
 	if (!r || satisfied(r, v.start, v.end, v.to)) {
-		answer(d, m->key, &v);
+		answer(d, m->key, r, &v);
 		return;
 	}
 	struct dlm_rin *keep = dlm_xalloc(sizeof *keep, "a revoke");

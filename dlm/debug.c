@@ -95,6 +95,8 @@ static int dump_res(struct ts_map_node *n, void *arg)
 	const struct dlm_res *r = TS_CONTAINER(n, struct dlm_res, node);
 	plain(o, r->key.id << 8 | r->key.kind);
 	dump_set(o, &r->held);
+	plain(o, r->keep.set ? r->keep.high + 1 : 0);
+	plain(o, r->got.set ? r->got.high + 1 : 0);
 	ts_list_for(l, &r->revokes)
 	{
 		const struct dlm_rin *v = ts_list_entry(l, const struct dlm_rin, link);
@@ -113,6 +115,7 @@ static int dump_mres(struct ts_map_node *n, void *arg)
 	const struct dlm_mres *r = TS_CONTAINER(n, struct dlm_mres, node);
 	plain(o, r->key.id << 8 | r->key.kind);
 	dump_set(o, &r->granted);
+	plain(o, r->value.set ? r->value.high + 1 : 0);
 	ts_list_for(l, &r->waiters)
 	{
 		const struct dlm_waiter *w = ts_list_entry(l, const struct dlm_waiter, link);
@@ -153,6 +156,7 @@ void dlm_dump_msg(const struct dlm_msg *m, dlm_dump_fn fn, void *arg)
 			      m->dstart,
 			      m->dend,
 			      (uint64_t)m->node << 32 | m->granter,
+			      m->value.set ? m->value.high + 1 : 0,
 			      (uint64_t)m->mode << 32 | (uint64_t)m->flags << 16 | m->hops};
 	for (size_t i = 0; i < TS_ARRAY_LEN(v); i++)
 		fn(arg, DLM_V_PLAIN, v[i]);

@@ -53,10 +53,20 @@ struct dlm_rset {
 	struct dlm_piece one; /* room for the usual case */
 };
 
+/* What SW holders have changed, each for himself: merged by its rules on the way from who gives SW up to the one who gets the
+ * resource alone. A higher era voids a lower one; within one era the greatest of each counts. */
+struct dlm_value {
+	uint64_t era, high, time;
+	bool set;
+};
+void dlm_value_merge(struct dlm_value *into, const struct dlm_value *v);
+
 struct dlm;
 struct dlm_res { /* client side of one resource, embedded in the caller's struct */
 	struct ts_map_node node;
 	struct dlm_key key;
+	struct dlm_value keep;	/* given up with SW, and it is not known yet that a later holder has it: told to every master */
+	struct dlm_value got;	/* came with a grant: the caller's to take */
 	struct dlm_rset held;	/* node field unused (0) */
 	struct ts_list reqs;	/* outstanding requests */
 	struct ts_list revokes; /* revokes of masters that are not answered yet, oldest first */
@@ -66,6 +76,7 @@ enum {
 	DLM_F_LOCAL = 1, /* only if this node's own master can grant at once; else -TS_ERR_WOULD_WAIT and
 			    nothing is queued */
 	DLM_F_QUICK = 2, /* granted only if free at the master now; else -EAGAIN */
+	DLM_F_BEST = 4,	 /* SW of the whole: EX instead if nobody else holds or waits */
 };
 struct dlm_req { /* caller's memory until granted or denied */
 	struct ts_list link, all;
@@ -111,6 +122,11 @@ bool dlm_holds(const struct dlm_res *r, enum dlm_mode mode, uint64_t start, uint
 /* 1 granted now (no callback will come), 0 the answer comes later, or -TS_ERR_WOULD_WAIT, -EAGAIN, -ENOMEM.
  */
 int dlm_request(struct dlm *d, struct dlm_res *r, struct dlm_req *req) TS_MUST_CHECK;
+/* Before dlm_shrink takes SW away: what this node changed under it. It goes with the release, and is kept here until a grant of
+ * SH or EX shows that somebody has it for good: r is not idle until then. */
+void dlm_value_give(struct dlm_res *r, const struct dlm_value *v);
+/* What came with the last grant (mode EX, whatever was asked for): the caller has it from here on. */
+bool dlm_value_take(struct dlm_res *r, struct dlm_value *out);
 /* The caller made it safe that mode on [start, end] is at most `to` from now on: tells the master, answers
  * revokes. */
 void dlm_shrink(struct dlm *d, struct dlm_res *r, uint64_t start, uint64_t end, enum dlm_mode to);

@@ -21,8 +21,8 @@ enum dlm_type {
 	DLM_DONE,			  /* id = number of entries reported to you */
 	DLM_TYPE_END
 };
-#define DLM_WIRE_VERSION 1
-enum { DLM_MF_QUICK = 1, DLM_MF_MASTER = 2, DLM_MF_LAST = 4 };
+#define DLM_WIRE_VERSION 2
+enum { DLM_MF_QUICK = 1, DLM_MF_MASTER = 2, DLM_MF_LAST = 4, DLM_MF_VALUE = 8, DLM_MF_BEST = 16 };
 
 struct dlm_lock_msg { /* REQUEST .. RELEASE, DONE */
 	le16 version;
@@ -39,9 +39,9 @@ struct dlm_lock_msg { /* REQUEST .. RELEASE, DONE */
 	le16 granter; /* whose stamp; REQUEST: who sent the MOVED */
 	le16 hops;
 	le16 result;  /* DENIED: positive errno. DLM_MOVED has a type of its own */
-	le64 ship[2]; /* reserved: shipping */
+	le64 value[3]; /* RELEASE, GRANT with DLM_MF_VALUE: era, high, time */
 };
-_Static_assert(sizeof(struct dlm_lock_msg) == 104, "wire");
+_Static_assert(sizeof(struct dlm_lock_msg) == 112, "wire");
 
 struct dlm_batch_msg { /* HANDOVER, OWN, REPORT: this, then count entries */
 	le16 version;
@@ -57,7 +57,8 @@ struct dlm_entry_msg {
 	le32 kind;
 	le16 node, granter;
 	uint8_t mode;
-	uint8_t reserved[7];
+	uint8_t value; /* 1: not a piece: start, end, stamp are era, high, time of a value */
+	uint8_t reserved[6];
 };
 _Static_assert(sizeof(struct dlm_entry_msg) == 48, "wire");
 #define DLM_BATCH 512
@@ -70,6 +71,7 @@ struct dlm_msg { /* any message, decoded */
 	uint64_t start, end, dstart, dend, req, stamp, revoke, seen;
 	uint16_t node, granter, hops, result;
 	uint8_t mode, flags;
+	struct dlm_value value;
 	uint32_t count;
 	const struct dlm_entry_msg *ents;
 };
@@ -106,6 +108,7 @@ struct dlm_mres { /* master side of one resource */
 	struct dlm_unit *unit; /* NULL: mastered by hash, always */
 	struct ts_list unit_link;
 	struct dlm_rset granted;
+	struct dlm_value value; /* of SW holders that are gone, for whoever gets it alone */
 	struct ts_list waiters, revokes;
 };
 struct dlm_waiter {
@@ -113,7 +116,7 @@ struct dlm_waiter {
 	uint64_t req, start, end, dstart, dend, since_ns;
 	uint16_t node;
 	uint8_t mode;
-	bool quick;
+	bool quick, best;
 };
 struct dlm_rout { /* a revoke sent and not answered */
 	struct ts_list link;
@@ -174,6 +177,9 @@ uint32_t dlm_encode(const struct dlm_msg *m, struct dlm_lock_msg *out);
 bool dlm_decode(struct dlm_msg *m, const void *p, uint32_t len); /* type is set; false = malformed */
 void dlm_encode_entry(struct dlm_entry_msg *e, struct dlm_key key, const struct dlm_piece *p);
 void dlm_decode_entry(const struct dlm_entry_msg *e, struct dlm_key *key, struct dlm_piece *p);
+void dlm_encode_value(struct dlm_entry_msg *e, struct dlm_key key, const struct dlm_value *v);
+/* true: the entry is a value. */
+bool dlm_decode_value(const struct dlm_entry_msg *e, struct dlm_key *key, struct dlm_value *v);
 enum net_lane dlm_lane(uint16_t type);
 const char *dlm_type_name(uint16_t type);
 
@@ -221,9 +227,11 @@ bool dlm_request_elsewhere(struct dlm *d, const struct dlm_msg *m); /* true: par
 struct dlm_mres *dlm_mres_find(const struct dlm *d, struct dlm_key key);
 struct dlm_mres *dlm_mres_get(struct dlm *d, struct dlm_key key);
 void dlm_mres_free(struct dlm *d, struct dlm_mres *r);
-int dlm_master_try(struct dlm *d, struct dlm_req *q, struct dlm_piece *out, bool *mastery);
+int dlm_master_try(struct dlm *d, struct dlm_req *q, struct dlm_piece *out, bool *mastery, struct dlm_value *v);
 void dlm_master_pump(struct dlm *d, struct dlm_mres *r);
 void dlm_master_insert(struct dlm *d, struct dlm_key key, const struct dlm_piece *p);
+void dlm_master_value(struct dlm *d, struct dlm_key key, const struct dlm_value *v);
+void dlm_master_entries(struct dlm *d, const struct dlm_msg *m, bool report); /* of a REPORT or a HANDOVER */
 void dlm_on_request(struct dlm *d, const struct dlm_msg *m);
 void dlm_on_release(struct dlm *d, const struct dlm_msg *m);
 

@@ -67,7 +67,7 @@ void dlm_mres_free(struct dlm *d, struct dlm_mres *r)
 static void free_if_empty(struct dlm *d, struct dlm_mres *r)
 {
 	struct dlm_unit *u = r->unit;
-	if (r->granted.n || !ts_list_empty(&r->waiters) || !ts_list_empty(&r->revokes))
+	if (r->granted.n || r->value.set || !ts_list_empty(&r->waiters) || !ts_list_empty(&r->revokes))
 		return;
 	dlm_mres_free(d, r);
 	if (u)
@@ -133,13 +133,43 @@ static void clip_all(const struct dlm_mres *r, const struct dlm_waiter *w, struc
 /* ---- granting
  * -------------------------------------------------------------------------------------------------------*/
 
+/* Nobody else holds anything of it. */
+static bool alone(const struct dlm_mres *r, const struct dlm_waiter *w)
+{
+	for (uint32_t i = 0; i < r->granted.n; i++)
+		if (r->granted.v[i].node != w->node)
+			return false;
+	return true;
+}
+
+static bool others_wait(const struct dlm_mres *r, const struct dlm_waiter *w)
+{
+	ts_list_for(n, &r->waiters)
+		if (ts_list_entry(n, const struct dlm_waiter, link)->node != w->node)
+			return true;
+	return false;
+}
+
+/* Who gets a value must be able to write it down, whatever he asked for. Who has SW and asks for SH gets both, and is told so. */
+static enum dlm_mode mode_for(const struct dlm_mres *r, const struct dlm_waiter *w)
+{
+	if (w->start != 0 || w->end != DLM_END)
+		return w->mode;
+	if (w->mode != DLM_EX && dlm_rset_covers(&r->granted, w->node, w->mode == DLM_SH ? DLM_SW : DLM_SH, w->start, w->end))
+		return DLM_EX;
+	if (!alone(r, w))
+		return w->mode;
+	return r->value.set || (w->best && !others_wait(r, w)) ? DLM_EX : (enum dlm_mode)w->mode;
+}
+
 /* w has no conflict: enters it into the table. out = what it gets. */
 static int enter(struct dlm *d, struct dlm_mres *r, const struct dlm_waiter *w, struct dlm_piece *out,
-		 bool *mastery)
+		 bool *mastery, struct dlm_value *v)
 {
+	bool takes = r->value.set && mode_for(r, w) == DLM_EX && alone(r, w) && w->start == 0 && w->end == DLM_END;
 	*out = (struct dlm_piece){.start = TS_MIN(w->dstart, w->start),
 				  .end = TS_MAX(w->dend, w->end),
-				  .mode = w->mode,
+				  .mode = mode_for(r, w),
 				  .node = w->node,
 				  .granter = d->self,
 				  .stamp = d->stamp + 1};
@@ -148,6 +178,9 @@ static int enter(struct dlm *d, struct dlm_mres *r, const struct dlm_waiter *w, 
 		return -ENOMEM;
 	d->stamp++;
 	d->st.grants++;
+	*v = takes ? r->value : (struct dlm_value){0};
+	if (takes)
+		r->value = (struct dlm_value){0};
 	*mastery = dlm_unit_give(d, r->key, out);
 	return 0;
 }
@@ -161,8 +194,9 @@ static void deny(struct dlm *d, struct dlm_key key, unsigned node, uint64_t req,
 static void grant(struct dlm *d, struct dlm_mres *r, struct dlm_waiter *w)
 {
 	struct dlm_piece p;
+	struct dlm_value v;
 	bool mastery;
-	if (enter(d, r, w, &p, &mastery)) {
+	if (enter(d, r, w, &p, &mastery, &v)) {
 		deny(d, r->key, w->node, w->req, ENOMEM);
 	} else {
 		struct dlm_msg m = {.type = DLM_GRANT,
@@ -170,7 +204,8 @@ static void grant(struct dlm *d, struct dlm_mres *r, struct dlm_waiter *w)
 				    .req = w->req,
 				    .start = p.start,
 				    .end = p.end,
-				    .mode = w->mode,
+				    .mode = p.mode,
+				    .value = v,
 				    .stamp = p.stamp,
 				    .granter = d->self,
 				    .flags = mastery ? DLM_MF_MASTER : 0};
@@ -253,7 +288,7 @@ void dlm_master_pump(struct dlm *d, struct dlm_mres *r)
 }
 
 /* This node asks itself: granted on the spot when nothing is in the way. 0; -EAGAIN something is; -ENOMEM. */
-int dlm_master_try(struct dlm *d, struct dlm_req *q, struct dlm_piece *out, bool *mastery)
+int dlm_master_try(struct dlm *d, struct dlm_req *q, struct dlm_piece *out, bool *mastery, struct dlm_value *v)
 {
 	if (!dlm_granting(d) || !ts_list_empty(&d->local))
 		return -EAGAIN;
@@ -265,10 +300,11 @@ int dlm_master_try(struct dlm *d, struct dlm_req *q, struct dlm_piece *out, bool
 			       .start = q->start,
 			       .end = q->end,
 			       .dstart = q->dstart,
-			       .dend = q->dend};
+			       .dend = q->dend,
+			       .best = q->flags & DLM_F_BEST};
 	int rc = -EAGAIN;
 	if (!(r->unit && r->unit->closing) && !clash_older(r, &w) && !clash_holders(r, &w))
-		rc = enter(d, r, &w, out, mastery);
+		rc = enter(d, r, &w, out, mastery, v);
 	if (rc)
 		free_if_empty(d, r);
 	return rc;
@@ -301,6 +337,7 @@ void dlm_on_request(struct dlm *d, const struct dlm_msg *m)
 				 .dstart = TS_MIN(m->start, m->dstart),
 				 .dend = TS_MAX(m->end, m->dend),
 				 .quick = m->flags & DLM_MF_QUICK,
+				 .best = m->flags & DLM_MF_BEST,
 				 .since_ns = d->now_ns};
 	ts_list_push_back(&r->waiters, &w->link);
 	dlm_master_pump(d, r);
@@ -331,6 +368,8 @@ void dlm_on_release(struct dlm *d, const struct dlm_msg *m)
 		forward(d, m);
 		return;
 	}
+	if (m->value.set)
+		dlm_master_value(d, m->key, &m->value);
 	struct dlm_mres *r = dlm_mres_find(d, m->key);
 	if (!r)
 		return;
@@ -360,9 +399,7 @@ void dlm_on_release(struct dlm *d, const struct dlm_msg *m)
 		dlm_unit_closed_check(d, u);
 }
 
-/* A report of a holder, or a line of a table handed over. Conflicting lines mean that the law is already
- * broken. */
-void dlm_master_insert(struct dlm *d, struct dlm_key key, const struct dlm_piece *p)
+static struct dlm_mres *reported(struct dlm *d, struct dlm_key key)
 {
 	size_t cap = d->a.max_mastered;
 	d->a.max_mastered = SIZE_MAX; /* the bound is for new requests */
@@ -371,6 +408,39 @@ void dlm_master_insert(struct dlm *d, struct dlm_key key, const struct dlm_piece
 	if (!r)
 		TS_PANIC("dlm: no memory for a reported token (%u,%llu)", key.kind,
 			 (unsigned long long)key.id);
+	return r;
+}
+
+void dlm_master_value(struct dlm *d, struct dlm_key key, const struct dlm_value *v)
+{
+	dlm_value_merge(&reported(d, key)->value, v);
+}
+
+void dlm_master_entries(struct dlm *d, const struct dlm_msg *m, bool report)
+{
+	for (uint32_t i = 0; i < m->count; i++) {
+		struct dlm_key key;
+		struct dlm_piece p;
+		struct dlm_value v;
+		if (dlm_decode_value(&m->ents[i], &key, &v)) {
+			dlm_master_value(d, key, &v);
+			continue;
+		}
+		dlm_decode_entry(&m->ents[i], &key, &p);
+		if (report) {
+			p.node = (uint16_t)m->src;
+			p.granter = 0;
+			p.stamp = 0;
+		}
+		dlm_master_insert(d, key, &p);
+	}
+}
+
+/* A report of a holder, or a line of a table handed over. Conflicting lines mean that the law is already
+ * broken. */
+void dlm_master_insert(struct dlm *d, struct dlm_key key, const struct dlm_piece *p)
+{
+	struct dlm_mres *r = reported(d, key);
 	for (uint32_t i = 0; i < r->granted.n; i++) {
 		const struct dlm_piece *o = &r->granted.v[i];
 		if (o->node != p->node && dlm_overlap(o->start, o->end, p->start, p->end) &&

@@ -125,30 +125,41 @@ static void tell_owned(struct dlm *d)
 	d->own_done[d->self] = true;
 }
 
+/* Room for one more entry to the i-th member. */
+static struct dlm_entry_msg *report_next(struct outgoing *o, unsigned i)
+{
+	if (!o->to[i])
+		o->to[i] = dlm_xalloc(sizeof *o->to[i], "recovery");
+	if (o->n[i] == DLM_BATCH) {
+		send_batch(o->d, o->d->members[i], DLM_REPORT, o->to[i], o->n[i], false);
+		o->n[i] = 0;
+	}
+	o->sent[i]++;
+	return &o->to[i]->ents[o->n[i]++];
+}
+
 static int report_res(struct ts_map_node *n, void *arg)
 {
 	struct outgoing *o = arg;
 	struct dlm *d = o->d;
 	struct dlm_res *r = TS_CONTAINER(n, struct dlm_res, node);
-	unsigned i = 0, to = r->held.n ? dlm_master(d, r->key) : 0;
-	while (r->held.n && d->members[i] != to)
+	if (!r->held.n && !r->keep.set)
+		return 0;
+	unsigned i = 0, to = dlm_master(d, r->key);
+	while (d->members[i] != to)
 		i++;
 	for (uint32_t k = 0; k < r->held.n; k++) {
 		struct dlm_piece p = r->held.v[k];
 		p.node = d->self;
-		o->sent[i]++;
-		if (to == d->self) {
+		if (to == d->self)
 			dlm_master_insert(d, r->key, &p);
-			continue;
-		}
-		if (!o->to[i])
-			o->to[i] = dlm_xalloc(sizeof *o->to[i], "recovery");
-		dlm_encode_entry(&o->to[i]->ents[o->n[i]++], r->key, &p);
-		if (o->n[i] == DLM_BATCH) {
-			send_batch(d, to, DLM_REPORT, o->to[i], o->n[i], false);
-			o->n[i] = 0;
-		}
+		else
+			dlm_encode_entry(report_next(o, i), r->key, &p);
 	}
+	if (r->keep.set && to == d->self)
+		dlm_master_value(d, r->key, &r->keep);
+	else if (r->keep.set)
+		dlm_encode_value(report_next(o, i), r->key, &r->keep);
 	return 0;
 }
 
@@ -234,15 +245,7 @@ void dlm_on_own(struct dlm *d, const struct dlm_msg *m)
 
 void dlm_on_report(struct dlm *d, const struct dlm_msg *m)
 {
-	for (uint32_t i = 0; i < m->count; i++) {
-		struct dlm_key key;
-		struct dlm_piece p;
-		dlm_decode_entry(&m->ents[i], &key, &p);
-		p.node = (uint16_t)m->src;
-		p.granter = 0;
-		p.stamp = 0;
-		dlm_master_insert(d, key, &p);
-	}
+	dlm_master_entries(d, m, true);
 	d->rep_got[m->src] += m->count;
 }
 

@@ -193,6 +193,11 @@ static void hand_over(struct dlm *d, struct dlm_unit *u)
 				batch_flush(d, u, b, &n, false);
 			dlm_encode_entry(&b->ents[n++], r->key, &r->granted.v[i]);
 		}
+		if (r->value.set) {
+			if (n == DLM_BATCH)
+				batch_flush(d, u, b, &n, false);
+			dlm_encode_value(&b->ents[n++], r->key, &r->value);
+		}
 		ts_list_for(w, &r->waiters)
 		{
 			const struct dlm_waiter *q = ts_list_entry(w, const struct dlm_waiter, link);
@@ -249,12 +254,7 @@ void dlm_on_handover(struct dlm *d, const struct dlm_msg *m)
 		       (unsigned long long)m->key.id, m->src);
 		return;
 	}
-	for (uint32_t i = 0; i < m->count; i++) {
-		struct dlm_key key;
-		struct dlm_piece p;
-		dlm_decode_entry(&m->ents[i], &key, &p);
-		dlm_master_insert(d, key, &p);
-	}
+	dlm_master_entries(d, m, false);
 	if (!(m->flags & DLM_MF_LAST))
 		return;
 	u->owner = 0;

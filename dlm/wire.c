@@ -49,7 +49,10 @@ uint32_t dlm_encode(const struct dlm_msg *m, struct dlm_lock_msg *out)
 		.granter = le16_make(m->granter),
 		.hops = le16_make(m->hops),
 		.result = le16_make(m->result),
+		.value = {le64_make(m->value.era), le64_make(m->value.high), le64_make(m->value.time)},
 	};
+	if (m->value.set)
+		out->flags |= DLM_MF_VALUE;
 	return sizeof *out;
 }
 
@@ -76,6 +79,10 @@ static bool decode_lock(struct dlm_msg *m, const void *p, uint32_t len)
 	m->granter = le16_get(w.granter);
 	m->hops = le16_get(w.hops);
 	m->result = le16_get(w.result);
+	m->value = (struct dlm_value){.era = le64_get(w.value[0]),
+				      .high = le64_get(w.value[1]),
+				      .time = le64_get(w.value[2]),
+				      .set = m->flags & DLM_MF_VALUE};
 	bool wants = m->type == DLM_REQUEST || m->type == DLM_GRANT;
 	return m->mode < DLM_MODES && (!wants || m->mode != DLM_NL) && m->start <= m->end &&
 	       m->dstart <= m->dend && m->node < NET_MAX_NODES && m->granter < NET_MAX_NODES &&
@@ -99,6 +106,12 @@ static bool decode_batch(struct dlm_msg *m, const void *p, uint32_t len)
 	for (uint32_t i = 0; m->type != DLM_OWN && i < m->count; i++) {
 		struct dlm_key k;
 		struct dlm_piece pc;
+		struct dlm_value v;
+		if (dlm_decode_value(&m->ents[i], &k, &v)) {
+			if (k.kind >= 32)
+				return false;
+			continue;
+		}
 		dlm_decode_entry(&m->ents[i], &k, &pc);
 		if (pc.mode == DLM_NL || pc.mode >= DLM_MODES || pc.start > pc.end ||
 		    pc.node >= NET_MAX_NODES || pc.granter >= NET_MAX_NODES || k.kind >= 32)
@@ -137,4 +150,26 @@ void dlm_decode_entry(const struct dlm_entry_msg *e, struct dlm_key *key, struct
 				.node = le16_get(e->node),
 				.granter = le16_get(e->granter),
 				.mode = e->mode};
+}
+
+void dlm_encode_value(struct dlm_entry_msg *e, struct dlm_key key, const struct dlm_value *v)
+{
+	*e = (struct dlm_entry_msg){
+		.id = le64_make(key.id),
+		.start = le64_make(v->era),
+		.end = le64_make(v->high),
+		.stamp = le64_make(v->time),
+		.kind = le32_make(key.kind),
+		.value = 1,
+	};
+}
+
+bool dlm_decode_value(const struct dlm_entry_msg *e, struct dlm_key *key, struct dlm_value *v)
+{
+	if (e->value != 1)
+		return false;
+	*key = (struct dlm_key){.kind = le32_get(e->kind), .id = le64_get(e->id)};
+	*v = (struct dlm_value){
+		.era = le64_get(e->start), .high = le64_get(e->end), .time = le64_get(e->stamp), .set = true};
+	return true;
 }
