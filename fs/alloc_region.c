@@ -324,7 +324,7 @@ int fs_alloc_revoke_region(struct fs *fs, uint64_t region)
 	r = a->hints[region].reg;
 	if (r) {
 		fs_region_unlist(fs, r);
-		while (r->taken) { /* whoever took it needs no token of another node to commit or return it */
+		while (r->taken) { /* whoever took it needs at most INODE to commit or return it */
 			int rc = fs_inode_writeback_all(fs);
 
 			if (fs->run == FS_RUN_STOPPED)

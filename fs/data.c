@@ -155,7 +155,10 @@ static int reserve_move(struct fs *fs, struct data_blk *b, uint32_t need)
 	ts_mutex_lock(&ds->grow_lock, "one growing block at a time");
 	rc = load_block(fs, b, &pinned);
 	while (!rc && (b->ios || b->ready)) {
-		ts_cond_wait(&b->df->cond, "writes of a growing block, inode", b->df->ip->ino, b->idx);
+		if (!b->ios && data_sharing(b->df->ip))
+			rc = -FS_NEED_EX; /* nobody can map it while this fiber has SW */
+		else
+			ts_cond_wait(&b->df->cond, "writes of a growing block, inode", b->df->ip->ino, b->idx);
 	}
 	if (!rc && (b->next != NEXT_NONE || b->map.addr != was.addr || b->map.subs != was.subs))
 		rc = -TS_ERR_RETRY;
@@ -332,9 +335,24 @@ int data_gap(struct fs *fs, struct data_file *df, uint64_t old_size, uint64_t to
 	return rc;
 }
 
-/* Space for the whole write before its first byte. When that cannot be had now, *end moves down to what can: a write that
- * keeps nothing and starts again would find its own blocks, again and again. */
-static int reserve_range(struct fs *fs, struct data_file *df, uint64_t off, uint64_t *end)
+/* A size that other nodes do not know may end in the middle of this block, and they grow over it: what is behind on disk becomes
+ * zero now (D3). [.., end) of the block is being written. */
+static int clean_tail(struct fs *fs, struct data_blk *b, uint64_t end)
+{
+	uint64_t room = b->next == NEXT_FRESH || b->map.unwritten || !b->map.addr ? 0 : (uint64_t)b->map.subs * FS_SUB;
+	int rc = 0;
+
+	if (b->tail_clean)
+		return 0;
+	if (end < room)
+		rc = data_zero_pages(fs, b, end, room);
+	b->tail_clean = !rc;
+	return rc;
+}
+
+/* Space for the whole write before its first byte. When that cannot be had now, *end moves down to what can, unless it is all or
+ * nothing: a write that keeps nothing and starts again would find its own blocks, again and again. */
+static int reserve_range(struct fs *fs, struct data_file *df, uint64_t off, uint64_t *end, bool whole)
 {
 	uint32_t bs = fs->block_size;
 	int rc = data_leave_inline(fs, df);
@@ -347,7 +365,7 @@ static int reserve_range(struct fs *fs, struct data_file *df, uint64_t off, uint
 			return -ENOMEM;
 		rc = data_blk_reserve(fs, b, (uint32_t)((to + FS_SUB - 1) / FS_SUB));
 		data_blk_put(fs, b);
-		if (rc && i * bs > off) {
+		if (rc && i * bs > off && !whole) {
 			*end = i * bs;
 			return 0;
 		}
@@ -378,9 +396,15 @@ static int write_block(struct fs *fs, struct data_blk *b, const uint8_t *src, ui
 		int rc;
 
 		data_throttle(fs);
+		if (data_sharing(ip))
+			share_mark(fs, b);
 		rc = put_piece(fs, b, src, off, k, inl);
-		if (rc)
+		if (!rc && data_sharing(ip) && data_blk_off(fs, b) + off + k > ip->size && k == n)
+			rc = clean_tail(fs, b, off + k);
+		if (rc) {
+			data_blk_active(fs, b);
 			return rc;
+		}
 		off += k;
 		src += k;
 		n -= k;
@@ -394,7 +418,7 @@ static int write_block(struct fs *fs, struct data_blk *b, const uint8_t *src, ui
 	return 0;
 }
 
-ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_t len, uint64_t off)
+ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_t len, uint64_t off, bool whole)
 {
 	uint64_t end = off + len, full = len;
 	struct data_file *df;
@@ -411,9 +435,9 @@ ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_
 		return -ENOMEM;
 	inl = data_stays_inline(fs, df, end);
 	if (!inl)
-		rc = reserve_range(fs, df, off, &end);
+		rc = reserve_range(fs, df, off, &end, whole);
 	len = (size_t)(end - off);
-	if (!rc && off > ip->size)
+	if (!rc && off > ip->size && ip->gap_clean != ip->size)
 		rc = data_gap(fs, df, ip->size, off);
 	while (!rc && done < len) {
 		uint64_t at = (off + done) % fs->block_size;

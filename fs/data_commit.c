@@ -2,6 +2,8 @@
 /* Job: transactions of file data: pointers of blocks whose first write completed, small files into their inode, the change from
  * inline to a map. Up to DATA_BATCH blocks of one leaf a transaction, size and times with them.
  *
+ * INODE EX is held all the time: looked at under map_lock, which a revoke waits for before the token leaves.
+ *
  * What must never happen: inline bytes vanish from the inode before block 0, which has them now, is mapped in the same
  * transaction; a wait between gathering what is ready and the commit; a wait for space. */
 #include "fs/data_int.h"
@@ -273,12 +275,15 @@ static void lose_ready(struct fs *fs, struct data_file *df, bool inl)
 	}
 }
 
-int data_commit(struct fs *fs, struct data_file *df, bool with_inline)
+static int commit_held(struct fs *fs, struct data_file *df, bool with_inline)
 {
-	int rc;
+	int rc = 0;
 
-	df->users++;
 	ts_mutex_lock(&df->map_lock, "block map, to commit");
+	if (data_has_work(df, UINT64_MAX) && (!df->ip->buf || !data_ex_held(fs, df->ip))) {
+		ts_mutex_unlock(&df->map_lock);
+		return -FS_NEED_EX;
+	}
 	rc = commit_ready(fs, df);
 	if (!rc && with_inline)
 		rc = commit_inline(fs, df);
@@ -287,12 +292,51 @@ int data_commit(struct fs *fs, struct data_file *df, bool with_inline)
 		if (!rc)
 			rc = commit_ready(fs, df);
 	}
-	if (rc) {
+	if (rc && rc != -FS_NEED_META) {
 		ts_err("inode %llu: block map cannot be written (%d)", (unsigned long long)df->ip->ino, rc);
 		lose_ready(fs, df, with_inline);
 	}
 	ts_mutex_unlock(&df->map_lock);
 	ts_cond_broadcast(&df->cond);
+	return rc;
+}
+
+/* Other nodes may have made the tree higher than was known when blocks were pended: then a pin can be dropped, and more taken. */
+#define COMMIT_REFILLS 16
+static int commit_pinned(struct fs *fs, struct data_file *df, bool with_inline)
+{
+	int rc;
+
+	for (unsigned i = 0;; i++) {
+		struct tok_pin pin;
+
+		rc = share_pin_ex(fs, df->ip, &pin);
+		if (rc)
+			return rc;
+		rc = commit_held(fs, df, with_inline);
+		tok_unpin(fs->tok, &pin);
+		if (rc != -FS_NEED_META || i == COMMIT_REFILLS)
+			return rc;
+		rc = fs_alloc_refill(fs, FS_NEED_META);
+		if (rc)
+			return rc;
+	}
+}
+
+int data_commit(struct fs *fs, struct data_file *df, bool with_inline, bool may_pin)
+{
+	int rc;
+
+	df->users++;
+	rc = commit_held(fs, df, with_inline);
+	if (may_pin && !data_sharing(df->ip) &&
+	    (rc == -FS_NEED_EX || (rc == -FS_NEED_META && !tok_revoke_pending(fs->tok, TOK_INODE, df->ip->ino))))
+		rc = commit_pinned(fs, df, with_inline);
+	if (may_pin && rc && rc != -FS_NEED_EX && fs->run != FS_RUN_STOPPED) {
+		ts_mutex_lock(&df->map_lock, "block map, to give up");
+		lose_ready(fs, df, with_inline);
+		ts_mutex_unlock(&df->map_lock);
+	}
 	data_unuse(fs, df);
 	return rc;
 }

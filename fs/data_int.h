@@ -66,6 +66,8 @@ struct data_blk {
 	bool ready;	      /* first write done: wants its transaction */
 	bool unwritten;	      /* ext is to be mapped as unwritten (fallocate) */
 	bool kept;	      /* a new block keeps all of ext (fallocate), also what no page needs */
+	bool shared;	      /* written under INODE SW: counted in ds->nshared until it is clean */
+	bool tail_clean;      /* behind what was written, the block is zero on disk */
 	unsigned pins, nchunks, ndirty; /* ndirty: pages */
 	unsigned ios;	      /* writes in flight, plus one while the wave is being built */
 	int io_rc;	      /* a wave failed: the block is to be lost */
@@ -111,6 +113,9 @@ struct fs_datastate {
 	struct ts_map blks;
 	struct ts_list dirty_files;
 	size_t ndirty, dirty_limit; /* pages dirty or being written */
+	size_t nshared, shared_limit; /* blocks that need INODE EX before they can be clean */
+	bool share_kicked, share_all; /* share.c */
+	struct ts_cond share_kick, share_room;
 	struct data_io *ios;
 	struct ts_list io_free;
 	unsigned io_nfree;
@@ -219,11 +224,29 @@ void data_cut_blocks(struct fs *fs, struct data_file *df, uint64_t from, uint64_
 void data_wave_start(struct fs *fs, struct data_blk *b); /* writes what is dirty; may wait for request slots */
 int data_blk_settled(struct fs *fs, struct data_blk *b) TS_MUST_CHECK; /* waits until nothing is in flight or to be committed */
 int data_blk_flush(struct fs *fs, struct data_blk *b) TS_MUST_CHECK;   /* this block written and mapped */
-/* Transactions for what is ready, and for dirty inline data if with_inline. */
-int data_commit(struct fs *fs, struct data_file *df, bool with_inline) TS_MUST_CHECK;
+/* Transactions for what is ready, and for dirty inline data if with_inline. They need INODE EX: unless it is held, it is pinned if
+ * may_pin, and else (also if this fiber has pinned SW) -FS_NEED_EX. may_pin: no pin of INODE or above is held but for SW. */
+int data_commit(struct fs *fs, struct data_file *df, bool with_inline, bool may_pin) TS_MUST_CHECK;
 bool data_is_inline(const struct data_blk *b); /* dirty, and goes into the inode */
 int data_sync(struct fs *fs, struct fs_inode *ip, bool datasync) TS_MUST_CHECK;
 void data_kick(struct fs *fs);
+bool data_has_work(struct data_file *df, uint64_t before_ns); /* something data_commit would do */
+
+/* ---- share.c ------------------------------------------------------------------------------------------------------ */
+static inline bool data_ex_held(struct fs *fs, const struct fs_inode *ip)
+{
+	return tok_holds(fs->tok, TOK_INODE, ip->ino, TOK_EX, 0, TOK_END);
+}
+static inline bool data_sharing(const struct fs_inode *ip) { return ip->sw_fiber && ip->sw_fiber == ts_fiber_self(); }
+/* INODE EX pinned and the inode's block in memory. No pins held. */
+int share_pin_ex(struct fs *fs, struct fs_inode *ip, struct tok_pin *pin) TS_MUST_CHECK;
+void share_kick(struct fs *fs, bool all);
+void share_mark(struct fs *fs, struct data_blk *b); /* about to be dirtied under SW */
+void share_unmark(struct fs *fs, struct data_blk *b);
+/* After -FS_NEED_EX, no pins held: this file's blocks are written and mapped, or there is room for shared ones again. */
+int share_settle(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK;
+/* The tail of the last block becomes zero on disk. DATA EX of that block and INODE SW pinned. */
+int share_gap(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK;
 void data_error(struct fs *fs, struct data_file *df, int rc);
 void data_blk_lose(struct fs *fs, struct data_blk *b); /* all its pages and its ext are dropped; nothing in flight */
 int data_flusher_start(struct fs *fs) TS_MUST_CHECK;

@@ -130,10 +130,10 @@ static int allocate(struct fs *fs, struct data_file *df, uint64_t off, uint64_t 
 		rc = alloc_block(fs, b, (uint32_t)((to + FS_SUB - 1) / FS_SUB), &ready);
 		nready += ready;
 		if (!rc && nready && nready % DATA_BATCH == 0)
-			rc = data_commit(fs, df, false);
+			rc = data_commit(fs, df, false, false);
 		data_blk_put(fs, b);
 	}
-	rc2 = nready ? data_commit(fs, df, false) : 0;
+	rc2 = nready ? data_commit(fs, df, false, false) : 0;
 	return rc ? rc : rc2;
 }
 

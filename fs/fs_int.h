@@ -10,8 +10,9 @@
  *     transaction that points to it is written.
  *  4. Log before home: a dirty metadata buffer is written home only when its last change is stable in the log.
  *  5. A token leaves only when the log is stable up to its last change, its dirty buffers are home and flushed.
- *  6. Dirty data in the page pool of a file implies that this node holds DATA EX and INODE EX of it. A revoke of either
- *     writes the data back first. Dirty (lazy) times and size in struct fs_inode imply INODE EX.
+ *  6. A dirty page in the pool implies DATA EX of its block. It also implies INODE EX, unless it was written under INODE SW
+ *     (share.c). A revoke of EX, or of DATA, writes the data back first. Dirty (lazy) times and size in struct fs_inode imply
+ *     INODE EX, or SW: then they go to the next who has EX, as a value. Inode and map change under INODE EX only.
  *  7. Freed space is used again only after the freeing transaction is stable: frees are intents in the freer's own log,
  *     applied to the bitmap later by fs_reaper under TOK_REGION, in one transaction with the intent's end.
  *  8. An inode is free when its block says mode == 0; its allocation state lives in the inode block under the inode's own
@@ -23,7 +24,7 @@
 #include "fs/fs.h"
 #include "fs/format.h"
 
-enum { FS_NEED_SPACE = 4101, FS_NEED_INODE = 4102, FS_NEED_META = 4103 };
+enum { FS_NEED_SPACE = 4101, FS_NEED_INODE = 4102, FS_NEED_META = 4103, FS_NEED_EX = 4104 /* share.c */ };
 
 /* ======== io.c: addresses to disks ================================================================================ */
 struct fs_disk {
@@ -213,9 +214,11 @@ struct fs_inode {
 	/* Authoritative while buf is valid; written into buf by fs_inode_update_tx. */
 	uint64_t size;
 	int64_t atime_ns, mtime_ns, ctime_ns;
-	bool lazy_dirty;	/* the above differ from buf (implies INODE EX held); under lazy_link */
+	bool lazy_dirty;	/* the above differ from buf (implies INODE EX or SW held); under lazy_link */
 	struct ts_list lazy_link;
 	struct ts_list lru_link;
+	const void *sw_fiber;	/* pins INODE SW without EX: it may not change inode or map */
+	uint64_t gap_clean;	/* behind this size its last block is zero on disk; UINT64_MAX = not looked at */
 	void *data;		/* data.c: cached blocks of the file */
 	unsigned opens;		/* fs_file count here */
 	int wb_error;		/* write-behind failed; wb_error_seq tells handles once each */
@@ -229,7 +232,12 @@ static inline struct fs_inode_disk *fs_idisk(struct fs_inode *ip) { return (stru
 /* Puts size and times into the buffer within tx (which must be open; fs_tx_buf is done here). */
 void fs_inode_update_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip);
 void fs_inode_lazy(struct fs *fs, struct fs_inode *ip); /* times/size changed in memory: mark, written within 5 s or at revoke/fsync */
-int fs_inode_write_lazy(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* reserve + tx if lazy_dirty */
+int fs_inode_write_lazy(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* reserve + tx if lazy_dirty; INODE EX held */
+/* INODE pinned, buf there: what SW holders changed and this node has the right to write down becomes lazy. */
+void fs_inode_values(struct fs *fs, struct fs_inode *ip);
+/* The next inode with lazy changes under SW, referenced, or NULL. */
+struct fs_inode *fs_inode_next_shared(struct fs *fs);
+unsigned fs_inode_count_shared(struct fs *fs);
 void fs_inode_attr(struct fs *fs, struct fs_inode *ip, struct fs_attr *out); /* fills; cacheable by tok_cached */
 int64_t fs_now_ns(struct fs *fs); /* wall clock for times */
 int fs_suid_drop(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* set-id bits go, and the kernel hears of it; INODE EX pinned, a transaction of its own */
@@ -244,8 +252,8 @@ void fs_inode_orphan_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip);
  * (FS_XATTR_INLINE_MAX bytes of room), *len of them. */
 int fs_xattr_inherit(struct fs *fs, struct fs_inode *dir, uint32_t umask, uint32_t *mode, uint8_t *list, uint16_t *len) TS_MUST_CHECK;
 int fs_xattr_free_blocks_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip) TS_MUST_CHECK;
-/* Revoke of INODE: everything of it durable; drop = token goes to NL (forget buffer and cached fields). */
-int fs_inode_revoke(struct fs *fs, uint64_t ino, bool drop) TS_MUST_CHECK;
+/* Revoke of INODE to NL, SH or SW: everything of it durable, or given away; NL: buffer and cached fields are forgotten. */
+int fs_inode_revoke(struct fs *fs, uint64_t ino, enum tok_mode to) TS_MUST_CHECK;
 int fs_inode_writeback_all(struct fs *fs) TS_MUST_CHECK; /* fs_data_writeback of every inode that has cached data, then lazy inodes */
 /* Last close on this node (ip->opens is 0, OPEN unpinned): an OPEN token is cached idle only while INODE is cached and nlink > 0,
  * so that the reaper's polling for OPEN EX succeeds as soon as nobody has the inode open. */
@@ -304,7 +312,8 @@ struct fs_file {
 };
 /* All with DATA and INODE pinned in the right mode by the caller (ops_file.c), except where they say so. */
 ssize_t fs_data_read(struct fs *fs, struct fs_inode *ip, struct fs_file *f, void *buf, size_t len, uint64_t off) TS_MUST_CHECK;
-ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_t len, uint64_t off) TS_MUST_CHECK; /* into the pool; updates size and times lazily; -FS_NEED_SPACE */
+/* Into the pool; updates size and times lazily; -FS_NEED_SPACE. whole: nothing is written unless there is space for all. */
+ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_t len, uint64_t off, bool whole) TS_MUST_CHECK;
 int fs_data_truncate(struct fs *fs, struct fs_inode *ip, uint64_t size) TS_MUST_CHECK; /* both ways; frees blocks in bounded transactions; sets size */
 int fs_data_writeback(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* all dirty data to disk and mapped (law 3 holds by the later force); no pin needed beyond law 6 */
 int fs_data_fsync(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* writeback + lazy inode + log force */
@@ -317,7 +326,12 @@ int fs_data_init(struct fs *fs, size_t pool_bytes) TS_MUST_CHECK;
 void fs_data_fini(struct fs *fs);
 /* FS_PL_INLINE becomes FS_PL_MAP in a transaction of its own (setxattr needs the room). DATA EX and INODE EX pinned. -FS_NEED_SPACE. */
 int fs_data_uninline(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK;
-int fs_data_revoke(struct fs *fs, uint64_t ino, bool drop) TS_MUST_CHECK;
+int fs_data_revoke(struct fs *fs, uint64_t ino, bool drop, uint64_t start, uint64_t end) TS_MUST_CHECK; /* bytes, inclusive */
+
+/* ======== share.c: files that several nodes write ================================================================== */
+int fs_share_start(struct fs *fs) TS_MUST_CHECK; /* its fiber, in fs->background */
+void fs_share_wake(struct fs *fs);
+int fs_share_lazy_all(struct fs *fs) TS_MUST_CHECK; /* sizes and times under SW are written down; no pins held */
 
 /* ======== the file system in memory ================================================================================ */
 enum fs_run { FS_RUN_MOUNTING, FS_RUN_LIVE, FS_RUN_SUSPENDED, FS_RUN_STOPPED, FS_RUN_UNMOUNTING };

@@ -14,6 +14,7 @@ struct fs_icache {
 	struct ts_map map;
 	struct ts_list lru;  /* refs == 0, oldest first */
 	struct ts_list lazy;
+	struct ts_list lazy_shared; /* under INODE SW when they became lazy */
 	unsigned count, max;
 	struct ts_cond wake;
 };
@@ -154,6 +155,33 @@ static void fields_load(struct fs_inode *ip)
 	ip->atime_ns = (int64_t)le64_get(d->atime_ns);
 	ip->mtime_ns = (int64_t)le64_get(d->mtime_ns);
 	ip->ctime_ns = (int64_t)le64_get(d->ctime_ns);
+	ip->gap_clean = UINT64_MAX;
+}
+
+/* One life of the inode's size: neither freed and made again, nor cut off, in between. */
+static uint64_t value_era(const struct fs_inode *ip)
+{
+	return (uint64_t)le32_get(fs_idisk((struct fs_inode *)ip)->h.res_gen) << 32 | le32_get(fs_idisk((struct fs_inode *)ip)->trunc_epoch);
+}
+
+static void value_merge(struct fs *fs, struct fs_inode *ip, const struct tok_value *v)
+{
+	if (v->era != value_era(ip) || (v->high <= ip->size && (int64_t)v->time <= ip->ctime_ns))
+		return;
+	ip->size = TS_MAX(ip->size, TS_MIN(v->high, (uint64_t)FS_MAX_SIZE));
+	if ((int64_t)v->time > ip->ctime_ns)
+		ip->mtime_ns = ip->ctime_ns = (int64_t)v->time;
+	fs_inode_lazy(fs, ip);
+}
+
+void fs_inode_values(struct fs *fs, struct fs_inode *ip)
+{
+	struct tok_value v;
+
+	if (tok_value_take(fs->tok, TOK_INODE, ip->ino, &v))
+		value_merge(fs, ip, &v);
+	if (tok_value_kept(fs->tok, TOK_INODE, ip->ino, &v) && tok_holds(fs->tok, TOK_INODE, ip->ino, TOK_SW, 0, TOK_END))
+		value_merge(fs, ip, &v);
 }
 
 static int cached_get(struct fs *fs, struct fs_inode *ip, struct fs_inode **out)
@@ -170,6 +198,7 @@ static int cached_get(struct fs *fs, struct fs_inode *ip, struct fs_inode **out)
 		TS_ASSERT(!ip->lazy_dirty);
 		fields_load(ip);
 	}
+	fs_inode_values(fs, ip);
 	ref(ip);
 	*out = ip;
 	return 0;
@@ -220,6 +249,7 @@ static int inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out)
 	}
 	ip->buf = b;
 	fields_load(ip);
+	fs_inode_values(fs, ip);
 	ref(ip);
 	shrink(fs);
 	*out = ip;
@@ -262,7 +292,33 @@ void fs_inode_lazy(struct fs *fs, struct fs_inode *ip)
 	if (ip->lazy_dirty)
 		return;
 	ip->lazy_dirty = true;
-	ts_list_push_back(&fs->icache->lazy, &ip->lazy_link);
+	if (tok_holds(fs->tok, TOK_INODE, ip->ino, TOK_EX, 0, TOK_END))
+		ts_list_push_back(&fs->icache->lazy, &ip->lazy_link);
+	else
+		ts_list_push_back(&fs->icache->lazy_shared, &ip->lazy_link);
+}
+
+unsigned fs_inode_count_shared(struct fs *fs)
+{
+	unsigned n = 0;
+
+	ts_list_for(l, &fs->icache->lazy_shared)
+		n++;
+	return n;
+}
+
+struct fs_inode *fs_inode_next_shared(struct fs *fs)
+{
+	struct fs_icache *ic = fs->icache;
+	struct fs_inode *ip;
+
+	if (ts_list_empty(&ic->lazy_shared))
+		return NULL;
+	ip = ts_list_entry(ic->lazy_shared.next, struct fs_inode, lazy_link);
+	ts_list_del(&ip->lazy_link);
+	ts_list_push_back(&ic->lazy_shared, &ip->lazy_link);
+	ref(ip);
+	return ip;
 }
 
 int fs_inode_write_lazy(struct fs *fs, struct fs_inode *ip)
@@ -281,7 +337,7 @@ int fs_inode_write_lazy(struct fs *fs, struct fs_inode *ip)
 	return 0;
 }
 
-/* Dirty means that INODE EX is here, and nothing waits between that look and the commit: no pin is needed. */
+/* On this list means that INODE EX is here, and nothing waits between that look and the commit: no pin is needed. */
 static int lazy_pass(struct fs *fs)
 {
 	struct fs_icache *ic = fs->icache;
@@ -402,6 +458,42 @@ void fs_inode_closed(struct fs *fs, struct fs_inode *ip)
 		tok_drop_hint(fs->tok, TOK_OPEN, ip->ino);
 }
 
+/* SW or SH leaves: size and times go along, to whoever has EX next. Dirty data stays: its map can change under EX only, which
+ * somebody waits for in front of us (share.c). */
+static void revoke_shared(struct fs *fs, struct fs_inode *ip)
+{
+	struct tok_value v;
+
+	if (!ip->buf)
+		return;
+	if (ip->lazy_dirty) {
+		v = (struct tok_value){.era = value_era(ip), .high = ip->size, .time = (uint64_t)TS_MAX(ip->ctime_ns, (int64_t)0)};
+		tok_value_give(fs->tok, TOK_INODE, ip->ino, &v);
+		lazy_clear(ip);
+	}
+	buf_release(fs, ip);
+}
+
+/* EX leaves, and nobody has looked at the inode since it came: what came with the grant must not leave unwritten, and what was
+ * written under SW is mapped now, so the inode is needed. */
+static int revoke_unseen(struct fs *fs, uint64_t ino)
+{
+	struct fs_inode *ip = lookup(fs, ino), *got;
+	struct tok_value v;
+	int rc;
+
+	if (!tok_value_came(fs->tok, TOK_INODE, ino) && !(ip && ip->data && !ip->buf))
+		return 0;
+	rc = inode_get(fs, ino, &got); /* takes it when the inode is there, not before: others may be looking at it now */
+	if (rc == -ESTALE) { /* freed: nobody's size */
+		(void)tok_value_take(fs->tok, TOK_INODE, ino, &v);
+		return 0;
+	}
+	if (!rc)
+		fs_inode_put(fs, got);
+	return rc;
+}
+
 static int revoke_cached(struct fs *fs, struct fs_inode *ip, bool drop)
 {
 	uint64_t errors = ip->wb_error_seq;
@@ -414,19 +506,28 @@ static int revoke_cached(struct fs *fs, struct fs_inode *ip, bool drop)
 	if (rc || !drop)
 		return rc;
 	buf_release(fs, ip);
-	if (!ip->opens)
-		tok_drop_hint(fs->tok, TOK_OPEN, ip->ino);
 	return 0;
 }
 
-int fs_inode_revoke(struct fs *fs, uint64_t ino, bool drop)
+int fs_inode_revoke(struct fs *fs, uint64_t ino, enum tok_mode to)
 {
-	struct fs_inode *ip = fs_inode_find(fs, ino);
-	int rc = 0;
+	bool ex = tok_holds(fs->tok, TOK_INODE, ino, TOK_EX, 0, TOK_END);
+	bool sw = !ex && tok_holds(fs->tok, TOK_INODE, ino, TOK_SW, 0, TOK_END);
+	bool drop = to == TOK_NL || sw;
+	struct fs_inode *ip;
+	int rc = ex ? revoke_unseen(fs, ino) : 0;
 
+	if (rc)
+		return rc;
+	ip = fs_inode_find(fs, ino);
 	fs_ialloc_inode_lost(fs, ino);
-	if (ip) {
+	if (ip && ex)
 		rc = revoke_cached(fs, ip, drop);
+	else if (ip && drop)
+		revoke_shared(fs, ip);
+	if (ip) {
+		if (drop && !rc && !ip->opens)
+			tok_drop_hint(fs->tok, TOK_OPEN, ino);
 		fs_inode_put(fs, ip);
 	} else if (drop) {
 		tok_drop_hint(fs->tok, TOK_OPEN, ino);
@@ -468,6 +569,8 @@ int fs_inode_writeback_all(struct fs *fs)
 		fs_inode_put(fs, a.ip[i]);
 	}
 	ts_free(a.ip);
+	if (!rc)
+		rc = fs_share_lazy_all(fs);
 	return rc ? rc : lazy_pass(fs);
 }
 
@@ -482,6 +585,7 @@ int fs_icache_init(struct fs *fs)
 	ts_map_init(&ic->map);
 	ts_list_init(&ic->lru);
 	ts_list_init(&ic->lazy);
+	ts_list_init(&ic->lazy_shared);
 	ts_cond_init(&ic->wake);
 	/* Every cached inode pins its block: half of the pool at most. */
 	ic->max = (unsigned)TS_MAX((size_t)64, TS_MIN((size_t)CACHE_MAX, pool / FS_SUB / 2));

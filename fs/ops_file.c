@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: the entry points for bytes of open files: they pin DATA, then INODE, in whole blocks, call data.c, and on missing space drop
- * the pins, get more and go on (law 2).
+ * the pins, get more and go on (law 2). Plain writes pin INODE in SW: alone that is EX, with others it is what share.c tells.
  *
  * What must never happen: a pin held while space is looked for; an O_APPEND offset from anything but the size under INODE EX
  * (H32); a write-behind error that a handle never hears of, or hears of twice (H33); two files pinned against the order. */
@@ -17,8 +17,10 @@ static int pin_error(int rc)
 	return rc == -TS_ERR_FENCED ? -EIO : rc;
 }
 
-static void pins_drop(struct fs *fs, struct file_pins *p)
+static void pins_drop(struct fs *fs, struct fs_inode *ip, struct file_pins *p)
 {
+	if (p->inode.mode == TOK_SW)
+		ip->sw_fiber = NULL;
 	tok_unpin(fs->tok, &p->inode);
 	tok_unpin(fs->tok, &p->data);
 }
@@ -29,8 +31,10 @@ static int inode_load(struct fs *fs, struct fs_inode *ip)
 	struct fs_inode *again;
 	int rc;
 
-	if (ip->buf)
+	if (ip->buf) {
+		fs_inode_values(fs, ip);
 		return 0;
+	}
 	rc = fs_inode_get(fs, ip->ino, &again);
 	if (rc)
 		return rc;
@@ -54,8 +58,10 @@ static int pins_take_as(struct fs *fs, struct fs_inode *ip, enum tok_mode data, 
 	rc = pin_error(tok_pin(fs->tok, TOK_INODE, ip->ino, inode, 0, TOK_END, 0, &p->inode));
 	if (!rc)
 		rc = inode_load(fs, ip);
+	if (!rc && inode == TOK_SW && !data_ex_held(fs, ip))
+		ip->sw_fiber = ts_fiber_self();
 	if (rc)
-		pins_drop(fs, p);
+		pins_drop(fs, ip, p);
 	return rc;
 }
 
@@ -131,6 +137,7 @@ static void touch_atime(struct fs *fs, struct fs_file *f)
 static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, void *buf, size_t len, uint64_t off)
 {
 	struct file_pins p;
+	bool shared;
 	ssize_t n;
 	int rc = fs_enter(fs, FS_OP_READ);
 
@@ -141,11 +148,17 @@ static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, 
 	if (off > FS_MAX_SIZE || !len)
 		return 0;
 	len = TS_MIN(len, FS_MAX_SIZE - off);
-	rc = pins_take_as(fs, f->ip, data, 0, TOK_SH, off, off + len, &p);
+	/* One of several writers knows a size that is at most the true one: below it, that is enough. */
+	shared = tok_holds(fs->tok, TOK_INODE, f->ip->ino, TOK_SW, 0, TOK_END) && !tok_holds(fs->tok, TOK_INODE, f->ip->ino, TOK_SH, 0, TOK_END);
+	rc = pins_take_as(fs, f->ip, data, 0, shared ? TOK_SW : TOK_SH, off, off + len, &p);
+	if (!rc && data_sharing(f->ip) && off + len > f->ip->size) {
+		pins_drop(fs, f->ip, &p);
+		rc = pins_take_as(fs, f->ip, data, 0, TOK_SH, off, off + len, &p);
+	}
 	if (rc)
 		return rc;
 	n = fs_data_read(fs, f->ip, f, buf, len, off);
-	pins_drop(fs, &p);
+	pins_drop(fs, f->ip, &p);
 	if (n > 0)
 		touch_atime(fs, f);
 	return n;
@@ -163,29 +176,78 @@ ssize_t fs_read_mapped(struct fs *fs, struct fs_file *f, void *buf, size_t len, 
 
 /* ---- write ---------------------------------------------------------------------------------------------------------- */
 
+#define APPEND_TRIES 8u
 struct writer {
 	const uint8_t *buf;
 	size_t len, done;
 	uint64_t off;	/* of buf[0] once known */
 	uint64_t start; /* DATA is pinned from here at least */
 	bool append, kill_suid, placed;
+	bool alone; /* INODE EX is needed */
+	unsigned tries; /* rounds that ended for want of space */
 };
+
+/* With the pins of a round: what SW does not allow. 0, or -EAGAIN: pin otherwise; -FS_NEED_EX: settle; share_gap is due. */
+static int write_shared(struct fs *fs, struct fs_inode *ip, struct writer *w, uint64_t at, bool *gap)
+{
+	unsigned mode = le16_get(fs_idisk(ip)->mode);
+
+	*gap = false;
+	if (!data_sharing(ip))
+		return 0;
+	if (!fs_map_is_tree(ip) || (w->kill_suid && mode & (S_ISUID | S_ISGID))) {
+		w->alone = true;
+		return -EAGAIN;
+	}
+	if (fs->datas->nshared >= fs->datas->shared_limit)
+		return -FS_NEED_EX;
+	*gap = at > ip->size && ip->size % fs->block_size && ip->gap_clean != ip->size;
+	return *gap ? -EAGAIN : 0;
+}
+
+/* The end of the file as this node knows it lies in the middle of a block, and the write behind it. */
+static int gap_round(struct fs *fs, struct fs_inode *ip)
+{
+	uint64_t size = ip->size;
+	struct file_pins p;
+	int rc = pins_take_as(fs, ip, TOK_EX, 0, TOK_SW, size, size + 1, &p);
+
+	if (rc)
+		return rc;
+	if (ip->size == size && size % fs->block_size)
+		rc = share_gap(fs, ip);
+	pins_drop(fs, ip, &p);
+	return rc;
+}
 
 /* One round under pins: 0, -FS_NEED_*, -EAGAIN (pin from w->start), or an error. */
 static int write_round(struct fs *fs, struct fs_file *f, struct writer *w)
 {
 	struct fs_inode *ip = f->ip;
 	uint64_t at = w->off + w->done;
+	bool gap = false;
 	struct file_pins p;
 	ssize_t n;
-	int rc = pins_take(fs, ip, TOK_EX, w->append ? 0 : TS_MIN(w->start, at), w->append ? TOK_END : at + (w->len - w->done), &p);
+	int rc = pins_take_as(fs, ip, TOK_EX, 0, w->append || w->alone ? TOK_EX : TOK_SW, w->append ? w->start : TS_MIN(w->start, at),
+			      w->append ? TOK_END : at + (w->len - w->done), &p);
 
 	if (rc)
 		return rc;
 	rc = may_write(fs, f, w->append);
-	if (!rc && w->append)
+	if (!rc)
+		rc = write_shared(fs, ip, w, at, &gap);
+	if (!rc && w->append) {
 		at = ip->size;
-	if (!rc && !w->append && at > ip->size && w->start > ip->size) { /* the gap's block is written to, too */
+		if (at < TS_ALIGN_DOWN(w->start, (uint64_t)fs->block_size)) { /* cut meanwhile */
+			w->start = at;
+			rc = -EAGAIN;
+		}
+	}
+	if (!rc && !w->append && w->start && !fs_map_is_tree(ip)) { /* bytes in the inode become a block */
+		w->start = 0;
+		rc = -EAGAIN;
+	}
+	if (!rc && !data_sharing(ip) && !w->append && at > ip->size && w->start > ip->size) { /* the gap's block is written to, too */
 		w->start = ip->size;
 		rc = -EAGAIN;
 	}
@@ -193,10 +255,15 @@ static int write_round(struct fs *fs, struct fs_file *f, struct writer *w)
 		rc = -EFBIG;
 	if (!rc && w->kill_suid)
 		rc = fs_suid_drop(fs, ip);
-	n = rc ? 0 : fs_data_write(fs, ip, w->buf + w->done, w->len - w->done, at);
-	pins_drop(fs, &p);
+	/* An append goes to the end in one piece, or another node comes between its halves; when space is scarce, short writes are all there is. */
+	n = rc ? 0 : fs_data_write(fs, ip, w->buf + w->done, w->len - w->done, at, w->append && w->tries < APPEND_TRIES);
+	pins_drop(fs, ip, &p);
+	if (gap)
+		rc = gap_round(fs, ip);
 	if (rc || n < 0)
 		return rc ? rc : (int)n;
+	if (gap)
+		return -EAGAIN;
 	if (!w->placed)
 		w->off = at - w->done;
 	w->placed = true;
@@ -206,7 +273,7 @@ static int write_round(struct fs *fs, struct fs_file *f, struct writer *w)
 
 ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, uint64_t off, bool append, bool kill_suid, uint64_t *off_out)
 {
-	struct writer w = {.buf = buf, .len = len, .off = off, .start = off, .append = append, .kill_suid = kill_suid};
+	struct writer w = {.buf = buf, .len = len, .off = off, .start = append ? f->ip->size : off, .append = append, .kill_suid = kill_suid};
 	struct refills r = {0};
 	int rc = fs_enter(fs, FS_OP_WRITE);
 
@@ -214,8 +281,11 @@ ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, 
 		rc = -EFBIG;
 	while (!rc && w.done < len) {
 		rc = write_round(fs, f, &w);
+		w.tries += needs_space(rc);
 		if (needs_space(rc))
 			rc = refill(fs, &r, w.done, rc);
+		else if (rc == -FS_NEED_EX)
+			rc = share_settle(fs, f->ip);
 		else if (rc == -EAGAIN)
 			rc = 0;
 	}
@@ -244,8 +314,8 @@ static int mapped_round(struct fs *fs, struct fs_file *f, struct writer *w, unsi
 	size = f->ip->size;
 	w->len = size <= w->off ? 0 : TS_MIN(w->len, size - w->off);
 	if (!rc && w->done < w->len)
-		n = fs_data_write(fs, f->ip, w->buf + w->done, w->len - w->done, at);
-	pins_drop(fs, &p);
+		n = fs_data_write(fs, f->ip, w->buf + w->done, w->len - w->done, at, false);
+	pins_drop(fs, f->ip, &p);
 	if (rc || n < 0)
 		return rc ? rc : (int)n;
 	w->done += (size_t)n;
@@ -347,7 +417,7 @@ int fs_fallocate(struct fs *fs, struct fs_file *f, int mode, uint64_t off, uint6
 		if (!rc && kill_suid)
 			rc = fs_suid_drop(fs, f->ip);
 		mark = le64_get(fs_idisk(f->ip)->subs);
-		pins_drop(fs, &p);
+		pins_drop(fs, f->ip, &p);
 		if (!needs_space(rc))
 			break;
 		rc = refill(fs, &r, mark, rc);
@@ -365,7 +435,7 @@ int64_t fs_seek(struct fs *fs, struct fs_file *f, uint64_t off, bool hole)
 	if (at)
 		return at;
 	at = fs_data_seek(fs, f->ip, off, hole);
-	pins_drop(fs, &p);
+	pins_drop(fs, f->ip, &p);
 	return at;
 }
 
@@ -427,7 +497,7 @@ static int copy_slices(struct fs *fs, struct copy *c)
 
 		if (n <= 0) /* 0: the end of the source */
 			return n < 0 ? (int)n : 1;
-		w = fs_data_write(fs, c->out->ip, c->slice, (size_t)n, c->out_off + c->done);
+		w = fs_data_write(fs, c->out->ip, c->slice, (size_t)n, c->out_off + c->done, false);
 		if (w < 0)
 			return (int)w;
 		c->done += (size_t)w;

@@ -144,6 +144,8 @@ void data_blk_active(struct fs *fs, struct data_blk *b)
 	struct data_file *df = b->df;
 	bool want = b->ndirty || b->ios || b->ready || b->io_rc;
 
+	if (!want)
+		share_unmark(fs, b);
 	if (want == !ts_list_empty(&b->active))
 		return;
 	if (want) {
@@ -226,7 +228,8 @@ void data_pages_dirty(struct fs *fs, struct data_chunk *c, uint16_t bits)
 		return;
 	if (!b->ndirty) {
 		b->seq = ++fs->datas->seq;
-		b->dirtied_ns = ts_exec_now(fs->exec);
+		if (!b->ready) /* else it waits for its transaction since then */
+			b->dirtied_ns = ts_exec_now(fs->exec);
 	}
 	c->dirty |= bits;
 	b->ndirty += n;
@@ -392,6 +395,8 @@ int fs_data_init(struct fs *fs, size_t pool_bytes)
 	ts_cond_init(&ds->room);
 	ts_cond_init(&ds->io_room);
 	ts_cond_init(&ds->kick);
+	ts_cond_init(&ds->share_kick);
+	ts_cond_init(&ds->share_room);
 	ts_mutex_init(&ds->grow_lock);
 	ts_map_init(&ds->blks);
 	ts_done_init(&ds->ended);
@@ -399,6 +404,7 @@ int fs_data_init(struct fs *fs, size_t pool_bytes)
 	pool_bytes = TS_MAX(pool_bytes, (size_t)fs->block_size * POOL_MIN_BLOCKS);
 	ds->nchunks = pool_bytes / DATA_CHUNK;
 	ds->dirty_limit = ds->nchunks * DATA_CHUNK_PAGES / 2;
+	ds->shared_limit = TS_MAX(ds->nchunks / 4 / data_blk_chunks(fs), (size_t)2);
 	rc = pool_alloc(ds);
 	if (!rc)
 		rc = data_flusher_start(fs);

@@ -204,7 +204,9 @@ void data_prefetch(struct fs *fs, struct data_file *df, uint64_t from, uint64_t 
 		struct data_blk *b = data_blk_get(fs, df, from / bs);
 		uint64_t end = TS_MIN(to, (from / bs + 1) * bs);
 		unsigned first = (unsigned)(from % bs / DATA_PAGE), last;
-		int rc = b ? data_blk_known(fs, b) : -ENOMEM;
+		uint64_t base = from / bs * bs;
+		int rc = !b ? -ENOMEM :
+			 !tok_holds(fs->tok, TOK_DATA, df->ip->ino, TOK_SH, base, base + bs - 1) ? -TS_ERR_WOULD_WAIT : data_blk_known(fs, b);
 
 		last = (unsigned)((end - 1) % bs / DATA_PAGE);
 		if (!rc && b->map.addr && !b->map.unwritten && first < b->map.subs)

@@ -349,6 +349,8 @@ int fs_reaper_kick(struct fs *fs)
 			ts_cond_broadcast(&fs->ialloc->wake);
 		if (fs->icache)
 			fs_icache_wake(fs);
+		if (fs->datas)
+			fs_share_wake(fs);
 	}
 	return 0;
 }
@@ -417,6 +419,8 @@ int fs_reaper_start(struct fs *fs)
 		rc = spawn(fs, "inode filler", fs_ialloc_fiber);
 	if (!rc)
 		rc = spawn(fs, "lazy inodes", fs_icache_fiber);
+	if (!rc)
+		rc = fs_share_start(fs);
 	return rc; /* what was started ends when the failed mount sets stopping_threads */
 }
 

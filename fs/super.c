@@ -17,9 +17,9 @@ static int on_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode t
 		return -EIO; /* kept: what was done under it is only in our log */
 	switch (kind) {
 	case TOK_INODE:
-		return fs_inode_revoke(fs, id, drop);
+		return fs_inode_revoke(fs, id, to);
 	case TOK_DATA:
-		return fs_data_revoke(fs, id, drop);
+		return fs_data_revoke(fs, id, drop, start, end);
 	case TOK_DIR:
 		return fs_buf_clean_resource(fs, TOK_DIR, id, drop);
 	case TOK_SEGMENT:

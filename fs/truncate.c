@@ -35,7 +35,7 @@ static void blk_forget(struct fs *fs, struct data_blk *b)
 	b->ready = false;
 	b->io_rc = 0;
 	data_blk_release(fs, b);
-	b->known = false;
+	b->known = b->tail_clean = false;
 	data_blk_active(fs, b);
 	data_blk_put(fs, b);
 }
@@ -116,6 +116,7 @@ static int cut_last(struct fs *fs, struct data_blk *b, uint32_t keep)
 			return rc;
 	}
 	cut_pages(fs, b, keep);
+	b->tail_clean = false;
 	if (c) {
 		data_pages_dirty(fs, c, data_bit(keep / DATA_PAGE));
 		data_chunk_unpin(fs, c);
@@ -205,6 +206,7 @@ int fs_data_truncate(struct fs *fs, struct fs_inode *ip, uint64_t size)
 	if (!df)
 		return -ENOMEM;
 	ip->mtime_ns = ip->ctime_ns = fs_now_ns(fs);
+	ip->gap_clean = UINT64_MAX;
 	fs_inode_lazy(fs, ip);
 	/* Shrinking to the same size is not nothing: blocks behind the end (fallocate) go. */
 	if (size > ip->size) {

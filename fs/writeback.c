@@ -254,7 +254,7 @@ int data_blk_settled(struct fs *fs, struct data_blk *b)
 		else if (b->io_rc)
 			data_blk_lose(fs, b);
 		else
-			rc = data_commit(fs, b->df, false);
+			rc = data_commit(fs, b->df, false, true);
 	}
 	return rc ? rc : errors_since(b->df, errors);
 }
@@ -266,7 +266,7 @@ int data_blk_flush(struct fs *fs, struct data_blk *b)
 
 	while (!rc && b->ndirty && b->seq <= seq) {
 		if (data_is_inline(b)) {
-			rc = data_commit(fs, b->df, true);
+			rc = data_commit(fs, b->df, true, true);
 		} else {
 			data_wave_start(fs, b);
 			rc = data_blk_settled(fs, b);
@@ -282,8 +282,18 @@ static bool wants_wave(const struct data_blk *b, uint64_t seq, uint64_t before_n
 	return b->ndirty && !b->ios && !b->io_rc && b->seq <= seq && b->dirtied_ns <= before_ns && !data_is_inline(b);
 }
 
+struct blk_range {
+	uint64_t first, last; /* indexes, inclusive */
+};
+static const struct blk_range every_blk = {0, UINT64_MAX};
+
+static bool blk_in(const struct data_blk *b, const struct blk_range *r)
+{
+	return b->idx >= r->first && b->idx <= r->last;
+}
+
 /* Starts waves for blocks dirtied up to seq and before_ns; drops those whose wave failed. */
-static void start_waves(struct fs *fs, struct data_file *df, uint64_t seq, uint64_t before_ns)
+static void start_waves(struct fs *fs, struct data_file *df, const struct blk_range *r, uint64_t seq, uint64_t before_ns)
 {
 	bool again;
 
@@ -292,7 +302,7 @@ static void start_waves(struct fs *fs, struct data_file *df, uint64_t seq, uint6
 		ts_list_for(n, &df->active) {
 			struct data_blk *b = ts_list_entry(n, struct data_blk, active);
 
-			if (!(b->io_rc && !b->ios) && !wants_wave(b, seq, before_ns))
+			if (!blk_in(b, r) || (!(b->io_rc && !b->ios) && !wants_wave(b, seq, before_ns)))
 				continue;
 			b->pins++;
 			if (b->io_rc)
@@ -306,19 +316,20 @@ static void start_waves(struct fs *fs, struct data_file *df, uint64_t seq, uint6
 	} while (again);
 }
 
-static struct data_blk *pending(struct data_file *df, uint64_t seq)
+static struct data_blk *pending(struct data_file *df, const struct blk_range *r, uint64_t seq)
 {
 	ts_list_for(n, &df->active) {
 		struct data_blk *b = ts_list_entry(n, struct data_blk, active);
 
+		if (!blk_in(b, r))
+			continue;
 		if (((b->ios || b->ready) && b->wave_seq <= seq) || (b->ndirty && b->seq <= seq) || b->io_rc)
 			return b;
 	}
 	return NULL;
 }
 
-/* Something data_commit would do. */
-static bool has_work(struct data_file *df, uint64_t before_ns)
+bool data_has_work(struct data_file *df, uint64_t before_ns)
 {
 	ts_list_for(n, &df->active) {
 		struct data_blk *b = ts_list_entry(n, struct data_blk, active);
@@ -329,7 +340,7 @@ static bool has_work(struct data_file *df, uint64_t before_ns)
 	return false;
 }
 
-int fs_data_writeback(struct fs *fs, struct fs_inode *ip)
+static int writeback(struct fs *fs, struct fs_inode *ip, const struct blk_range *r)
 {
 	struct data_file *df = ip->data;
 	uint64_t seq = fs->datas->seq, errors = ip->wb_error_seq;
@@ -339,17 +350,48 @@ int fs_data_writeback(struct fs *fs, struct fs_inode *ip)
 	if (!df)
 		return 0;
 	df->users++;
-	while (!rc && (start_waves(fs, df, seq, UINT64_MAX), b = pending(df, seq))) {
+	while (!rc && (start_waves(fs, df, r, seq, UINT64_MAX), b = pending(df, r, seq))) {
 		/* Not for nothing: it wakes all who wait here, and two of them would wake each other for ever. */
-		rc = has_work(df, UINT64_MAX) ? data_commit(fs, df, true) : 0;
-		b = pending(df, seq);
+		rc = data_has_work(df, UINT64_MAX) ? data_commit(fs, df, true, true) : 0;
+		b = pending(df, r, seq);
 		if (!rc && b && b->ios)
 			ts_cond_wait(&df->cond, "data to be written, inode", ip->ino, 0);
 	}
-	while (df->map_lock.owner) /* a commit under way: it must be over before a token leaves */
+	/* A commit under way must be over before a token leaves; one that comes later finds nothing to do. Once, not until nobody has
+	 * the lock: two who wait here would hand it to each other for ever. */
+	if (df->map_lock.owner)
 		ts_mutex_lock(&df->map_lock, "commits to end"), ts_mutex_unlock(&df->map_lock);
 	data_unuse(fs, df);
 	return rc ? rc : ip->wb_error_seq != errors ? ip->wb_error : 0;
+}
+
+int fs_data_writeback(struct fs *fs, struct fs_inode *ip)
+{
+	return writeback(fs, ip, &every_blk);
+}
+
+/* Size and times go into the inode, or are known to be in it. */
+static int sync_inode(struct fs *fs, struct fs_inode *ip)
+{
+	struct tok_value v;
+	struct tok_pin pin;
+	int rc;
+
+	if (ip->lazy_dirty && data_ex_held(fs, ip))
+		return fs_inode_write_lazy(fs, ip);
+	if (ip->lazy_dirty) {
+		rc = share_pin_ex(fs, ip, &pin);
+		if (rc)
+			return rc;
+		rc = fs_inode_write_lazy(fs, ip);
+		tok_unpin(fs->tok, &pin);
+		return rc;
+	}
+	if (!tok_value_kept(fs->tok, TOK_INODE, ip->ino, &v))
+		return 0;
+	rc = tok_pin(fs->tok, TOK_INODE, ip->ino, TOK_SH, 0, TOK_END, 0, &pin); /* whoever has it forces his log first */
+	tok_unpin(fs->tok, &pin);
+	return rc ? rc : ip->lazy_dirty ? sync_inode(fs, ip) : 0;
 }
 
 /* datasync: times alone are no reason to force the log. */
@@ -359,8 +401,8 @@ int data_sync(struct fs *fs, struct fs_inode *ip, bool datasync)
 	int rc = fs_data_writeback(fs, ip), rc2 = 0;
 	bool same_size = ip->buf && le64_get(fs_idisk(ip)->size) == ip->size;
 
-	if (ip->lazy_dirty && !(datasync && same_size))
-		rc2 = fs_inode_write_lazy(fs, ip);
+	if (!(datasync && same_size))
+		rc2 = sync_inode(fs, ip);
 	if (!rc2 && ip->buf && ip->buf->last_lsn > fs_log_stable(fs))
 		rc2 = fs_log_force(fs, ip->buf->last_lsn);
 	df = ip->data;
@@ -380,7 +422,7 @@ int fs_data_fsync(struct fs *fs, struct fs_inode *ip)
 	return data_sync(fs, ip, false);
 }
 
-void fs_data_drop(struct fs *fs, struct fs_inode *ip)
+static void drop(struct fs *fs, struct fs_inode *ip, const struct blk_range *r)
 {
 	struct data_file *df = ip->data;
 
@@ -390,22 +432,52 @@ void fs_data_drop(struct fs *fs, struct fs_inode *ip)
 	ts_list_for_safe(n, tmp, &df->blks) {
 		struct data_blk *b = ts_list_entry(n, struct data_blk, link);
 
-		if (b->ndirty || b->ios || b->ready || b->next != NEXT_NONE || b->io_rc)
+		if (!blk_in(b, r) || b->ndirty || b->ios || b->ready || b->next != NEXT_NONE || b->io_rc)
 			continue;
 		for (uint32_t i = 0; i < data_blk_chunks(fs); i++) {
 			if (b->chunk[i])
 				data_chunk_cut(fs, b->chunk[i]);
 		}
-		b->known = false;
+		b->known = b->tail_clean = false;
 		b->pins++;
 		data_blk_put(fs, b);
 	}
 	data_unuse(fs, df);
 }
 
-/* The DATA token is asked for elsewhere. Data that a disk refused is lost and its writers are told; the token may go. */
-int fs_data_revoke(struct fs *fs, uint64_t ino, bool drop)
+void fs_data_drop(struct fs *fs, struct fs_inode *ip)
 {
+	drop(fs, ip, &every_blk);
+}
+
+/* Does the range reach behind the size that other writers of the file may know? They would take its bytes there for zeros. */
+static bool size_ahead(struct fs *fs, struct fs_inode *ip, const struct blk_range *r)
+{
+	struct tok_value v;
+
+	if (data_ex_held(fs, ip))
+		return false; /* and nobody writes the file beside us */
+	if (!ip->buf)
+		return tok_value_kept(fs->tok, TOK_INODE, ip->ino, &v);
+	return ip->lazy_dirty && ip->size > le64_get(fs_idisk(ip)->size) && r->last >= le64_get(fs_idisk(ip)->size) / fs->block_size;
+}
+
+/* Written, mapped and stable. */
+static int sync_range(struct fs *fs, struct fs_inode *ip, const struct blk_range *r)
+{
+	int rc = writeback(fs, ip, r);
+
+	if (!rc && size_ahead(fs, ip, r))
+		rc = sync_inode(fs, ip);
+	if (!rc && ip->buf && ip->buf->last_lsn > fs_log_stable(fs))
+		rc = fs_log_force(fs, ip->buf->last_lsn);
+	return rc;
+}
+
+/* The DATA token is asked for elsewhere. Data that a disk refused is lost and its writers are told; the token may go. */
+int fs_data_revoke(struct fs *fs, uint64_t ino, bool clean, uint64_t start, uint64_t end)
+{
+	struct blk_range r = {start / fs->block_size, end / fs->block_size};
 	struct fs_inode *ip = fs_inode_find(fs, ino);
 	uint64_t errors;
 	int rc;
@@ -413,13 +485,13 @@ int fs_data_revoke(struct fs *fs, uint64_t ino, bool drop)
 	if (!ip)
 		return 0;
 	errors = ip->wb_error_seq;
-	rc = fs_data_fsync(fs, ip);
+	rc = sync_range(fs, ip, &r);
 	if (rc && ip->wb_error_seq != errors && rc == ip->wb_error)
-		rc = fs_data_fsync(fs, ip);
+		rc = sync_range(fs, ip, &r);
 	if (!rc)
 		rc = fs_io_flush_data(fs);
-	if (!rc && drop)
-		fs_data_drop(fs, ip);
+	if (!rc && clean)
+		drop(fs, ip, &r);
 	fs_inode_put(fs, ip);
 	return rc;
 }
@@ -431,9 +503,15 @@ static void flush_file(struct fs *fs, struct data_file *df, bool all)
 	uint64_t now = ts_exec_now(fs->exec), before = all ? UINT64_MAX : now > FLUSH_AGE_NS ? now - FLUSH_AGE_NS : 0;
 
 	df->users++;
-	start_waves(fs, df, fs->datas->seq, before);
-	if (has_work(df, before) && data_commit(fs, df, true))
-		ts_debug("inode %llu: write-behind failed", (unsigned long long)df->ip->ino); /* its writers are told by wb_error */
+	start_waves(fs, df, &every_blk, fs->datas->seq, before);
+	if (data_has_work(df, before)) {
+		int rc = data_commit(fs, df, true, false);
+
+		if (rc == -FS_NEED_EX) /* a wait for another node is not for this fiber: memory may depend on it */
+			share_kick(fs, all);
+		else if (rc)
+			ts_debug("inode %llu: write-behind failed", (unsigned long long)df->ip->ino); /* its writers are told by wb_error */
+	}
 	data_unuse(fs, df);
 }
 

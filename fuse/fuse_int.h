@@ -59,7 +59,8 @@ struct tf_node { /* an inode the kernel may know */
 	atomic_uint_least64_t replied_ns; /* when an entry reply for it last went out */
 	unsigned refs;		  /* jobs and requests using the struct */
 	bool attr_cached;	  /* a reply with an attribute timeout went out since the last invalidation */
-	bool pages_cached;	  /* opened with page cache since the last data invalidation */
+	bool pages_cached;	  /* opened with page cache since the last invalidation of all data */
+	uint64_t fills;		  /* counts what may have brought pages */
 	uint64_t names_epoch;	  /* entries with a timeout were handed out in this epoch; 0 = none */
 	unsigned writers;	  /* handles open for reading and writing: pages may be mapped and dirtied without a word */
 	uint64_t late_writes;	  /* WRITEs of dirty mapped pages received */
@@ -77,6 +78,11 @@ struct tf_node { /* an inode the kernel may know */
 	atomic_uint_least64_t inval_ns; /* when the last one began */
 	atomic_uint inval_running;
 };
+static inline void tf_pages_filled(struct tf_node *n)
+{
+	n->pages_cached = true;
+	n->fills++;
+}
 
 struct tf_req {
 	struct tfuse *tf;

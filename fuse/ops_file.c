@@ -24,7 +24,7 @@ static void open_fill(struct tfuse *tf, uint64_t ino, int flags, struct fs_file 
 		return;
 	}
 	if (n)
-		n->pages_cached = true;
+		tf_pages_filled(n);
 	bool drop = first && !tok_cached(fs_tokens(tf->fs), TOK_DATA, ino, TOK_EX);
 	/* Every close drops the process's locks on the file: no FOPEN_NOFLUSH. */
 	bool noflush = tf->local_locks && (flags & O_ACCMODE) == O_RDONLY;
@@ -176,7 +176,7 @@ int tf_op_read(struct tf_req *q)
 	tf_fault_at(q, TF_BEFORE_PIN);
 	ssize_t r = read_to_the_end(q, in, buf);
 	if (q->node && r >= 0) /* behind the end, too: the kernel fills the page with zeros */
-		q->node->pages_cached = true;
+		tf_pages_filled(q->node);
 	int rc = r < 0 ? (int)r : tf_reply(q, buf, (size_t)r) ? -TF_NOREPLY : 0;
 	untrack(q);
 	if (in->size <= 4096)
@@ -201,7 +201,7 @@ static int late_write(struct tf_req *q, const struct fuse_write_in *in)
 	const uint8_t *data = q->arg + sizeof(*in);
 	if (n) {
 		n->late_writes++; /* an invalidation that met it looks again, whichever way it is answered */
-		n->pages_cached = true; /* whoever wrote a mapped page still has it */
+		tf_pages_filled(n); /* whoever wrote a mapped page still has it */
 	}
 	int rc = fs_write_mapped(tf->fs, tf_handle(in->fh), data, in->size, in->offset, false);
 	bool early = rc == -TS_ERR_WOULD_WAIT && n && tf->late_total < LATE_MAX;
@@ -264,11 +264,11 @@ int tf_op_write(struct tf_req *q)
 	track(q, true, in->offset, in->size);
 	tf_fault_at(q, TF_BEFORE_PIN);
 	if (q->node)
-		q->node->pages_cached = true; /* a write through the page cache fills it, also on a handle opened before the last revoke */
+		tf_pages_filled(q->node); /* a write through the page cache fills it, also on a handle opened before the last revoke */
 	ssize_t r = fs_write(q->tf->fs, tf_handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, append,
 			     in->write_flags & FUSE_WRITE_KILL_SUIDGID, &at);
 	if (q->node)
-		q->node->pages_cached = true; /* a revoke while it waited has dropped them for the last time, but not those it brings now */
+		tf_pages_filled(q->node); /* a revoke while it waited has dropped them for the last time, but not those it brings now */
 	if (r > 0 && in->fh & TF_FH_DIRECT) /* other handles may have read these pages while it was on its way */
 		tf_inval_now(q->tf, q->in->nodeid, at, at + (uint64_t)r - 1);
 	if (r > 0 && at != in->offset && !(in->fh & TF_FH_DIRECT)) { /* the kernel has put these bytes into its cache at the wrong place */

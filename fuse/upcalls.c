@@ -237,11 +237,14 @@ static void held_inval(struct tfuse *tf, struct tf_node *n)
 	ts_free(s.v);
 }
 
+/* true: the pages are gone, and none came meanwhile. Beside a part of the file others stay cached. */
 static bool inval_round(struct tfuse *tf, struct tf_node *n, uint64_t first, uint64_t last)
 {
-	uint64_t late = n->late_writes;
+	uint64_t late = n->late_writes, fills = n->fills;
+	bool all = first == 0 && last == UINT64_MAX;
 	struct spans s;
-	n->pages_cached = false;
+	if (all)
+		n->pages_cached = false;
 	spans_collect(n, &s);
 	bool through = inval_pass(tf, n, first, last, &s);
 	ts_free(s.v);
@@ -253,8 +256,8 @@ static bool inval_round(struct tfuse *tf, struct tf_node *n, uint64_t first, uin
 	held_inval(tf, n);
 	(void)tf_fault(tf, TF_AT_INVAL_ROUND, n->ino);
 	if (n->late_writes != late) /* a page dirtied again behind the call stays */
-		n->pages_cached = true;
-	return !n->pages_cached;
+		tf_pages_filled(n);
+	return n->fills == fills;
 }
 
 /* The kernel gives no sign of when a caller has applied an answer; what it clears after a whole round of other nodes would be theirs. */
@@ -274,9 +277,10 @@ static void pages_drop(struct tfuse *tf, struct tf_node *n, uint64_t start, uint
 	if (tf_fault(tf, how & FS_INVAL_LAST ? TF_AT_INVAL_LAST : TF_AT_INVAL_DATA, n->ino))
 		return;
 	tf->st.inval_data++;
-	for (unsigned i = 0; i < rounds && !tf->is_gone && !inval_round(tf, n, start, end); i++)
-		;
-	if (how & FS_INVAL_LAST && n->pages_cached && !tf->is_gone)
+	bool gone = false;
+	for (unsigned i = 0; i < rounds && !tf->is_gone && !gone; i++)
+		gone = inval_round(tf, n, start, end);
+	if (how & FS_INVAL_LAST && !gone && !tf->is_gone)
 		TS_PANIC("mount %s: the kernel does not give up the pages of inode %llu: another node would see old bytes", tf->mountpoint,
 			 (unsigned long long)n->ino);
 }

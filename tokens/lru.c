@@ -38,6 +38,10 @@ static void drop_some(struct tok_mgr *m, struct ts_list *idle)
 int tok_mgr_drain(struct tok_mgr *m)
 {
 	while (!m->failed && (m->ntoks || dlm_tick_wanted(m->dlm))) {
+		if (m->nkept) {
+			tok_kept_clear_one(m);
+			continue;
+		}
 		drop_some(m, m->ntoks > m->nsegments ? &m->lru : &m->lru_segments);
 		if (m->ntoks)
 			ts_cond_wait(&m->shrunk, "tokens given back", m->ntoks, m->nsegments);

@@ -67,6 +67,8 @@ struct tok_mgr *tok_mgr_new(const struct tok_args *a)
 	ts_list_init(&m->lru_segments);
 	ts_list_init(&m->closing);
 	ts_list_init(&m->rvq);
+	ts_list_init(&m->rvq_data);
+	ts_list_init(&m->kept);
 	ts_list_init(&m->peers);
 	ts_list_init(&m->lock_calls);
 	ts_list_init(&m->lock_closings);

@@ -26,6 +26,7 @@ static struct tok *tok_get(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
 	t->allow = TOK_EX;
 	ts_list_init(&t->lru);
 	ts_list_init(&t->rvq);
+	ts_list_init(&t->kept);
 	ts_list_init(&t->waiters);
 	ts_cond_init(&t->drained);
 	if (dlm_res_init(m->dlm, &t->res, (struct dlm_key){.id = id, .kind = kind})) {
@@ -40,6 +41,7 @@ static struct tok *tok_get(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
 
 static void tok_free(struct tok_mgr *m, struct tok *t)
 {
+	TS_ASSERT(!t->has_got && ts_list_empty(&t->kept));
 	dlm_res_fini(m->dlm, &t->res);
 	ts_list_del(&t->lru);
 	ts_list_del(&t->all);
@@ -65,7 +67,7 @@ void tok_settle(struct tok_mgr *m, struct tok *t)
 
 static bool unpinned_for(const struct tok *t, enum tok_mode mode)
 {
-	return !t->nex && !(mode == TOK_EX && t->nsh);
+	return !t->nex && !(mode != TOK_SH && t->nsh);
 }
 static bool allowed(const struct tok *t, enum tok_mode mode, unsigned flags)
 {
@@ -75,16 +77,20 @@ static bool local_free(const struct tok *t, enum tok_mode mode, unsigned flags)
 {
 	return unpinned_for(t, mode) && allowed(t, mode, flags);
 }
-static bool held(const struct tok *t, enum tok_mode mode)
+static bool held(const struct tok *t, enum tok_mode mode, uint64_t start, uint64_t end)
 {
-	return dlm_holds(&t->res, (enum dlm_mode)mode, 0, TOK_END);
+	return dlm_holds(&t->res, (enum dlm_mode)mode, start, end);
 }
-static void count_pin(struct tok_mgr *m, struct tok *t, enum tok_mode mode)
+static void count_pin(struct tok_mgr *m, struct tok *t, enum tok_mode mode, uint64_t start, uint64_t end)
 {
-	if (mode == TOK_EX)
-		t->nex++;
-	else
+	if (mode == TOK_SH) {
 		t->nsh++;
+	} else {
+		t->nex++;
+		t->ex_mode = mode;
+	}
+	t->last_start = start;
+	t->last_end = end;
 	t->unused = false;
 	m->st.pins++;
 }
@@ -120,12 +126,23 @@ void tok_late_over(struct tok_mgr *m, struct tok *t)
 	}
 }
 
-/* Asks the engine for the whole resource. 1 held now, 0 asked (the callback comes), or an error. */
-static int ask(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsigned flags)
+static bool contended(const struct tok_mgr *m, const struct tok *t)
 {
-	t->req = (struct dlm_req){.start = 0, .end = TOK_END, .dstart = 0, .dend = TOK_END, .mode = mode};
-	t->req.flags =
-		(flags & (TOK_NOWAIT | TOK_TRY) ? DLM_F_LOCAL : 0) | (flags & TOK_QUICK ? DLM_F_QUICK : 0);
+	return t->contended >= 2 && ts_exec_now(m->a.exec) - t->contended_ns < TOK_CONTENDED_NS;
+}
+
+/* Asks the engine: for everything it can have, or, of a resource that others take to pieces, for no more than it needs. 1 held
+ * now, 0 asked (the callback comes), or an error. */
+static int ask(struct tok_mgr *m, struct tok *t, const struct tok_waiter *w)
+{
+	bool exact = contended(m, t);
+	t->req = (struct dlm_req){.start = w->start,
+				  .end = w->end,
+				  .dstart = exact ? w->start : 0,
+				  .dend = exact ? w->end : TOK_END,
+				  .mode = w->mode};
+	t->req.flags = (uint8_t)((w->flags & (TOK_NOWAIT | TOK_TRY) ? DLM_F_LOCAL : 0) |
+				 (w->flags & TOK_QUICK ? DLM_F_QUICK : 0) | (w->mode == TOK_SW ? DLM_F_BEST : 0));
 	t->requesting = true; /* a callback from inside must find it so */
 	int rc = dlm_request(m->dlm, &t->res, &t->req);
 	if (rc == 0)
@@ -134,6 +151,7 @@ static int ask(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsigned fl
 	if (rc == 1) {
 		t->granted_ns = m->min_hold_ns ? ts_exec_now(m->a.exec) : 0;
 		t->unused = true;
+		tok_value_news(m, t);
 	}
 	return rc;
 }
@@ -144,14 +162,14 @@ static int serve_head(struct tok_mgr *m, struct tok *t)
 	struct tok_waiter *w = ts_list_entry(t->waiters.next, struct tok_waiter, link);
 	if (!local_free(t, w->mode, w->flags))
 		return 1;
-	if (held(t, w->mode)) {
-		count_pin(m, t, w->mode);
+	if (held(t, w->mode, w->start, w->end)) {
+		count_pin(m, t, w->mode, w->start, w->end);
 		wake(w, 0);
 		return 0;
 	}
 	if (t->requesting)
 		return 1;
-	int rc = ask(m, t, w->mode, w->flags);
+	int rc = ask(m, t, w);
 	if (rc < 0)
 		wake(w, rc);
 	else if (rc == 0) /* from here on it means waiting for another node */
@@ -176,6 +194,7 @@ void tok_granted(void *arg, struct dlm_req *q)
 	t->requesting = false;
 	t->unused = true;
 	t->granted_ns = ts_exec_now(m->a.exec);
+	tok_value_news(m, t);
 	tok_serve(m, t);
 	tok_settle(m, t);
 }
@@ -203,11 +222,11 @@ static bool would_wait(const struct tok *t, enum tok_mode mode, unsigned flags)
 	       (t->requesting || !dlm_covers((enum dlm_mode)t->allow, (enum dlm_mode)mode));
 }
 
-static int pin_slowly(struct tok_mgr *m, struct tok *t, enum tok_mode mode, unsigned flags)
+static int pin_slowly(struct tok_mgr *m, struct tok *t, enum tok_mode mode, uint64_t start, uint64_t end, unsigned flags)
 {
-	struct tok_waiter w = {.mode = mode, .flags = flags};
+	struct tok_waiter w = {.mode = mode, .flags = flags, .start = start, .end = end};
 	const struct dlm_key key = t->res.key; /* t may be gone when a wait ends in an error */
-	bool late = flags & TOK_LATE && held(t, mode) && allowed(t, mode, flags);
+	bool late = flags & TOK_LATE && held(t, mode, start, end) && allowed(t, mode, flags);
 	if (!late && would_wait(t, mode, flags)) {
 		tok_settle(m, t);
 		return -TS_ERR_WOULD_WAIT;
@@ -235,18 +254,22 @@ int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mo
 	    uint64_t end, unsigned flags, struct tok_pin *out)
 {
 	*out = (struct tok_pin){0};
-	TS_ASSERT(start <= end && (mode == TOK_SH || mode == TOK_EX)); /* takes the whole: see README */
+	TS_ASSERT(start <= end && mode != TOK_NL);
+	if (kind != TOK_DATA) {
+		start = 0;
+		end = TOK_END;
+	}
 	if (m->failed)
 		return -TS_ERR_FENCED;
 	struct tok *t = tok_get(m, kind, id);
 	if (!t)
 		return -ENOMEM;
-	if (held(t, mode) && local_free(t, mode, flags) && (ts_list_empty(&t->waiters) || flags & TOK_LATE)) {
+	if (held(t, mode, start, end) && local_free(t, mode, flags) && (ts_list_empty(&t->waiters) || flags & TOK_LATE)) {
 		m->st.pin_hits++;
 		ts_list_del(&t->lru);
-		count_pin(m, t, mode);
+		count_pin(m, t, mode, start, end);
 	} else {
-		int rc = pin_slowly(m, t, mode, flags);
+		int rc = pin_slowly(m, t, mode, start, end, flags);
 		if (rc)
 			return rc;
 		if (m->ntoks > m->a.max_tokens)
@@ -261,7 +284,7 @@ void tok_unpin(struct tok_mgr *m, struct tok_pin *p)
 	struct tok *t = p->tok;
 	if (!t)
 		return;
-	unsigned *n = p->mode == TOK_EX ? &t->nex : &t->nsh;
+	unsigned *n = p->mode == TOK_SH ? &t->nsh : &t->nex;
 	TS_ASSERT(*n > 0);
 	--*n;
 	*p = (struct tok_pin){0};
@@ -277,7 +300,12 @@ void tok_unpin(struct tok_mgr *m, struct tok_pin *p)
 bool tok_cached(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode)
 {
 	const struct tok *t = tok_find(m, kind, id);
-	return t && !m->failed && !t->revoke_begun && held(t, mode);
+	return t && !m->failed && !t->revoke_begun && held(t, mode, 0, TOK_END);
+}
+bool tok_holds(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start, uint64_t end)
+{
+	const struct tok *t = tok_find(m, kind, id);
+	return t && !m->failed && held(t, mode, start, end);
 }
 bool tok_revoke_pending(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
 {

@@ -31,28 +31,61 @@ static void wait_min_hold(struct tok_mgr *m, const struct tok *t)
 		ts_sleep_until(until);
 }
 
+/* What pins may go on beside a revoke to `to`. One to SW is waited for by all: the call-back writes down what EX allowed. */
+static enum dlm_mode barrier(enum dlm_mode to)
+{
+	return to == DLM_SW ? DLM_NL : to;
+}
+
 static bool in_conflict(const struct tok *t, enum dlm_mode to)
 {
-	return (t->nex && !dlm_covers(to, DLM_EX)) || (t->nsh && !dlm_covers(to, DLM_SH));
+	return (t->nex && !dlm_covers(to, (enum dlm_mode)t->ex_mode)) || (t->nsh && !dlm_covers(to, DLM_SH));
 }
 
 static void drain(struct tok_mgr *m, struct tok *t, const struct dlm_want *w)
 {
-	while (!m->failed && in_conflict(t, w->to))
+	while (!m->failed && in_conflict(t, barrier(w->to)))
 		ts_cond_wait(&t->drained, "pins of a revoked token drained", t->res.key.kind, t->res.key.id);
 }
 
+/* More than was asked for, where this node is not at work: who asks behind its last use gets all from there to the end of the
+ * piece (two sequential writers part at the second one's offset; what the asker does not want is free for the next one), who
+ * asks before it gets what he would like up to it. */
+static void widen(const struct tok *t, struct dlm_want *w)
+{
+	for (uint32_t i = 0; i < t->res.held.n; i++) {
+		const struct dlm_piece *p = &t->res.held.v[i];
+		if (w->start > t->last_end && p->start <= w->end && p->end > w->end)
+			w->end = p->end;
+	}
+	if (w->end < t->last_start) {
+		w->start = TS_MIN(w->start, w->dstart);
+		w->end = TS_MAX(w->end, TS_MIN(w->dend, t->last_start - 1));
+	}
+}
+
+static void note_contention(struct tok_mgr *m, struct tok *t)
+{
+	uint64_t now = ts_exec_now(m->a.exec);
+	t->contended = now - t->contended_ns < TOK_CONTENDED_NS ? t->contended + 1 : 1;
+	t->contended_ns = now;
+}
+
 /* false: the token stays, and so does the barrier. */
-static bool give_back(struct tok_mgr *m, struct tok *t, const struct dlm_want *w)
+static bool give_back(struct tok_mgr *m, struct tok *t, struct dlm_want *w)
 {
 	const struct tok_events *e = &m->a.events;
 	enum tok_kind kind = (enum tok_kind)t->res.key.kind;
 	uint64_t id = t->res.key.id;
 	t->revoke_begun = true;
 	wait_min_hold(m, t);
+	if (!t->drop && kind == TOK_DATA) {
+		note_contention(m, t);
+		widen(t, w);
+	}
 	if (e->pre_revoke)
 		e->pre_revoke(e->arg, kind, id, (enum tok_mode)w->to, w->start, w->end);
-	t->allow = w->to;
+	t->allow = barrier(w->to);
 	t->late_ok = true;
 	tok_fail_waiters(m, t, TOK_NOWAIT, -TS_ERR_WOULD_WAIT);
 	drain(m, t, w);
@@ -97,8 +130,17 @@ static void fiber(void *arg)
 {
 	struct tok_mgr *m = arg;
 	struct ts_list *n;
-	while (!m->failed && (n = ts_list_pop_front(&m->rvq)))
+	while (!m->failed) {
+		bool data = ts_list_empty(&m->rvq);
+		if (data && m->data_fibers >= TOK_DATA_FIBERS)
+			break;
+		n = ts_list_pop_front(data ? &m->rvq_data : &m->rvq);
+		if (!n)
+			break;
+		m->data_fibers += data;
 		revoke_tok(m, ts_list_entry(n, struct tok, rvq));
+		m->data_fibers -= data;
+	}
 	m->revoke_fibers--;
 	ts_cond_broadcast(&m->shrunk);
 }
@@ -120,7 +162,8 @@ void tok_revoke_queue(struct tok_mgr *m, struct tok *t)
 		return;
 	t->revoke_queued = true;
 	ts_list_del(&t->lru);
-	ts_list_push_back(&m->rvq, &t->rvq);
+	bool waits = t->res.key.kind == TOK_DATA || t->res.key.kind == TOK_REGION;
+	ts_list_push_back(waits ? &m->rvq_data : &m->rvq, &t->rvq);
 	tok_revoke_start(m);
 }
 

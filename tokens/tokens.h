@@ -44,10 +44,11 @@ struct tok_pin { /* all zero = empty */
 };
 
 struct tok_events {
-	/* A held token must shrink to mode `to` (NL or SH) on [start, end] (inclusive). Called on a fiber of its own, with
+	/* A held token must shrink to mode `to` (NL, SH or SW) on [start, end] (inclusive). Called on a fiber of its own, with
 	 * no pins on it in conflict and new conflicting pins blocked... except during pre_revoke. Must make everything
 	 * durable under [start,end] (log forced, dirty home and flushed) and drop caches (to == NL), then return. An error
-	 * means the token cannot be given up (I/O error): the node keeps it and must stop. */
+	 * means the token cannot be given up (I/O error): the node keeps it and must stop. Of DATA and REGION it may pin INODE; any other
+	 * pins nothing that another node may hold. */
 	int (*revoke)(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end);
 	/* First step of a revoke, before new users are blocked: invalidate kernel caches; runs on the same fiber; new pins
 	 * are still granted meanwhile. May wait for kernel requests to finish. */
@@ -88,15 +89,28 @@ enum {
 	TOK_LATE = 8,	/* if held: before all who wait, and also while it is being given back, until last_revoke has returned */
 	TOK_QUICK = 4,	/* do not ask holders to give up: granted only if free now at the master (one round trip); -EAGAIN else */
 };
-/* Pins [start, end] in mode (SH or EX) for the caller: waits until this node holds it and no local pin conflicts (SH pins
- * share, an EX pin excludes other fibers: a pin is also the node-local lock). Desired range is the whole resource when
- * nobody contends. 0, -TS_ERR_WOULD_WAIT, -EAGAIN, -TS_ERR_FENCED, -ENOMEM.
- * This version takes the whole resource whatever the range: a fiber pins one resource only once. */
+/* Pins [start, end] in mode SH, SW or EX for the caller: waits until this node holds it and no local pin conflicts (SH pins
+ * share, an EX or SW pin excludes other fibers: a pin is also the node-local lock, of the whole resource whatever the range; a
+ * fiber pins one resource only once). Ranges are for DATA: what is asked for beyond [start, end] is the rest of the resource as
+ * long as nobody contends. SW is for the whole of INODE: other nodes may have it at the same time; who is alone gets EX.
+ * 0, -TS_ERR_WOULD_WAIT, -EAGAIN, -TS_ERR_FENCED, -ENOMEM. */
 int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start, uint64_t end,
 	    unsigned flags, struct tok_pin *out) TS_MUST_CHECK;
 void tok_unpin(struct tok_mgr *m, struct tok_pin *p); /* empties *p; harmless on an empty one */
 /* Held here now in at least this mode on the whole resource, and no revoke begun (kernel caching allowed)? */
 bool tok_cached(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode);
+/* Held here in at least this mode on [start, end], whether or not a revoke has begun? */
+bool tok_holds(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start, uint64_t end);
+/* What a holder of SW changed, on its way to whoever can write it down (dlm/dlm.h). give: in the revoke call-back, before SW
+ * leaves. take: under a pin (EX is held then), what came with a grant, once. kept: what this node gave and nobody is known to
+ * have yet. */
+struct tok_value {
+	uint64_t era, high, time;
+};
+void tok_value_give(struct tok_mgr *m, enum tok_kind kind, uint64_t id, const struct tok_value *v);
+bool tok_value_came(struct tok_mgr *m, enum tok_kind kind, uint64_t id); /* is there one to take? */
+bool tok_value_take(struct tok_mgr *m, enum tok_kind kind, uint64_t id, struct tok_value *out);
+bool tok_value_kept(struct tok_mgr *m, enum tok_kind kind, uint64_t id, struct tok_value *out);
 /* Give an idle token back soon (memory pressure, forget). */
 void tok_drop_hint(struct tok_mgr *m, enum tok_kind kind, uint64_t id);
 /* Is this node the master of the resource now? (then a pin of an uncontended one sends no message) */

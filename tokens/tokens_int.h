@@ -10,6 +10,9 @@
 #include "tokens/tokens.h"
 
 #define TOK_REVOKE_FIBERS 256
+#define TOK_DATA_FIBERS	  192 /* of them: revokes of DATA and REGION may wait for INODE, and those of INODE must find a fiber everywhere */
+#define TOK_KEPT_MAX	  1024
+#define TOK_CONTENDED_NS  TS_NS_PER_S
 #define TOK_RETRY_NS	  TS_NS_PER_MS
 
 struct tok {
@@ -17,11 +20,17 @@ struct tok {
 	struct dlm_req req;
 	struct ts_list all;
 	struct ts_list lru;	/* in mgr.lru* when idle: held, no pin, no waiter, no revoke */
-	struct ts_list rvq;	/* in mgr.rvq: a revoke fiber shall look at it */
+	struct ts_list rvq;	/* in mgr.rvq or rvq_data: a revoke fiber shall look at it */
+	struct ts_list kept;	/* in mgr.kept: gave a value that nobody is known to have */
 	struct ts_list waiters; /* struct tok_waiter, first come first served */
 	struct ts_cond drained; /* pins in conflict with allow may be gone */
 	uint64_t granted_ns;
 	unsigned nsh, nex;
+	uint64_t last_start, last_end; /* of the last pin: a revoke beside it may take more than it must */
+	uint64_t contended_ns;	       /* last revoke, */
+	unsigned contended;	       /* and how many followed each other closely */
+	uint8_t ex_mode;	       /* of the one pin that nex counts: EX or SW */
+	bool has_got;		       /* counted in mgr.ngot */
 	uint8_t allow;	    /* greatest mode new pins may have: EX, lower while a revoke's barrier stands */
 	bool late_ok;	    /* the barrier lets TOK_LATE pass */
 	bool requesting;    /* dlm has our request */
@@ -36,6 +45,7 @@ struct tok_waiter {
 	struct ts_done done;
 	enum tok_mode mode;
 	unsigned flags;
+	uint64_t start, end;
 };
 
 struct tok_demux;
@@ -44,11 +54,14 @@ struct tok_mgr {
 	struct dlm *dlm;
 	struct tok_demux *demux;
 	struct ts_list peers; /* in demux */
-	struct ts_list all, rvq;
+	struct ts_list all, rvq, rvq_data;
+	struct ts_list kept; /* toks, oldest first */
 	struct ts_list lru, lru_segments; /* idle, oldest first; segments are never given back for memory */
 	struct ts_list closing;		  /* segments given up here whose lock table is on its way home */
 	size_t ntoks, nsegments;
-	unsigned revoke_fibers, dropping;
+	size_t nkept, ngot;
+	unsigned revoke_fibers, data_fibers, dropping;
+	bool keeper; /* a fiber clears kept */
 	uint64_t min_hold_ns;
 	bool failed;
 	struct plock *locks;
@@ -67,6 +80,12 @@ void tok_settle(struct tok_mgr *m, struct tok *t); /* after a change: to the lru
 void tok_late_over(struct tok_mgr *m, struct tok *t); /* TOK_LATE passes the barrier no more */
 void tok_granted(void *arg, struct dlm_req *q);
 void tok_denied(void *arg, struct dlm_req *q, int err);
+
+void tok_value_news(struct tok_mgr *m, struct tok *t); /* after a grant */
+
+/* value.c */
+void tok_kept_bound(struct tok_mgr *m);
+void tok_kept_clear_one(struct tok_mgr *m); /* the oldest; waits */
 
 /* revoke.c */
 void tok_on_revoke(void *arg, struct dlm_res *r);

@@ -356,8 +356,6 @@ static void appends(void)
 
 static void appends_long(void)
 {
-	if (!px.local && !getenv("TESSERA_POSIX_DEFECTS"))
-		px_skip("open defect: an append across a block lets go to ask for space, and another may come between its halves");
 	append_all(rounds(150));
 }
 

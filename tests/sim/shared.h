@@ -15,9 +15,9 @@
 #define SH_RUN_MAX 1600u
 #define SH_OPEN	 UINT32_MAX /* end of what is still under way */
 
-/* Is a size that another node's stat has shown certain, although the writer had not forced it? Today the inode's token goes
- * over for a stat, so the writer has (what another node has seen is certain, work.c). */
-#define SH_SEEN_SIZE_IS_CERTAIN true
+/* Is a size that another node's stat has shown certain, although the writer had not forced it? No: it came with the token, and is
+ * lost if both die (fs/README.md, several writers of one file). */
+#define SH_SEEN_SIZE_IS_CERTAIN false
 
 struct sh_op { /* one change of a file; number 0 is its creation */
 	struct sim_life *life;

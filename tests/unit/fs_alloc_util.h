@@ -13,9 +13,9 @@ static inline int util_revoke(void *arg, enum tok_kind kind, uint64_t id, enum t
 
 	switch (kind) {
 	case TOK_DATA:
-		return fs_data_revoke(fs, id, to == TOK_NL);
+		return fs_data_revoke(fs, id, to == TOK_NL, 0, TOK_END);
 	case TOK_INODE:
-		return fs_inode_revoke(fs, id, to == TOK_NL);
+		return fs_inode_revoke(fs, id, to);
 	case TOK_SEGMENT:
 		return fs_ialloc_revoke_segment(fs, id);
 	case TOK_SEGTAB:

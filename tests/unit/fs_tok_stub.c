@@ -82,6 +82,8 @@ int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mo
 	struct tok *t = get(m, kind, id);
 	struct pin *p;
 
+	mode = mode == TOK_SW ? TOK_EX : mode; /* alone */
+
 	while (!m->failed && (t->revoking || conflict(t, mode, start, end))) {
 		if (flags & (TOK_TRY | TOK_NOWAIT))
 			return -TS_ERR_WOULD_WAIT;
@@ -222,6 +224,27 @@ bool tok_cached(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mod
 }
 void tok_drop_hint(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
 {
+}
+bool tok_holds(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start, uint64_t end)
+{
+	struct tok *t = find(m, kind, id);
+
+	return t && t->cached >= mode;
+}
+void tok_value_give(struct tok_mgr *m, enum tok_kind kind, uint64_t id, const struct tok_value *v)
+{
+}
+bool tok_value_came(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
+{
+	return false;
+}
+bool tok_value_take(struct tok_mgr *m, enum tok_kind kind, uint64_t id, struct tok_value *out)
+{
+	return false;
+}
+bool tok_value_kept(struct tok_mgr *m, enum tok_kind kind, uint64_t id, struct tok_value *out)
+{
+	return false;
 }
 bool tok_is_master(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
 {

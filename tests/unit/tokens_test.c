@@ -24,6 +24,7 @@ struct node {
 	bool dead, lost;
 	unsigned revokes, pre_revokes, users; /* users: fibers inside an EX or SH pin now */
 	int revoke_rc;
+	uint64_t gives; /* with SW of INODE */
 };
 struct world {
 	struct ts_exec *x;
@@ -154,6 +155,8 @@ static int on_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode t
 	ts_sleep_until(W.now + 10000);
 	if (id < TS_ARRAY_LEN(W.readers) && kind == TOK_RENAME)
 		TS_ASSERT(n->users == 0); /* drained */
+	if (n->gives && kind == TOK_INODE && !tok_holds(n->m, kind, id, TOK_EX, 0, TOK_END) && tok_holds(n->m, kind, id, TOK_SW, 0, TOK_END))
+		tok_value_give(n->m, kind, id, &(struct tok_value){.era = 1, .high = n->gives});
 	return n->revoke_rc;
 }
 static void on_pre_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start,
@@ -267,7 +270,8 @@ struct job {
 	uint64_t work_ns;
 	int rc;
 	struct tok_pin keep;
-	bool keeping, ranged;
+	bool keeping, ranged, ex;
+	uint64_t start, end, got; /* end != 0: this range */
 };
 
 static void inside(struct job *j, enum tok_mode mode)
@@ -291,8 +295,8 @@ static void job_run(void *arg)
 	for (unsigned i = 0; i < TS_MAX(j->rounds, 1u) && !j->rc; i++) {
 		enum tok_mode mode = j->upgrade && i % 2 == 0 ? TOK_SH : j->mode;
 		struct tok_pin p;
-		uint64_t at = j->ranged ? 4096 * j->n->id : 0; /* a range takes the whole in this version */
-		j->rc = tok_pin(j->n->m, j->kind, j->id, mode, at, j->ranged ? at + 4095 : TOK_END, j->flags,
+		uint64_t at = j->end ? j->start : j->ranged ? 4096 * j->n->id : 0; /* of any kind but DATA: the whole */
+		j->rc = tok_pin(j->n->m, j->kind, j->id, mode, at, j->end ? j->end : j->ranged ? at + 4095 : TOK_END, j->flags,
 				&p);
 		if (j->rc)
 			break;
@@ -370,6 +374,115 @@ static void late_pins_pass_the_barrier(void **state)
 	assert_int_equal(tok_pin(late.m, TOK_DATA, 8, TOK_EX, 0, TOK_END, TOK_LATE | TOK_TRY, &p), -TS_ERR_WOULD_WAIT); /* gone */
 	late.m = NULL;
 	assert_int_equal(pin_now(1, TOK_DATA, 8, TOK_EX, TOK_LATE), 0); /* without TRY it is waited for */
+}
+
+static int pin_range(unsigned node, enum tok_mode mode, uint64_t first, uint64_t last)
+{
+	struct tok_pin p;
+	struct job j = {.n = &W.n[node], .kind = TOK_DATA, .id = 11, .mode = mode, .keeping = true, .start = first, .end = last};
+	start(&j);
+	run();
+	p = j.keep;
+	tok_unpin(W.n[node].m, &p);
+	return j.rc;
+}
+static bool has(unsigned node, uint64_t start, uint64_t end)
+{
+	return tok_holds(W.n[node].m, TOK_DATA, 11, TOK_EX, start, end);
+}
+
+/* The first has all; a second one that begins behind it gets the rest from there; who comes before gets what lies before. */
+static void ranges_part_where_the_second_begins(void **state)
+{
+	assert_int_equal(pin_range(1, TOK_EX, 0, 99), 0);
+	assert_true(has(1, 0, TOK_END));
+	assert_int_equal(pin_range(2, TOK_EX, 1000, 1099), 0);
+	assert_true(has(1, 0, 999));
+	assert_true(has(2, 1000, TOK_END));
+	W.sent = 0;
+	for (uint64_t i = 1; i < 9; i++) { /* both go on, and nobody hears of it */
+		assert_int_equal(pin_range(1, TOK_EX, i * 100, i * 100 + 99), 0);
+		assert_int_equal(pin_range(2, TOK_EX, 1000 + i * 100, 1099 + i * 100), 0);
+	}
+	assert_int_equal(W.sent, 0);
+	settle();
+	settle(); /* what was fought over is long ago */
+	assert_int_equal(pin_range(3, TOK_EX, 0, 9), 0);
+	assert_true(has(3, 0, 799));
+	assert_true(has(1, 800, 999));
+	assert_int_equal(pin_range(1, TOK_EX, 0, TOK_END), 0);
+	assert_true(has(1, 0, TOK_END));
+	assert_false(has(2, 1500, 1500) || has(3, 5, 5));
+}
+
+/* Three that take turns block by block: soon each asks for no more than it needs, and what nobody has is granted without a revoke. */
+static void strided_writers_stop_fighting(void **state)
+{
+	unsigned before, between;
+	for (uint64_t i = 0; i < 30; i++)
+		assert_int_equal(pin_range(1 + (unsigned)(i % 3), TOK_EX, i * 100, i * 100 + 99), 0);
+	before = W.n[1].revokes + W.n[2].revokes + W.n[3].revokes;
+	for (uint64_t i = 30; i < 90; i++)
+		assert_int_equal(pin_range(1 + (unsigned)(i % 3), TOK_EX, i * 100, i * 100 + 99), 0);
+	between = W.n[1].revokes + W.n[2].revokes + W.n[3].revokes - before;
+	printf("strided: %u revokes for the first 30 blocks, %u for the next 60\n", before, between);
+	assert_true(between <= 2);
+	for (uint64_t i = 30; i < 90; i++)
+		assert_true(has(1 + (unsigned)(i % 3), i * 100, i * 100 + 99));
+}
+
+static void value_fiber(void *arg)
+{
+	struct job *j = arg;
+	struct tok_pin p;
+	j->rc = tok_pin(j->n->m, TOK_INODE, 21, j->mode, 0, TOK_END, 0, &p);
+	if (!j->rc) {
+		struct tok_value v;
+		j->got = tok_value_take(j->n->m, TOK_INODE, 21, &v) ? v.high : 0;
+		j->ex = tok_holds(j->n->m, TOK_INODE, 21, TOK_EX, 0, TOK_END);
+		tok_unpin(j->n->m, &p);
+	}
+	W.running--;
+}
+static struct job pin_value(unsigned node, enum tok_mode mode)
+{
+	struct job j = {.n = &W.n[node], .mode = mode};
+	W.running++;
+	assert_int_equal(ts_fiber_spawn(W.x, "value", value_fiber, &j), 0);
+	run();
+	assert_int_equal(j.rc, 0);
+	return j;
+}
+
+/* SW alone is EX; with others it is SW, and what they changed arrives with the grant of whoever wants to look. */
+static void values_follow_shared_writers(void **state)
+{
+	struct tok_value v;
+	assert_true(pin_value(1, TOK_SW).ex);
+	assert_false(pin_value(2, TOK_SW).ex);
+	assert_false(tok_holds(W.n[1].m, TOK_INODE, 21, TOK_EX, 0, TOK_END));
+	assert_true(tok_holds(W.n[1].m, TOK_INODE, 21, TOK_SW, 0, TOK_END));
+	W.sent = 0;
+	assert_false(pin_value(1, TOK_SW).ex);
+	assert_int_equal(W.sent, 0);
+	W.n[1].gives = 40;
+	W.n[2].gives = 70;
+	struct job look = pin_value(3, TOK_SH);
+	assert_true(look.ex); /* it must be able to write the value down */
+	assert_int_equal(look.got, 70);
+	assert_true(tok_value_kept(W.n[1].m, TOK_INODE, 21, &v) && v.high == 40);
+	/* It has it for good once somebody else is granted a look behind it. */
+	W.n[1].gives = W.n[2].gives = 0;
+	assert_int_equal(pin_value(1, TOK_SH).got, 0);
+	assert_false(tok_value_kept(W.n[1].m, TOK_INODE, 21, &v));
+	assert_true(tok_value_kept(W.n[2].m, TOK_INODE, 21, &v));
+	/* Node 3 dies: what node 2 kept is told again. */
+	W.n[3].dead = true;
+	view(3);
+	settle();
+	view(0);
+	settle();
+	assert_int_equal(pin_value(1, TOK_EX).got, 70);
 }
 
 static void cached_pin_sends_nothing(void **state)
@@ -733,6 +846,9 @@ int main(void)
 		T(pins_share_and_exclude),
 		T(upgrade_storm_makes_progress),
 		T(late_pins_pass_the_barrier),
+		T(ranges_part_where_the_second_begins),
+		T(strided_writers_stop_fighting),
+		T(values_follow_shared_writers),
 		T(cached_pin_sends_nothing),
 		T(own_segment_is_private),
 		T(segment_leaves_during_a_revoke),
