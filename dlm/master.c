@@ -343,18 +343,18 @@ void dlm_on_request(struct dlm *d, const struct dlm_msg *m)
 	dlm_master_pump(d, r);
 }
 
-/* Not the master of it any more: a voluntary release follows the table. Dropped after some hops: the table
- * then says more than is held, which the next revoke puts right. Answers to revokes never get here (see
- * unit.c, closing). */
+/* Not the master of it any more: a release follows the table, also one that answers a revoke of ours, which went with the
+ * unit. Dropped after some hops: the table then says more than is held, which the next revoke puts right. */
 static void forward(struct dlm *d, const struct dlm_msg *m)
 {
 	unsigned to = dlm_master(d, m->key);
 	if (dlm_hash_master(d, m->key) != d->self)
 		to = dlm_hash_master(d, m->key);
-	if (m->hops >= 3 || m->revoke || to == d->self)
+	if (m->hops >= 3 || to == d->self)
 		return;
 	struct dlm_msg f = *m;
 	f.hops++;
+	f.revoke = 0;
 	dlm_send(d, to, &f);
 }
 
@@ -393,10 +393,7 @@ void dlm_on_release(struct dlm *d, const struct dlm_msg *m)
 		if (u)
 			u->nrevokes--;
 	}
-	bool closing = u && u->closing;
 	dlm_master_pump(d, r);
-	if (closing)
-		dlm_unit_closed_check(d, u);
 }
 
 static struct dlm_mres *reported(struct dlm *d, struct dlm_key key)

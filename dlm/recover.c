@@ -204,7 +204,7 @@ static int find_closing(struct ts_map_node *n, void *arg)
 {
 	struct closing *c = arg;
 	c->u = TS_CONTAINER(n, struct dlm_unit, node);
-	return c->u->closing && !c->u->nrevokes;
+	return c->u->closing;
 }
 
 static void step(struct dlm *d)

@@ -7,6 +7,9 @@
  * awaited)
  *        ^-------------------- HANDOVER (whole table, same lane before the RELEASE) -----------------'
  *
+ * Nothing is waited for: who answers a revoke may need a grant of the same unit first. The hash master revokes again what is
+ * still in the way, and answers to revokes of the former owner follow the table as releases.
+ *
  * Must never happen: two nodes master one unit; an entry of the lock table is in no master's table while
  * somebody holds it; a request goes round in circles (every MOVED says what its sender had seen: see README,
  * moved). */
@@ -207,6 +210,7 @@ static void hand_over(struct dlm *d, struct dlm_unit *u)
 		dlm_mres_free(d, r);
 	}
 	batch_flush(d, u, b, &n, true);
+	u->nrevokes = 0;
 	ts_free(b);
 }
 
@@ -218,11 +222,11 @@ static void repump(struct dlm *d, struct dlm_unit *u)
 	u->nrevokes--;
 }
 
-/* Called when closing begins and when a revoke for the unit is answered: with none left, it ends. The owner
- * token's RELEASE goes last, behind the table on the same lane. */
+/* Closing ends at once while the engine runs, else as soon as it does. The owner token's RELEASE goes last, behind the
+ * table on the same lane. */
 void dlm_unit_closed_check(struct dlm *d, struct dlm_unit *u)
 {
-	if (!u->closing || u->nrevokes || d->phase != DLM_RUN)
+	if (!u->closing || d->phase != DLM_RUN)
 		return;
 	struct dlm_key key = {.kind = d->a.owner_kind, .id = u->id};
 	struct dlm_res *r = dlm_find(d, key);

@@ -243,7 +243,7 @@ static int write_round(struct fs *fs, struct fs_file *f, struct writer *w)
 			rc = -EAGAIN;
 		}
 	}
-	if (!rc && !w->append && w->start && !fs_map_is_tree(ip)) { /* bytes in the inode become a block */
+	if (!rc && w->start && !fs_map_is_tree(ip)) { /* bytes in the inode become a block */
 		w->start = 0;
 		rc = -EAGAIN;
 	}
@@ -306,11 +306,15 @@ static int mapped_round(struct fs *fs, struct fs_file *f, struct writer *w, unsi
 	uint64_t at = w->off + w->done, size;
 	struct file_pins p;
 	ssize_t n = 0;
-	int rc = pins_take_as(fs, f->ip, TOK_EX, flags, TOK_EX, at, w->off + w->len, &p);
+	int rc = pins_take_as(fs, f->ip, TOK_EX, flags, TOK_EX, TS_MIN(w->start, at), w->off + w->len, &p);
 
 	if (rc)
 		return rc;
 	rc = may_write(fs, f, true);
+	if (!rc && w->start && !fs_map_is_tree(f->ip)) { /* as in write_round */
+		w->start = 0;
+		rc = -EAGAIN;
+	}
 	size = f->ip->size;
 	w->len = size <= w->off ? 0 : TS_MIN(w->len, size - w->off);
 	if (!rc && w->done < w->len)
@@ -324,7 +328,7 @@ static int mapped_round(struct fs *fs, struct fs_file *f, struct writer *w, unsi
 
 int fs_write_mapped(struct fs *fs, struct fs_file *f, const void *buf, size_t len, uint64_t off, bool wait)
 {
-	struct writer w = {.buf = buf, .len = len, .off = off};
+	struct writer w = {.buf = buf, .len = len, .off = off, .start = off};
 	struct refills r = {0};
 	int rc;
 
@@ -333,6 +337,8 @@ int fs_write_mapped(struct fs *fs, struct fs_file *f, const void *buf, size_t le
 	rc = fs_enter(fs, FS_OP_WRITE);
 	do {
 		if (!rc)
+			rc = mapped_round(fs, f, &w, wait ? TOK_LATE : TOK_LATE | TOK_TRY);
+		if (rc == -EAGAIN)
 			rc = mapped_round(fs, f, &w, wait ? TOK_LATE : TOK_LATE | TOK_TRY);
 		if (needs_space(rc)) {
 			rc = refill(fs, &r, w.done, rc);

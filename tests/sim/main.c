@@ -279,19 +279,8 @@ static bool all_settled(struct sim *s)
 }
 
 /* Nobody has an operation under way. */
-static bool all_idle(struct sim *s)
-{
-	for (unsigned i = 1; i <= s->nnodes; i++)
-		if (sim_life(s, i) && sim_life(s, i)->clients)
-			return false;
-	return true;
-}
-
 static void finish(struct sim *s)
 {
-	/* A node that unmounts while others still fight for what it masters does not always come to an end (see README). */
-	if (s->shared_load)
-		(void)sim_run_until(s, all_idle, s->now + 60 * TS_NS_PER_S);
 	for (unsigned tries = 0; tries < 20 && !s->failed; tries++) {
 		if (!sim_run_until(s, all_settled, s->now + 120 * TS_NS_PER_S))
 			stuck(s, "not all nodes are mounted before the end");

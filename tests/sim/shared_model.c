@@ -119,14 +119,6 @@ static void handed_over(struct sh_file *f, struct sh_cell *c, const struct sim_l
 			stay(c, &f->op[c->own[n]]);
 }
 
-static bool alone(const struct sh_file *f, uint32_t op)
-{
-	for (uint32_t k = 0; k < f->nops; k++)
-		if (k != op && f->op[k].end > f->op[op].begin)
-			return false;
-	return true;
-}
-
 /* Behind the end of a zone nobody looks. */
 void sh_placed(struct sh_file *f, uint32_t op, uint64_t at)
 {
@@ -134,7 +126,6 @@ void sh_placed(struct sh_file *f, uint32_t op, uint64_t at)
 	uint32_t first = sh_cell_at(at);
 	bool in_zone = first < SH_CELLS && sh_offset(first) == at;
 	o->size = at + (uint64_t)o->count * SH_CELL;
-	f->wild |= at / SH_BLOCK != (o->size - 1) / SH_BLOCK && !alone(f, op);
 	if (!f->wild && o->placed && (!in_zone || first != o->first))
 		sim_fail(f->s, "n%u shared file %u: record %u was read at cell %u, its writer is told offset %llu", o->life->node->id, f->id, op,
 			 o->first, (unsigned long long)at);
