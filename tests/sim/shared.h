@@ -44,7 +44,7 @@ struct sh_file {
 	uint32_t gen;
 	bool unlinked;
 	bool fuzzy; /* an operation was cut off, the size may be in between */
-	bool wild;  /* an append across a block was not alone: it may go on elsewhere (tests/README.md). Nothing is judged any more. */
+	bool wild;  /* an append across a block was not alone: it may go on elsewhere. Nothing is judged any more. */
 	struct sh_op *op;
 	uint32_t nops, cap;
 	unsigned deaths[SIM_NODES + 1];
