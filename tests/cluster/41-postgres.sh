@@ -104,8 +104,22 @@ start 1
 for d in postgres template1; do assert_ok "extension in $d" sql 1 $d 'CREATE EXTENSION amcheck'; done
 assert_ok "create database" sql 1 postgres 'CREATE DATABASE bench'
 assert_ok "pgbench -i" "$bin/pgbench" -h "$TMP/sock1" -U postgres -i -q -s $scale bench
+# Node 3 reads all files meanwhile, as a backup does: what is written there moves to and fro.
+read_all() {
+	while [ ! -e "$TMP/first.done" ]; do
+		# What PostgreSQL removes meanwhile is no fault.
+		on 3 find "$(data 3)" -type f -exec cat {} + 2>&1 >"$TMP/backup" | grep -v 'No such file' && return 1
+		wc -c <"$TMP/backup" >>"$TMP/backups"
+	done
+}
+read_all >"$TMP/read_all" &
+reader=$!
 load 1 "$seconds" first || fail "pgbench: $(tail -n 3 "$TMP/first")"
+touch "$TMP/first.done"
+wait $reader || fail "node 3: cannot read what node 1 writes: $(tail -n 1 "$TMP/read_all")"
+rm -f "$TMP/backup"
 total=$(told first)
+note "$total transactions while node 3 read all files $(wc -l <"$TMP/backups") times"
 checked "as it was made" 1
 
 # Who would start it a second time is kept out.

@@ -4,7 +4,7 @@
 # A real program built on the mount: this one. One source tree, two build directories, nodes 1 and 2 at once with
 # make -j; all objects, archives and programs of the two are the same byte for byte, and run on node 3. make on
 # another node has nothing left to do, and after a change exactly that. git over the tree on all nodes.
-# timeout: 240
+# timeout: 400
 . "$(dirname "$0")/lib.sh"
 for tool in cmake make cc git; do
 	command -v $tool >/dev/null || skip "no $tool"

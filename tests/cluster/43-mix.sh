@@ -3,7 +3,7 @@
 #
 # Trees carried by rsync, tar and cp with everything that they keep (times, owners, hard links, holes, ACLs,
 # attributes), each by another node, and mail delivered, taken and appended by all nodes at once (mailer.py).
-# timeout: 150
+# timeout: 240
 . "$(dirname "$0")/lib.sh"
 for tool in rsync setfacl setfattr; do
 	command -v $tool >/dev/null || skip "no $tool"

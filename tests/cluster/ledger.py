@@ -5,6 +5,7 @@
 ledger.py make DB MODE                 a new ledger; MODE is a journal_mode (delete, truncate, persist, wal)
 ledger.py write DB MODE WHO COUNT LOG  COUNT transactions as WHO; each that COMMIT told is a line of LOG; who does it is in LOG.pid
 ledger.py read DB MODE SECONDS         look at it again and again: each look sees whole transactions, never fewer
+ledger.py vacuum DB MODE TIMES         the file is written anew, smaller, between other transactions
 ledger.py torn DB MODE WHO READY       a transaction that has reached the file, not committed; then its process id to READY
 ledger.py verify DB KILLS LOG...       integrity, every line of every LOG, and nothing beside it but a COMMIT for each of
                                        KILLS writers that had no time to tell it
@@ -34,6 +35,9 @@ def connect(path, mode=None):
         if got != mode:
             sys.exit("%s: expected journal_mode %s, got %s" % (path, mode, got))
     db.execute("PRAGMA synchronous=FULL")
+    # Reads through a map of the file, which others write and truncate.
+    if os.environ.get("LEDGER_MAP"):
+        db.execute("PRAGMA mmap_size=%d" % (64 << 20))
     return db
 
 
@@ -130,6 +134,23 @@ def read(path, mode, seconds):
     print("%d looks, %d changes seen" % (looks, steps))
 
 
+def vacuum(path, mode, times):
+    db = connect(path, mode)
+    for _ in range(times):
+        before = os.stat(path).st_size
+        while True:
+            try:
+                db.execute("CREATE TABLE IF NOT EXISTS waste AS SELECT * FROM entry, (SELECT 1 UNION SELECT 2 UNION SELECT 3)")
+                db.execute("DROP TABLE waste")
+                db.execute("VACUUM")
+                break
+            except sqlite3.OperationalError as e:
+                if "locked" not in str(e):
+                    raise
+        print("%d bytes, then %d" % (before, os.stat(path).st_size))
+        time.sleep(0.3)
+
+
 def torn(path, mode, who, ready):
     db = connect(path, mode)
     db.execute("PRAGMA cache_size=5")
@@ -188,6 +209,8 @@ def main():
         write(args[0], args[1], args[2], int(args[3]), args[4])
     elif what == "read":
         read(args[0], args[1], float(args[2]))
+    elif what == "vacuum":
+        vacuum(args[0], args[1], int(args[2]))
     elif what == "torn":
         torn(*args)
     elif what == "verify":
