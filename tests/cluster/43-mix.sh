@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Trees carried by rsync, tar and cp with everything that they keep (times, owners, hard links, holes, ACLs,
-# attributes), each by another node, and mail delivered, taken and appended by all nodes at once (mailer.py).
+# attributes), each by another node; mail delivered, taken and appended by all nodes at once (mailer.py); and
+# commits that all nodes push into one git repository.
 # timeout: 240
 . "$(dirname "$0")/lib.sh"
-for tool in rsync setfacl setfattr; do
+for tool in rsync setfacl setfattr git; do
 	command -v $tool >/dev/null || skip "no $tool"
 done
 
@@ -100,6 +101,44 @@ for kind in dotlock link fcntl flock; do
 	done
 done
 note "mbox, $((3 * many)) messages of three nodes under a lock:$times"
+
+# --- git push ---------------------------------------------------------------------------------------
+
+export HOME=$TMP GIT_CONFIG_NOSYSTEM=1
+git config --global user.name test && git config --global user.email test@example.com
+git config --global --add safe.directory '*' && git config --global init.defaultBranch main
+pushes=8
+[ "$MODE" = long ] && pushes=200
+push_all() { # N: its commits into the repository that all nodes push to, each behind what the others have pushed
+	local n=$1 i work=$TMP/work.$1
+	for i in $(seq $pushes); do
+		echo "$n $i" >"$work/by$n.$i" && git -C "$work" add . && git -C "$work" commit -qm "$n $i" || return 1
+		until on "$n" git -C "$work" push -q origin main 2>"$TMP/push.$n"; do
+			grep -qE 'rejected|cannot lock ref' "$TMP/push.$n" || return 1
+			on "$n" git -C "$work" pull -q --rebase origin main 2>"$TMP/pull.$n" || return 1
+			echo again
+		done
+	done
+}
+on 3 git init -q --bare "$(here 3)/bare.git" || fail "node 3: git init failed"
+git init -q "$TMP/first" && git -C "$TMP/first" commit -q --allow-empty -m first && git -C "$TMP/first" push -q "$(here 1)/bare.git" main || fail "node 1: first push failed"
+pids=()
+for n in 1 2 3; do
+	on $n git clone -q --no-local "$(here $n)/bare.git" "$TMP/work.$n" || fail "node $n: git clone failed"
+done
+for n in 1 2 3; do
+	push_all $n >"$TMP/again.$n" 2>"$TMP/commit.$n" &
+	pids[n]=$!
+done
+for n in 1 2 3; do
+	wait "${pids[n]}" || fail "node $n: git push: $(tail -qn 3 "$TMP/commit.$n" "$TMP/push.$n" "$TMP/pull.$n" 2>/dev/null)"
+done
+for n in 1 2 3; do
+	assert_ok "node $n: git fsck" on $n git -C "$(here $n)/bare.git" fsck --full --strict
+	assert_eq "node $n: commits" $((1 + 3 * pushes)) "$(on $n git -C "$(here $n)/bare.git" rev-list --count main)"
+	assert_eq "node $n: files" $((3 * pushes)) "$(on $n git -C "$(here $n)/bare.git" ls-tree --name-only main | wc -l)"
+done
+note "git: $((3 * pushes)) pushes of three nodes, $(cat "$TMP"/again.? | wc -l) begun again"
 
 # The checkers: a message taken twice, one that is gone, one without a lock.
 head -n 1 "$TMP/taken.1" >>"$TMP/taken.2"

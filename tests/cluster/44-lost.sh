@@ -50,6 +50,7 @@ blackout() { # OBJECT SEED N: PostgreSQL on node N, SQLite on the others
 		ledger "$m" write delete "n$m" 1000000 "$TMP/told$m" >"$TMP/write$m" 2>&1 &
 		p+=($!)
 	done
+	wait_until 30 "$what: node $n: a first fsync" grep -qs '^+' "$TMP/$what.log$n"
 	sleep "$((2 + RANDOM % 3)).$((RANDOM % 10))"
 	[ "$what" != liar ] || {
 		control lying-flush
