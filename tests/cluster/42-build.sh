@@ -70,6 +70,17 @@ for test in lib_map_test dlm_matrix_test; do
 	assert_ok "node 3: $test from the mount" on 3 timeout 60 "$(mnt 3)/$dir/b$((RANDOM % 2 + 1))/tests/unit/$test"
 done
 
+# make that is interrupted on one node and goes on on another.
+inside 2 b2 make -s -C build clean || fail "node 2: make clean failed"
+inside 1 b2 timeout -s INT 4 make -C build -j "$(nproc)" "${targets[@]}" >"$TMP/again" 2>&1 && fail "node 1: expected make to be interrupted, it was done"
+products "$(mnt 2)/$dir/b2" >"$TMP/products"
+part=$(wc -l <"$TMP/products")
+[ "$part" -lt "$made" ] || fail "node 1: expected make to be interrupted in the middle, all was made"
+inside 3 b2 make -C build -j "$(nproc)" "${targets[@]}" >"$TMP/again" 2>&1 || fail "node 3: make behind an interrupted one failed: $(tail -n 3 "$TMP/again")"
+products "$(mnt 1)/$dir/b2" >"$TMP/products"
+assert_same_file "node 1: what node 3 finished" "$TMP/products.1" "$TMP/products"
+note "make interrupted on node 1 behind $part objects, finished by node 3: the same"
+
 # make on another node than the one that built: times and sizes of files say that there is nothing to do.
 compiled() { grep -c 'Building C object' "$TMP/again"; }
 inside 3 b1 make -C build "${targets[@]}" >"$TMP/again" 2>&1 || fail "node 3: make again failed: $(tail -n 3 "$TMP/again")"
