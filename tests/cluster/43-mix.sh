@@ -31,7 +31,7 @@ while IFS= read -r -d '' f; do
 	4) chmod 0 "$f" ;;
 	esac || fail "$f: cannot be made special here"
 done < <(find "$src" -type f -print0 | sort -z | head -z -n 200)
-find "$src" -type d | sort | head -n 20 | xargs setfacl -d -m u:2001:rwx,g:3001:rx || fail "$src: no default ACLs here"
+find "$src" -type d | sort | sed -n 1,20p | xargs setfacl -d -m u:2001:rwx,g:3001:rx || fail "$src: no default ACLs here"
 mkfifo "$src/fifo" && mknod "$src/device" c 1 3 || fail "$src: no fifo or device here"
 
 described() { # DIRECTORY: what the manifest does not know
