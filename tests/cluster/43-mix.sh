@@ -4,20 +4,20 @@
 # Trees carried by rsync, tar and cp with everything that they keep (times, owners, hard links, holes, ACLs,
 # attributes), each by another node; mail delivered, taken and appended by all nodes at once (mailer.py); and
 # commits that all nodes push into one git repository.
-# timeout: 240
+# timeout: 400
 . "$(dirname "$0")/lib.sh"
 for tool in rsync setfacl setfattr git; do
 	command -v $tool >/dev/null || skip "no $tool"
 done
 
-dir=mix.$$ many=100
+dir=mix.$$ many=60
 [ "$MODE" = long ] && many=3000
 here() { echo "$(mnt "$1")/$dir"; } # N
 mkdir "$(here 1)" || fail "node 1: cannot make $dir"
 
 # --- trees ------------------------------------------------------------------------------------------
 
-tar=$(make_tar 1500 mix) || exit 1
+tar=$(make_tar 800 mix) || exit 1
 src=$TMP/src
 mkdir "$src" && tar -C "$src" -xpf "$tar" || fail "$tar: cannot unpack it locally"
 i=0
@@ -30,7 +30,7 @@ while IFS= read -r -d '' f; do
 	3) truncate -s +3M "$f" && echo end >>"$f" && touch -d "@$((1000000000 + i)).123456789" "$f" ;;
 	4) chmod 0 "$f" ;;
 	esac || fail "$f: cannot be made special here"
-done < <(find "$src" -type f -print0 | sort -z | head -z -n 200)
+done < <(find "$src" -type f -print0 | sort -z | head -z -n 150)
 find "$src" -type d | sort | sed -n 1,20p | xargs setfacl -d -m u:2001:rwx,g:3001:rx || fail "$src: no default ACLs here"
 mkfifo "$src/fifo" && mknod "$src/device" c 1 3 || fail "$src: no fifo or device here"
 
@@ -107,7 +107,7 @@ note "mbox, $((3 * many)) messages of three nodes under a lock:$times"
 export HOME=$TMP GIT_CONFIG_NOSYSTEM=1
 git config --global user.name test && git config --global user.email test@example.com
 git config --global --add safe.directory '*' && git config --global init.defaultBranch main
-pushes=8
+pushes=5
 [ "$MODE" = long ] && pushes=200
 push_all() { # N: its commits into the repository that all nodes push to, each behind what the others have pushed
 	local n=$1 i work=$TMP/work.$1
