@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #define OPT_LOCAL_LOCKS (1ul << 40) /* beside the kernel's MS_* */
+#define OPT_NAMES	(1ul << 41)
 
 static const struct {
 	const char *name;
@@ -16,7 +17,7 @@ static const struct {
 	{"rw", 0, MS_RDONLY},	  {"ro", MS_RDONLY, 0},	    {"nosuid", MS_NOSUID, 0}, {"suid", 0, MS_NOSUID},
 	{"nodev", MS_NODEV, 0},	  {"dev", 0, MS_NODEV},	    {"noexec", MS_NOEXEC, 0}, {"exec", 0, MS_NOEXEC},
 	{"noatime", MS_NOATIME, 0}, {"relatime", 0, MS_NOATIME | MS_STRICTATIME}, {"strictatime", MS_STRICTATIME, MS_NOATIME},
-	{"locallocks", OPT_LOCAL_LOCKS, 0},
+	{"locallocks", OPT_LOCAL_LOCKS, 0}, {"namecache", OPT_NAMES, 0}, {"nonamecache", 0, OPT_NAMES},
 	{"defaults", 0, 0},	  {"_netdev", 0, 0},	    {"auto", 0, 0},	      {"noauto", 0, 0}, {"nofail", 0, 0},
 };
 
@@ -197,8 +198,8 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 	if (rc)
 		return rc;
 	struct tfuse_args ta = {.exec = d->exec, .source = m->name, .mountpoint = m->dir,
-				.ms_flags = flags & ~(unsigned long)(MS_STRICTATIME | OPT_LOCAL_LOCKS),
-				.local_locks = flags & OPT_LOCAL_LOCKS, .gone = mount_gone, .stopped = mount_stopped, .arg = m};
+				.ms_flags = flags & ~(unsigned long)(MS_STRICTATIME | OPT_LOCAL_LOCKS | OPT_NAMES),
+				.local_locks = flags & OPT_LOCAL_LOCKS, .names = flags & OPT_NAMES, .gone = mount_gone, .stopped = mount_stopped, .arg = m};
 	m->tf = tfuse_new(&ta);
 	if (!m->tf) {
 		snprintf(errmsg, errlen, "mount %s: out of memory", m->dir);

@@ -20,7 +20,8 @@ const struct verb verb_table[] = {
 	{"disk list", "", 0, 0, VERB_DAEMON, "list the disks of this node with what is on them", "", {{0}}},
 	{"mount", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount a file system on this node",
 	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, strictatime; and locallocks: fcntl and flock locks count on "
-	 "this node only, and closing a file costs less. Waits for the recovery of nodes that crashed.",
+	 "this node only, and closing a file costs less; namecache: the kernel keeps names, which saves messages to the daemon, but what another node "
+	 "changes takes away mounts upon directories in it and makes getcwd fail at times. Waits for the recovery of nodes that crashed.",
 	 {{"options", 'o', "LIST", "comma-separated mount options"}}},
 	{"umount", "NAME|DIRECTORY", 1, 1, VERB_DAEMON, "unmount a file system from this node",
 	 "Writes everything back, hands tokens over and leaves the log clean. Refused while files are open.",

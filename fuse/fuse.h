@@ -15,6 +15,7 @@ struct tfuse_args {
 	const char *mountpoint; /* absolute, an existing directory */
 	unsigned long ms_flags; /* MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME */
 	bool local_locks;	/* locks of applications count on this node only; closing a file sends no message to the daemon */
+	bool names;		/* the kernel may keep names; law 16 in README.md says at what price */
 	/* The kernel side is gone (umount): called once, on a fiber. */
 	void (*gone)(void *arg);
 	/* The file system stopped itself (I/O error, impossible state): this incarnation must end, so that others recover it. */

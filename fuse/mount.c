@@ -20,6 +20,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 	tf->exec = a->exec;
 	tf->ms_flags = a->ms_flags;
 	tf->local_locks = a->local_locks;
+	tf->names = a->names;
 	tf->gone = a->gone;
 	tf->stopped = a->stopped;
 	tf->arg = a->arg;
@@ -227,7 +228,7 @@ int tf_op_init(struct tf_req *q)
 		want &= ~(uint64_t)(FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS);
 	tf->proto_minor = in->minor;
 	tf->setxattr_ext = want & FUSE_SETXATTR_EXT;
-	tf->have_epoch = in->minor >= 44;
+	tf->have_epoch = tf->names && in->minor >= 44;
 	struct fuse_init_out out = {
 		.major = FUSE_KERNEL_VERSION,
 		.minor = TS_MIN(in->minor, (uint32_t)FUSE_KERNEL_MINOR_VERSION),
@@ -240,7 +241,7 @@ int tf_op_init(struct tf_req *q)
 		.time_gran = 1,
 		.max_pages = TF_MAX_WRITE / 4096,
 	};
-	if (!tf->have_epoch)
+	if (tf->names && !tf->have_epoch)
 		ts_notice("mount %s: kernel protocol 7.%u has no entry epoch: names are not cached by the kernel",
 			  tf->mountpoint, in->minor);
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;

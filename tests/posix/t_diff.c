@@ -70,20 +70,21 @@ static void not_offered(void)
 
 static void owner_chmods(void *arg)
 {
-	int want = *(int *)arg, rc = chmod(pb("f"), 0600);
-	EQ(want, rc ? errno : 0, "chmod through B by the owner (errno)");
+	int want = ((int *)arg)[0], rc = fchmod(((int *)arg)[1], 0600);
+	EQ(want, rc ? errno : 0, "fchmod through B by the owner (errno)");
 }
 
-/* Who may chmod, chown, utime or set an ACL the kernel decides by the owner that it knows: another node's chown counts on this one
- * once it has looked (stat, open). */
+/* Who may fchmod, fchown, futimens or set an ACL of an open file the kernel decides by the owner that it knows: another node's chown
+ * counts on this one once it has looked (stat, open). By path it looks first. */
 static void owner_as_known(void)
 {
 	px_mkfile(pa("f"));
 	EQ(0, px_stat(pb("f")).st_uid, "owner through B");
+	int fd = px_open(pb("f"), O_RDONLY);
 	OK(chown(pa("f"), PX_USER, PX_USER));
-	px_as(PX_USER, PX_USER, owner_chmods, &(int){EPERM});
+	px_as(PX_USER, PX_USER, owner_chmods, (int[]){EPERM, fd});
 	EQ(PX_USER, px_stat(pb("f")).st_uid, "owner through B behind chown through A");
-	px_as(PX_USER, PX_USER, owner_chmods, &(int){0});
+	px_as(PX_USER, PX_USER, owner_chmods, (int[]){0, fd});
 	EQ(0600, px_same_stat("f").st_mode & 0777, "mode");
 }
 
@@ -110,6 +111,20 @@ static void copy_old_end(void)
 	EQ(0, copy_file_range(a, &from, g, NULL, 10, 0), "copy of them through A");
 	EQ(20, px_stat(pa("f")).st_size, "size through A");
 	EQ(10, copy_file_range(a, &from, g, NULL, 10, 0), "copy of them behind the look");
+}
+
+/* A directory that another node has moved, and that the kernel of this one still has under its old name, is not renamed into a third
+ * directory before somebody has looked at it. */
+static void moved_directory(void)
+{
+	NEED(mkdir(pa("a"), 0755));
+	NEED(mkdir(pa("b"), 0755));
+	NEED(mkdir(pa("a/s"), 0755));
+	NEED(rename(pb("a/s"), pb("b/s")));
+	FAILS(ESTALE, rename(pa("b/s"), pa("s")));
+	EQ(2, px_stat(pa("b/s")).st_nlink, "links of the directory, looked at");
+	OK(rename(pa("b/s"), pa("s")));
+	px_gone("b/s");
 }
 
 static volatile sig_atomic_t faults;
@@ -164,6 +179,6 @@ const struct px_test px_diff_tests[] = {
 	{"diff.not_offered", not_offered, PX_DIFF, 0}, {"diff.rwf_append", rwf_append, PX_DIFF | PX_TWO, 0},
 	{"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},
 	{"diff.copy_old_end", copy_old_end, PX_DIFF | PX_TWO, 0}, {"diff.owner_as_known", owner_as_known, PX_DIFF | PX_TWO, 0},
-	{"diff.removed_path", removed_path, PX_DIFF | PX_TWO, 0},
+	{"diff.removed_path", removed_path, PX_DIFF | PX_TWO, 0}, {"diff.moved_directory", moved_directory, PX_DIFF | PX_TWO, 0},
 	{NULL, NULL, 0, 0},
 };

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Topic: the life of objects: open files without a name, statfs, locks, programs run from the mount. */
+/* Topic: the life of objects: open files without a name, statfs, locks, programs run from the mount,
+ * directories in use as working directory or mount point. */
 #include "px.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -288,8 +292,64 @@ static void suid_program(void)
 	SAME_STR("54000\n", out, "effective user of a set-user-id program");
 }
 
+/* ---- directories in use, whose parents change through B: they stay where they are ---- */
+#define CWD_CHANGES 200
+
+static void cwd_worker(void *arg, unsigned i)
+{
+	volatile bool *over = arg;
+	char cwd[PATH_MAX];
+
+	if (i == 0) { /* what brings other mounts to forget the names on the way */
+		for (unsigned n = 0; n < CWD_CHANGES; n++) {
+			const char *f = n % 3 == 0 ? pb("f") : n % 3 == 1 ? pb("a/f") : pb("a/b/f");
+			close((int)NEED(open(f, O_CREAT | O_EXCL | O_WRONLY, 0644)));
+			NEED(unlink(f));
+		}
+		*over = true;
+	} else if (i == 1) { /* walks it again and again */
+		while (!*over)
+			(void)px_stat(pa("a/b/c"));
+	} else {
+		NEED(chdir(pa("a/b/c")));
+		for (unsigned bad = 0; !*over && !bad;)
+			bad = !TRUE(getcwd(cwd, sizeof(cwd)) && strstr(cwd, "/a/b/c"), "getcwd: %s", strerror(errno));
+	}
+}
+
+static void cwd_stays(void)
+{
+	bool *over = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	NEED(over == MAP_FAILED ? -1 : 0);
+	NEED(mkdir(pa("a"), 0755));
+	NEED(mkdir(pa("a/b"), 0755));
+	NEED(mkdir(pa("a/b/c"), 0755));
+	px_parallel(3, cwd_worker, over);
+}
+
+/* A mount upon a directory, as of a container: it is there until somebody unmounts it. */
+static void mount_stays(void)
+{
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		px_skip("no mount name space of its own");
+	NEED(mkdir(pa("a"), 0755));
+	NEED(mkdir(pa("a/m"), 0755));
+	NEED(mount("px", pa("a/m"), "tmpfs", 0, NULL));
+	px_mkfile(pa("a/m/inside"));
+	for (int i = 0; i < 20; i++) {
+		px_mkfile(pb("f%d", i));
+		px_mkfile(pb("a/f%d", i));
+		OK(access(pa("a/m/inside"), F_OK));
+	}
+	if (px.two)
+		FAILS(ENOENT, access(pb("a/m/inside"), F_OK));
+	OK(umount(pa("a/m")));
+}
+
 const struct px_test px_life_tests[] = {
 	{"life.unlinked_open", unlinked_open, 0, 0}, {"life.unlinked_freed", unlinked_freed, 0, 0}, {"life.renamed_open", renamed_open, 0, 0},
 	{"life.statfs", fs_numbers, 0, 0},	     {"life.locks", locks, 0, 0},		    {"life.programs", programs, 0, 0},
-	{"life.suid_program", suid_program, 0, 0},   {NULL, NULL, 0, 0},
+	{"life.suid_program", suid_program, 0, 0},   {"life.cwd_stays", cwd_stays, 0, 0},	    {"life.mount_stays", mount_stays, 0, 0},
+	{NULL, NULL, 0, 0},
 };

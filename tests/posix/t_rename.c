@@ -271,6 +271,7 @@ static void link_counts(void)
 	OK(rename(pb("e/s"), pb("d/s")));
 	px_nlink("e", 2);
 	px_nlink("d", 3);
+	px_nlink("d/s", 2); /* else: diff.moved_directory */
 	OK(renameat2(AT_FDCWD, pa("d/s"), AT_FDCWD, pa("h"), RENAME_EXCHANGE));
 	px_nlink("d", 2);
 	px_nlink(".", 5);
