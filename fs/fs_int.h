@@ -185,7 +185,14 @@ void fs_alloc_commit(struct fs *fs, struct fs_tx *tx, const struct fs_ext *e); /
 void fs_alloc_free(struct fs *fs, struct fs_tx *tx, fs_addr a, uint32_t subs, uint64_t birth);
 /* Gets more regions / inodes. No pins may be held. need: subs or inodes wanted. -ENOSPC when the file system is full. */
 int fs_alloc_refill(struct fs *fs, int need_err) TS_MUST_CHECK;
-int fs_alloc_statfs(struct fs *fs, uint64_t *free_subs, uint64_t *total_subs, uint64_t *free_inodes) TS_MUST_CHECK;
+struct fs_room {
+	uint64_t total, free; /* subs */
+	uint64_t data;	      /* of free: what files can get */
+	uint64_t inodes, free_inodes;
+};
+/* As the whole cluster has it, at most FS_SPACE_AGE_MS old. Asks the other nodes; waits for disks and, not for long, for them. */
+#define FS_SPACE_AGE_MS 250u
+int fs_alloc_statfs(struct fs *fs, struct fs_room *out) TS_MUST_CHECK;
 int fs_alloc_revoke_region(struct fs *fs, uint64_t region) TS_MUST_CHECK; /* stops using it, waits for what is taken */
 /* For replay: *skip if the region of this block was retyped after the record was made: the block may hold a user's data now.
  * Reads the bitmap from disk, takes no token. A region's new type is at home before anything in it is used. */

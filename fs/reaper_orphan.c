@@ -90,7 +90,11 @@ static int run_pinned(struct fs *fs, uint64_t number, uint64_t ino, uint32_t gen
 	if (ip->gen != gen || le32_get(fs_idisk(ip)->nlink)) {
 		rc = end_intent(fs, number);
 	} else {
+		struct fs_freeing f = {.ip = ip};
+
+		ts_list_push_back(&fs->alloc->freeing, &f.link);
 		rc = free_contents(fs, ip);
+		ts_list_del(&f.link);
 		if (!rc)
 			rc = free_inode(fs, ip, number);
 	}
