@@ -250,7 +250,6 @@ void fs_inode_orphan_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip);
  * type and without umask; leaves final, by the default ACL or by umask. list: packed inline xattrs of the new inode
  * (FS_XATTR_INLINE_MAX bytes of room), *len of them. */
 int fs_xattr_inherit(struct fs *fs, struct fs_inode *dir, uint32_t umask, uint32_t *mode, uint8_t *list, uint16_t *len) TS_MUST_CHECK;
-int fs_xattr_free_blocks_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip) TS_MUST_CHECK;
 /* Revoke of INODE: everything of it durable; drop = token goes to NL (forget buffer and cached fields). */
 int fs_inode_revoke(struct fs *fs, uint64_t ino, bool drop) TS_MUST_CHECK;
 int fs_inode_writeback_all(struct fs *fs) TS_MUST_CHECK; /* fs_data_writeback of every inode that has cached data, then lazy inodes */

@@ -42,19 +42,6 @@ static void lazy_atime(void)
 	}
 }
 
-/* All attributes of an object fit one 4 KiB block together. */
-static void small_xattrs(void)
-{
-	char value[5000];
-
-	px_mkfile(pa("f"));
-	px_fill(value, sizeof(value), 1);
-	OK(setxattr(pa("f"), "user.a", value, 3000, 0));
-	FAILS(ENOSPC, setxattr(pa("f"), "user.b", value, 3000, 0));
-	FAILS(ENOSPC, setxattr(pb("f"), "user.b", value, 5000, 0));
-	EQ(3000, getxattr(pb("f"), "user.a", value, sizeof(value)), "attribute beside refused ones");
-}
-
 /* The kernel does not pass these to a FUSE file system, or Tessera has not got them. */
 static void not_offered(void)
 {
@@ -160,7 +147,7 @@ static void removed_path(void)
 
 const struct px_test px_diff_tests[] = {
 	{"diff.dir_flock", dir_flock, PX_DIFF | PX_TWO, 0},
-	{"diff.lazy_atime", lazy_atime, PX_DIFF, 0},   {"diff.small_xattrs", small_xattrs, PX_DIFF, 0},
+	{"diff.lazy_atime", lazy_atime, PX_DIFF, 0},
 	{"diff.not_offered", not_offered, PX_DIFF, 0}, {"diff.rwf_append", rwf_append, PX_DIFF | PX_TWO, 0},
 	{"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},
 	{"diff.copy_old_end", copy_old_end, PX_DIFF | PX_TWO, 0}, {"diff.owner_as_known", owner_as_known, PX_DIFF | PX_TWO, 0},
