@@ -41,10 +41,13 @@ void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a)
 void tf_attr_timeout(struct tfuse *tf, struct tf_node *n, const struct fs_attr *a, uint64_t *valid)
 {
 	*valid = 0;
-	if (!n || !a->cacheable)
+	if (!n)
 		return;
-	*valid = TF_FOREVER_S;
-	n->attr_cached = true;
+	n->attr_cached = true; /* without a timeout, too: it may be applied late, over the size of another node's change */
+	if (S_ISREG(a->mode))
+		tf_size_replied(tf, n, a->size);
+	if (a->cacheable)
+		*valid = TF_FOREVER_S;
 }
 
 static int attr_reply(struct tf_req *q, const struct fs_attr *a)
@@ -64,7 +67,13 @@ static int attr_reply(struct tf_req *q, const struct fs_attr *a)
 int tf_op_getattr(struct tf_req *q)
 {
 	struct fs_attr a;
-	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	struct tf_size_asked asked;
+	int rc;
+	tf_size_asked(q, &asked);
+	do {
+		tf_size_settled(q->tf, q->in->nodeid);
+		rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	} while (rc == 0 && S_ISREG(a.mode) && (!tf_size_is_settled(q->tf, q->in->nodeid) || tf_size_overtaken(q, &asked, a.size)));
 	return rc ? rc : attr_reply(q, &a);
 }
 
