@@ -75,7 +75,7 @@ struct tf_node { /* an inode the kernel may know */
 	uint64_t told_size;	  /* by the last GETATTR */
 	uint64_t replied_size, size_ns; /* the last size told with attributes, and when */
 	uint64_t sure_size;	  /* the kernel has, or had, applied this one */
-	bool unsure;		  /* it was told another one since */
+	bool sized, unsure;	  /* there is such a size; it was told another one since */
 	unsigned torn;		  /* pages answered, that an older size may cut: being dropped */
 	struct ts_cond torn_cond;
 	atomic_uint_least64_t invals; /* calls to drop something of it: begun and ended, counted by their threads */

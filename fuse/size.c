@@ -104,6 +104,9 @@ void tf_size_replied(struct tfuse *tf, struct tf_node *n, uint64_t size)
 {
 	n->replied_size = size;
 	n->size_ns = ts_exec_now(tf->exec);
+	if (!n->sized) /* the kernel had none before */
+		n->sure_size = size;
+	n->sized = true;
 	n->unsure = size != n->sure_size;
 	ts_list_for(l, &n->reads) {
 		struct tf_req *q = ts_list_entry(l, struct tf_req, node_link);

@@ -826,7 +826,9 @@ def append_in_pages(w):
     w.b.ok("open", "f", w.p(2, "f"), os.O_WRONLY | os.O_APPEND)
     w.a.ok("append_flag", "f")
     w.expect("append elsewhere", 5000, w.b("append", "f", b"B" * 5000))
-    w.expect("read below the end that the kernel knows", b"a" * 10, w.a("read", "f", 10, 0))
+    for _ in range(2):  # the first page may go again: it was answered behind a size told just before
+        w.expect("read below the end that the kernel knows", b"a" * 10, w.a("read", "f", 10, 0))
+        time.sleep(0.03)
     h = w.hold("write.after_reply", ino)
     w.expect("append", 10, w.a("append", "f", b"A" * 10))
     h.hit()
