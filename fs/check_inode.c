@@ -7,7 +7,7 @@
 
 #define PTR	    ((unsigned)sizeof(struct fs_bptr_disk))
 #define PTRS	    (FS_INODE_PTRS * PTR)
-#define KNOWN_FLAGS 0xffu
+#define KNOWN_FLAGS 0x1ffu
 
 #define WRONG CHK_WRONG
 #define INO   CHK_INO

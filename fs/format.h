@@ -203,7 +203,7 @@ enum fs_payload { /* what the payload holds in front of the inline xattrs */
 };
 enum { FS_IF_ORPHAN = 1, FS_IF_XATTR_BLOCK = 2 /* last 48 payload bytes point to an FS_BT_XATTR block */, FS_IF_IMMUTABLE = 4,
        FS_IF_APPEND = 8, FS_IF_NODUMP = 16, FS_IF_DEAD = 32 /* removed directory */, FS_IF_PROJINHERIT = 64,
-       FS_IF_TMPFILE = 128 /* orphan that never had a name and may be given one */ };
+       FS_IF_TMPFILE = 128 /* orphan that never had a name and may be given one */, FS_IF_NOATIME = 256 };
 struct fs_inode_disk {
 	struct fs_mhdr_disk h; /* res TOK_INODE, id = inode number, res_gen = generation; type FS_BT_INODE */
 	le16 mode;	       /* 0 = free inode */

@@ -120,7 +120,7 @@ enum { FS_NOWAIT = 1, FS_KILL_SUID = 2 /* open: set-id bits go when O_TRUNC cuts
 struct fs_attr {
 	uint64_t ino;
 	uint32_t gen;
-	uint32_t mode, nlink, uid, gid, project;
+	uint32_t mode, nlink, uid, gid, project, flags; /* flags: FS_FLAG_* */
 	uint64_t rdev;
 	uint64_t size, blocks512;
 	int64_t atime_ns, mtime_ns, ctime_ns, btime_ns;
@@ -141,10 +141,12 @@ void fs_hold_drop(struct fs *fs, struct fs_hold *hold); /* harmless on an empty 
 uint64_t fs_hold_ino(const struct fs_hold *hold);
 int fs_getattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, struct fs_attr *out) TS_MUST_CHECK;
 enum { FS_SET_MODE = 1, FS_SET_UID = 2, FS_SET_GID = 4, FS_SET_SIZE = 8, FS_SET_ATIME = 16, FS_SET_MTIME = 32, FS_SET_ATIME_NOW = 64,
-       FS_SET_MTIME_NOW = 128, FS_SET_CTIME = 256, FS_SET_KILL_SUID = 512, FS_SET_PROJECT = 1024 };
+       FS_SET_MTIME_NOW = 128, FS_SET_CTIME = 256, FS_SET_KILL_SUID = 512, FS_SET_PROJECT = 1024, FS_SET_FLAGS = 2048 };
+/* What chattr sets: not to be changed, only to be appended to, not for dump, without atime, project of what is made in it. As on disk. */
+enum { FS_FLAG_IMMUTABLE = 4, FS_FLAG_APPEND = 8, FS_FLAG_NODUMP = 16, FS_FLAG_PROJINHERIT = 64, FS_FLAG_NOATIME = 256, FS_FLAGS_USER = 4 | 8 | 16 | 64 | 256 };
 struct fs_setattr {
 	unsigned valid;
-	uint32_t mode, uid, gid, project;
+	uint32_t mode, uid, gid, project, flags;
 	uint64_t size;
 	int64_t atime_ns, mtime_ns, ctime_ns;
 };

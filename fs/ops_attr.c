@@ -36,6 +36,8 @@ static int set_check(struct fs_inode *ip, const struct fs_setattr *s)
 	unsigned mode = le16_get(fs_idisk(ip)->mode);
 	uint32_t flags = le32_get(fs_idisk(ip)->flags);
 
+	if (!(s->valid & ~(unsigned)(FS_SET_FLAGS | FS_SET_PROJECT)))
+		return 0; /* the way back */
 	if (flags & FS_IF_IMMUTABLE || (flags & FS_IF_APPEND && s->valid & ~(unsigned)(FS_SET_ATIME_NOW | FS_SET_MTIME_NOW)))
 		return -EPERM;
 	if (!(s->valid & FS_SET_SIZE))
@@ -127,6 +129,8 @@ static int set_fields(struct fs *fs, struct fs_inode *ip, const struct fs_setatt
 		d->gid = le32_make(s->gid);
 	if (s->valid & FS_SET_PROJECT)
 		d->project = le32_make(s->project);
+	if (s->valid & FS_SET_FLAGS)
+		d->flags = le32_make((le32_get(d->flags) & ~(uint32_t)FS_FLAGS_USER) | (s->flags & FS_FLAGS_USER));
 	if (s->valid & FS_SET_MODE)
 		fs_acl_chmod_tx(&tx, ip, acl, le16_get(d->mode));
 	set_times(fs, ip, s);

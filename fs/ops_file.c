@@ -115,7 +115,7 @@ static void touch_atime(struct fs *fs, struct fs_file *f)
 	int64_t now = fs_now_ns(fs);
 	struct tok_pin pin = {0};
 
-	if (fs->args.noatime || fs->args.read_only || (f->flags & O_NOATIME))
+	if (fs->args.noatime || fs->args.read_only || (f->flags & O_NOATIME) || !ip->buf || le32_get(fs_idisk(ip)->flags) & FS_IF_NOATIME)
 		return;
 	if (!fs->args.strictatime && ip->atime_ns > ip->mtime_ns && ip->atime_ns > ip->ctime_ns && now - ip->atime_ns < ATIME_DAY)
 		return;

@@ -214,6 +214,7 @@ int tf_op_link(struct tf_req *q);
 int tf_op_open(struct tf_req *q);
 int tf_op_read(struct tf_req *q);
 int tf_op_write(struct tf_req *q);
+int tf_op_ioctl(struct tf_req *q);
 int tf_op_statfs(struct tf_req *q);
 int tf_op_release(struct tf_req *q);
 int tf_op_fsync(struct tf_req *q);

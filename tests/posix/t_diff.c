@@ -3,6 +3,7 @@
  * A test that fails here because the difference is gone is moved to its topic, and its row there is deleted. */
 #include "px.h"
 
+#include <linux/fiemap.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <signal.h>
@@ -52,6 +53,7 @@ static void not_offered(void)
 	FAILS(EOPNOTSUPP, fallocate(fd, FALLOC_FL_INSERT_RANGE, 0, 4096));
 	FAILS(EOPNOTSUPP, ioctl(fd, FICLONE, px_open(pa("g"), O_RDWR | O_CREAT)));
 	FAILS(EINVAL, renameat2(AT_FDCWD, pa("f"), AT_FDCWD, pa("h"), RENAME_WHITEOUT));
+	FAILS(EOPNOTSUPP, ioctl(fd, FS_IOC_FIEMAP, &(struct fiemap){.fm_length = 10})); /* FUSE has no such request */
 	px_content("f", "0123456789", 10);
 }
 
