@@ -83,7 +83,7 @@ struct fs_mount_args {
 	void *key_arg;
 	struct quorum_times times;
 	struct fs_upcalls up;
-	bool read_only, noatime, strictatime;
+	bool read_only, noatime, nodiratime, strictatime;
 	size_t page_pool_bytes; /* 0 = 256 MiB */
 	size_t meta_pool_bytes; /* 0 = 128 MiB */
 	uint32_t net_group;

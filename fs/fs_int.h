@@ -239,6 +239,7 @@ void fs_inode_lazy(struct fs *fs, struct fs_inode *ip); /* times/size changed in
 int fs_inode_write_lazy(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* reserve + tx if lazy_dirty */
 void fs_inode_attr(struct fs *fs, struct fs_inode *ip, struct fs_attr *out); /* fills; cacheable by tok_cached */
 int64_t fs_now_ns(struct fs *fs); /* wall clock for times */
+void fs_atime(struct fs *fs, struct fs_inode *ip); /* ops_file.c: it was read */
 int fs_suid_drop(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* set-id bits go, and the kernel hears of it; INODE EX pinned, a transaction of its own */
 /* Makes a new inode in tx on a taken one: fills the block; nlink and payload by the caller. */
 void fs_inode_init_tx(struct fs *fs, struct fs_tx *tx, struct fs_buf *b, uint64_t ino, uint32_t gen, uint32_t mode, uint32_t uid,

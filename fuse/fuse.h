@@ -14,6 +14,7 @@ struct tfuse_args {
 	const char *source;	/* shown in /proc/mounts */
 	const char *mountpoint; /* absolute, an existing directory */
 	unsigned long ms_flags; /* MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME */
+	bool strict_atime;	/* every read reaches the daemon: files are opened past the page cache */
 	bool local_locks;	/* locks of applications count on this node only; closing a file sends no message to the daemon */
 	/* The kernel side is gone (umount): called once, on a fiber. */
 	void (*gone)(void *arg);

@@ -131,7 +131,7 @@ struct tfuse {
 	void *arg;
 	struct fs *fs;
 	int fd;
-	bool aborted, have_epoch, polling, setxattr_ext, local_locks;
+	bool aborted, have_epoch, polling, setxattr_ext, local_locks, strict_atime;
 	atomic_bool is_gone;	/* read by notifier threads too */
 	uint32_t proto_minor;	/* the kernel's */
 	uint64_t epoch;		/* of entry timeouts, from 1 */

@@ -20,6 +20,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 	tf->exec = a->exec;
 	tf->ms_flags = a->ms_flags;
 	tf->local_locks = a->local_locks;
+	tf->strict_atime = a->strict_atime;
 	tf->gone = a->gone;
 	tf->stopped = a->stopped;
 	tf->arg = a->arg;
