@@ -4,6 +4,8 @@
 #include "px.h"
 
 #include <linux/fiemap.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <signal.h>
@@ -41,6 +43,33 @@ static void lazy_atime(void)
 		TRUE(now >= was, "atime does not go back (%lld, then %lld)", (long long)was, (long long)now);
 		was = now;
 	}
+}
+
+/* A program that runs through A can be written through B: the kernel of each node counts its own runners. */
+static void text_busy(void)
+{
+	char buf[65536];
+	int in = px_open("/bin/sleep", O_RDONLY), out = px_open(pa("prog"), O_WRONLY | O_CREAT), fd, ready[2];
+	pid_t pid;
+
+	for (ssize_t n; (n = NEED(read(in, buf, sizeof(buf)))) > 0;)
+		EQ(n, write(out, buf, (size_t)n), "write of the program");
+	OK(fchmod(out, 0755));
+	OK(close(out));
+	NEED(pipe2(ready, O_CLOEXEC));
+	pid = NEED(fork());
+	if (!pid) {
+		execl(pa("prog"), "sleep", "20", (char *)NULL);
+		_exit(127);
+	}
+	close(ready[1]);
+	EQ(0, read(ready[0], buf, 1), "end of the pipe, when the program runs");
+	FAILS(ETXTBSY, open(pa("prog"), O_WRONLY));
+	OK(fd = open(pb("prog"), O_WRONLY));
+	if (fd >= 0)
+		close(fd);
+	kill(pid, SIGKILL);
+	OK(waitpid(pid, NULL, 0));
 }
 
 /* The kernel does not pass these to a FUSE file system, or Tessera has not got them. */
@@ -149,7 +178,7 @@ static void removed_path(void)
 
 const struct px_test px_diff_tests[] = {
 	{"diff.dir_flock", dir_flock, PX_DIFF | PX_TWO, 0},
-	{"diff.lazy_atime", lazy_atime, PX_DIFF, 0},
+	{"diff.lazy_atime", lazy_atime, PX_DIFF, 0}, {"diff.text_busy", text_busy, PX_DIFF | PX_TWO, 0},
 	{"diff.not_offered", not_offered, PX_DIFF, 0}, {"diff.rwf_append", rwf_append, PX_DIFF | PX_TWO, 0},
 	{"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},
 	{"diff.copy_old_end", copy_old_end, PX_DIFF | PX_TWO, 0}, {"diff.owner_as_known", owner_as_known, PX_DIFF | PX_TWO, 0},
