@@ -16,7 +16,9 @@ static const struct {
 } option_table[] = {
 	{"rw", 0, MS_RDONLY},	  {"ro", MS_RDONLY, 0},	    {"nosuid", MS_NOSUID, 0}, {"suid", 0, MS_NOSUID},
 	{"nodev", MS_NODEV, 0},	  {"dev", 0, MS_NODEV},	    {"noexec", MS_NOEXEC, 0}, {"exec", 0, MS_NOEXEC},
-	{"noatime", MS_NOATIME, 0}, {"relatime", 0, MS_NOATIME | MS_STRICTATIME}, {"strictatime", MS_STRICTATIME, MS_NOATIME},
+	{"noatime", MS_NOATIME, MS_STRICTATIME}, {"relatime", 0, MS_NOATIME | MS_STRICTATIME}, {"strictatime", MS_STRICTATIME, MS_NOATIME},
+	{"nodiratime", MS_NODIRATIME, 0}, {"diratime", 0, MS_NODIRATIME},
+	{"lazytime", 0, 0}, {"nolazytime", 0, 0}, /* times that reads set are written lazily anyway, others are not */
 	{"locallocks", OPT_LOCAL_LOCKS, 0}, {"namecache", OPT_NAMES, 0}, {"nonamecache", 0, OPT_NAMES},
 	{"defaults", 0, 0},	  {"_netdev", 0, 0},	    {"auto", 0, 0},	      {"noauto", 0, 0}, {"nofail", 0, 0},
 };
@@ -30,7 +32,9 @@ static int options_parse(const char *opts, unsigned long *flags, char *errmsg, s
 			if (strlen(option_table[i].name) == len && !strncmp(option_table[i].name, p, len))
 				break;
 		if (len && i == TS_ARRAY_LEN(option_table) && strncmp(p, "x-", 2)) {
-			snprintf(errmsg, errlen, "mount option '%.*s': unknown; see `tessera help mount`", (int)len, p);
+			bool re = len == 7 && !strncmp(p, "remount", 7);
+			snprintf(errmsg, errlen, re ? "mount option '%.*s': a mount is changed by mount(8): `mount -o remount,ro DIRECTORY`" :
+				 "mount option '%.*s': unknown; leave it out, or see `tessera help mount` for those there are", (int)len, p);
 			return -EINVAL;
 		}
 		if (len && i < TS_ARRAY_LEN(option_table))
@@ -199,7 +203,7 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 		return rc;
 	struct tfuse_args ta = {.exec = d->exec, .source = m->name, .mountpoint = m->dir,
 				.ms_flags = flags & ~(unsigned long)(MS_STRICTATIME | OPT_LOCAL_LOCKS | OPT_NAMES),
-				.local_locks = flags & OPT_LOCAL_LOCKS, .names = flags & OPT_NAMES, .gone = mount_gone, .stopped = mount_stopped, .arg = m};
+				.strict_atime = flags & MS_STRICTATIME, .local_locks = flags & OPT_LOCAL_LOCKS, .names = flags & OPT_NAMES, .gone = mount_gone, .stopped = mount_stopped, .arg = m};
 	m->tf = tfuse_new(&ta);
 	if (!m->tf) {
 		snprintf(errmsg, errlen, "mount %s: out of memory", m->dir);
@@ -210,7 +214,7 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 		.exec = d->exec, .disks = m->devs, .ndisks = m->ndisks, .net = d->net, .quorum = d->quorum,
 		.pr_key = have_keys ? key_of(d, d->conf.node_id, d->incarnation) : 0,
 		.key_of = have_keys ? key_of : NULL, .key_arg = d, .times = quorum_times_default,
-		.read_only = flags & MS_RDONLY, .noatime = flags & MS_NOATIME, .strictatime = flags & MS_STRICTATIME,
+		.read_only = flags & MS_RDONLY, .noatime = flags & MS_NOATIME, .nodiratime = flags & MS_NODIRATIME, .strictatime = flags & MS_STRICTATIME,
 		.page_pool_bytes = d->conf.page_pool_bytes, .meta_pool_bytes = d->conf.meta_pool_bytes,
 		.net_group = (uint32_t)m->group ? (uint32_t)m->group : 1,
 	};

@@ -112,6 +112,7 @@ void fs_alloc_untake(struct fs *fs, const struct fs_ext *e)
 		fs->alloc->free[r->type] += e->subs;
 	fs->alloc->gen[r->type]++;
 	fs_chunk_reset(c, fs->alloc->unit[r->type]);
+	fs_space_changed(fs, r->id, 0);
 	taken_done(r);
 }
 
@@ -126,6 +127,7 @@ void fs_alloc_commit(struct fs *fs, struct fs_tx *tx, const struct fs_ext *e)
 	fs_tx_buf(tx, c->buf);
 	fs_dbits_set(d->bits, p.off, e->subs, true);
 	d->free = le32_make(le32_get(d->free) - e->subs);
+	fs_space_changed(fs, r->id, 0);
 	taken_done(r);
 }
 
@@ -161,6 +163,8 @@ int fs_alloc_init(struct fs *fs)
 	for (unsigned t = 0; t < TS_ARRAY_LEN(a->owned); t++)
 		ts_list_init(&a->owned[t]);
 	ts_mutex_init(&a->lock);
+	ts_list_init(&a->changed);
+	ts_list_init(&a->freeing);
 	for (unsigned d = 0; d < fs->ndisks; d++)
 		a->total_subs += (uint64_t)TS_MIN(le32_get(fs->disks[d].ent.nchunks), n) * (rs - FS_CHUNK_HEAD);
 	fs->alloc = a;
@@ -183,6 +187,7 @@ void fs_alloc_fini(struct fs *fs)
 			fs_region_free(fs, r);
 		}
 	}
+	fs_space_fini(fs);
 	ts_free(a->hints);
 	ts_free(a);
 	fs->alloc = NULL;

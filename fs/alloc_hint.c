@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: what is believed about regions nobody here owns (type, free space), read from disk without a token; and statfs.
+/* Job: what is believed about regions nobody here owns (type, free space), read from disk without a token.
  * A hint may be stale: it only decides where to look. What must never happen: space given out because of a hint. */
 #include "fs/alloc_int.h"
-
-#define SCAN_READS 4096u /* chunks read for one statfs at most */
-#define SCAN_AGE   (5 * TS_NS_PER_S)
 
 struct look {
 	struct fs *fs;
@@ -78,65 +75,4 @@ bool fs_alloc_can_take(struct fs *fs, enum fs_region_type type, uint32_t subs)
 			return true;
 	}
 	return false;
-}
-
-static int scan_one(void *arg, unsigned i)
-{
-	struct fs *fs = arg;
-	uint32_t r = (uint32_t)(((uint64_t)fs->alloc->scan_next + i) % fs->alloc->nregions);
-
-	return fs->alloc->hints[r].reg ? 0 : fs_alloc_hint_read(fs, r, true);
-}
-
-static int scan(struct fs *fs)
-{
-	struct fs_alloc *a = fs->alloc;
-	unsigned n = TS_MIN(a->nregions, TS_MAX(SCAN_READS / fs->ndisks, 1u));
-	int rc;
-
-	if (a->scan_when && ts_exec_now(fs->exec) - a->scan_when < SCAN_AGE)
-		return 0;
-	a->scan_when = ts_exec_now(fs->exec);
-	rc = fs_par_run(fs, "statfs scan", n, scan_one, fs);
-	a->scan_next = (uint32_t)(((uint64_t)a->scan_next + n) % a->nregions);
-	return rc;
-}
-
-int fs_alloc_statfs(struct fs *fs, uint64_t *free_subs, uint64_t *total_subs, uint64_t *free_inodes)
-{
-	struct fs_alloc *a = fs->alloc;
-	uint64_t known = 0, meta = 0, nknown = 0, ready = 0, room;
-	int rc = scan(fs);
-
-	if (rc)
-		return rc;
-	for (uint32_t i = 0; i < a->nregions; i++) {
-		const struct fs_region_hint *h = &a->hints[i];
-		uint64_t f = h->reg ? h->reg->free : h->free;
-
-		if (!h->reg && !h->known)
-			continue;
-		nknown++;
-		known += f;
-		if (h->type != FS_REGION_DATA)
-			meta += f;
-	}
-	if (nknown && nknown < a->nregions) { /* the rest is believed to look like what was seen */
-		known = (uint64_t)((double)known / (double)nknown * a->nregions);
-		meta = (uint64_t)((double)meta / (double)nknown * a->nregions);
-	}
-	ts_list_for(l, fs_log_intents(fs))
-	{
-		const struct fs_intent *in = ts_list_entry(l, struct fs_intent, link);
-
-		if (in->type == FS_INTENT_FREE)
-			known += in->subs;
-	}
-	*total_subs = a->total_subs;
-	*free_subs = TS_MIN(known, a->total_subs);
-	if (fs->ialloc)
-		ready = fs->ialloc->nready + fs->ialloc->npending;
-	room = le64_get(fs->super.nsegments) * FS_SEG_INODES;
-	*free_inodes = TS_MIN(meta / FS_SEG_INODES * FS_SEG_INODES + ready, room);
-	return 0;
 }

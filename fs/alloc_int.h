@@ -9,6 +9,7 @@
 #define FS_META_RESERVE	   64u	/* metadata subs that only deleting may take */
 #define FS_FREE_BATCH	   256u /* intents in one bitmap transaction */
 #define FS_FREE_BATCH_BUFS 32u	/* bitmap blocks in one transaction */
+#define FS_SEG_MAX_OWNED   64u
 
 /* One chunk of an owned region. shadow = bits in the buffer OR taken and not committed. */
 struct fs_chunk {
@@ -41,6 +42,8 @@ struct fs_region_hint { /* what is believed about a region; stale unless reg is 
 	uint8_t type;
 	bool known, bad, exact;
 	uint8_t busy; /* how often the reaper found it held by another node */
+	uint64_t changed;	     /* fs_alloc.changes when this node last changed its free space; 0: never */
+	struct ts_list changed_link; /* in fs_alloc.changed, the last changed first; not linked while changed is 0 */
 };
 struct fs_alloc {
 	struct fs_region_hint *hints; /* [nregions] */
@@ -56,8 +59,10 @@ struct fs_alloc {
 	uint64_t full_gen[3], full_until[3]; /* a refill failed at that gen: do not search again before */
 	uint32_t full_subs[3];
 	uint64_t total_subs;
-	uint64_t scan_when;
-	uint32_t scan_next;
+	uint64_t changes;
+	struct ts_list changed;
+	struct fs_space *space; /* space.c; NULL until statfs is asked for */
+	struct ts_list freeing; /* inodes whose contents are being freed */
 	struct ts_mutex lock; /* refill */
 };
 
@@ -100,6 +105,57 @@ int fs_alloc_apply_frees(struct fs *fs, uint32_t region, struct fs_intent **in, 
 int fs_alloc_hint_read(struct fs *fs, uint32_t region, bool all) TS_MUST_CHECK;
 bool fs_alloc_can_take(struct fs *fs, enum fs_region_type type, uint32_t subs);
 
+/* ---- space.c, space_ask.c: free space of the whole file system ---- */
+#define FS_MSG_SPACE	 0x203
+#define FS_SPACE_REGIONS 4096u /* told in one answer at most */
+struct fs_seen { /* a region as last told, or as it lies on disk */
+	uint32_t free, whole; /* whole: of free, in whole blocks */
+	uint8_t type;
+	bool known, stale; /* stale: this node changed it since, the numbers are about right */
+};
+struct fs_seen_table { /* of one block of the segment table */
+	uint32_t free;
+	uint8_t made;
+	bool known;
+};
+struct fs_seg_free {
+	uint64_t seg;
+	uint32_t free;
+};
+struct fs_space_peer {
+	uint64_t since, mute_until;
+	uint64_t coming[3]; /* by type: freed, not yet in the bitmaps */
+	struct fs_seg_free segs[FS_SEG_MAX_OWNED];
+	unsigned nsegs;
+};
+struct fs_space {
+	struct ts_mutex lock;
+	struct fs_seen *seen;	     /* [nregions] */
+	struct fs_seen_table *table; /* [fs_segtab_blocks] */
+	struct fs_space_peer *peer[QUORUM_MAX_NODES]; /* by place in the group's view */
+	unsigned npeers;
+	uint64_t epoch, when, table_when, table_next;
+	uint32_t next;
+	bool looked;
+};
+/* This node changed the free space of a region: freed so much. Cheap, never waits. */
+void fs_space_changed(struct fs *fs, uint32_t region, uint32_t freed);
+/* A region as this node's memory or the disk has it. Waits for the disk. */
+int fs_space_region(struct fs *fs, uint32_t region, struct fs_seen *out) TS_MUST_CHECK;
+void fs_space_coming(struct fs *fs, uint64_t coming[3]); /* of this node */
+struct fs_seen fs_space_owned(struct fs *fs, const struct fs_region *r);
+/* Space is short here: what is known of the regions becomes what all nodes say now. *coming: what others have still to free. */
+int fs_space_to_hints(struct fs *fs, uint64_t *coming) TS_MUST_CHECK;
+struct fs_freeing { /* on the stack of who frees, in fs_alloc.freeing: its blocks count as free by and by */
+	struct ts_list link;
+	struct fs_inode *ip;
+};
+unsigned fs_space_segs(struct fs *fs, struct fs_seg_free out[FS_SEG_MAX_OWNED]);
+void fs_space_fini(struct fs *fs);
+/* Asks every other node that has it mounted what it changed since it was last asked. A node that does not answer in time is left out. */
+int fs_space_ask_all(struct fs *fs, struct fs_space *s) TS_MUST_CHECK;
+void fs_space_asked(struct fs *fs, struct net *n, const struct net_msg *m, uint64_t since); /* from the handler of messages */
+
 /* ---- segtab.c ---- */
 int fs_segtab_init(struct fs *fs) TS_MUST_CHECK;
 void fs_segtab_fini(struct fs *fs);
@@ -112,7 +168,6 @@ void fs_segtab_note(struct fs *fs, uint64_t seg, fs_addr a);
 int fs_segtab_hint_set(struct fs *fs, uint64_t seg, uint32_t used, bool relative) TS_MUST_CHECK; /* relative: used is subtracted */
 
 /* ---- ialloc.c ---- */
-#define FS_SEG_MAX_OWNED 64u
 enum fs_slot_state { FS_SLOT_NONE, FS_SLOT_CAND, FS_SLOT_READY, FS_SLOT_PENDING };
 struct fs_ino_slot {
 	struct ts_list link; /* ready or pending */
@@ -165,6 +220,7 @@ void fs_inode_forget_freed(struct fs *fs, struct fs_inode *ip); /* its block say
 void fs_reaper_orphan(struct fs *fs, uint64_t number, uint64_t ino, uint32_t gen);
 /* Space is short: applies what can be freed, waits for it until the deadline. No pins held. */
 int fs_reaper_urgent(struct fs *fs, uint64_t wait_ns) TS_MUST_CHECK;
+void fs_reaper_crowd(struct fs *fs); /* too many intents: those that are there are worked off at once */
 int fs_orphan_run(struct fs *fs, uint64_t number, uint64_t ino, uint32_t gen) TS_MUST_CHECK; /* -EAGAIN: somebody has it open */
 
 #endif

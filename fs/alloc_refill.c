@@ -11,6 +11,7 @@ enum pass { PASS_ROOMY, PASS_FREE, PASS_ANY, PASS_RETYPE, PASS_TAKE, PASS_TAKE_F
 #define AHEAD	      64u
 #define FULL_NS	      (200 * TS_NS_PER_MS)
 #define WAIT_FREES_NS (3 * TS_NS_PER_S)
+#define OTHERS_NS     (100 * TS_NS_PER_MS)
 
 static uint64_t region_size(struct fs *fs, uint32_t id)
 {
@@ -206,17 +207,12 @@ static void release_empty(struct fs *fs, enum fs_region_type other)
 	}
 }
 
-static void forget_hints(struct fs *fs)
-{
-	for (uint32_t i = 0; i < fs->alloc->nregions; i++) {
-		fs->alloc->hints[i].known = false;
-		fs->alloc->hints[i].run_max = 0;
-	}
-}
-
 static int search(struct fs *fs, enum fs_region_type type, uint32_t subs)
 {
-	for (unsigned round = 0; round < 2; round++) {
+	uint64_t deadline = ts_exec_now(fs->exec) + WAIT_FREES_NS, coming;
+	bool last = false;
+
+	for (unsigned round = 0;; round++) {
 		fs->alloc->stamp++;
 		for (int p = 0; p < PASSES; p++) {
 			int rc;
@@ -227,15 +223,22 @@ static int search(struct fs *fs, enum fs_region_type type, uint32_t subs)
 			if (rc)
 				return rc < 0 ? rc : 0;
 		}
+		if (last)
+			return -ENOSPC;
 		if (round == 0) {
 			int rc = fs_reaper_urgent(fs, WAIT_FREES_NS);
 
 			if (rc || fs_alloc_can_take(fs, type, subs))
 				return rc;
-			forget_hints(fs);
+		} else { /* another node is freeing: it comes in steps of its log */
+			ts_sleep_until(ts_exec_now(fs->exec) + OTHERS_NS);
 		}
+		int hrc = fs_space_to_hints(fs, &coming);
+
+		if (hrc)
+			return hrc;
+		last = !coming || ts_exec_now(fs->exec) >= deadline;
 	}
-	return -ENOSPC;
 }
 
 static int refill(struct fs *fs, enum fs_region_type type, uint32_t subs)

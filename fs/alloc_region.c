@@ -245,6 +245,7 @@ int fs_region_set_type(struct fs *fs, struct fs_region *r, enum fs_region_type t
 		fs_tx_commit(&tx);
 	}
 	r->type = type;
+	fs_space_changed(fs, r->id, 0);
 	for (unsigned i = 0; i < r->nchunks; i++)
 		fs_chunk_reset(&r->chunks[i], fs->alloc->unit[type]);
 	/* Home before use: replay of any log asks the bitmap on disk whether a record is void. */
@@ -386,6 +387,7 @@ static void free_one(struct fs *fs, struct fs_tx *tx, struct frees *f, const str
 	} else if (fs->alloc->hints[p->region].known) {
 		fs->alloc->hints[p->region].free += subs;
 	}
+	fs_space_changed(fs, p->region, subs);
 }
 
 /* Reads the bitmaps of as many intents as fit one transaction; how many, or -errno. */
@@ -423,7 +425,7 @@ static int apply_pinned(struct fs *fs, uint32_t region, struct fs_intent **in, u
 	if (rc <= 0)
 		return rc;
 	n = (unsigned)rc;
-	rc = fs_log_reserve(fs, (size_t)f->nbufs * (FS_SUB + 512) + (size_t)n * 64 + FS_SUB);
+	rc = fs_log_reserve_reaper(fs, (size_t)f->nbufs * (FS_SUB + 512) + (size_t)n * 64 + FS_SUB);
 	if (rc)
 		return rc;
 	fs_tx_begin(fs, &tx);

@@ -43,7 +43,7 @@ static const char *super_wrong(const struct fs_super_disk *s, unsigned ndisks)
 {
 	uint32_t bs = le32_get(s->block_size);
 
-	if (le32_get(s->format_version) != FS_FORMAT_VERSION || le64_get(s->feat_incompat))
+	if (le32_get(s->format_version) != FS_FORMAT_VERSION || le64_get(s->feat_incompat) & ~FS_FEAT_INCOMPAT)
 		return "format version";
 	if (!pow2(bs) || bs < FS_MIN_BLOCK || bs > FS_MAX_BLOCK)
 		return "block size";

@@ -205,8 +205,26 @@ bool chk_meta_region(const struct chk *c, fs_addr a); /* of a metadata region, a
 /* ---- check_inode.c ---- */
 /* All fields of one inode but names: *changed if the block must be written. */
 int chk_inode(struct chk *c, uint64_t ino, struct fs_inode_disk *d, bool *changed) TS_MUST_CHECK;
-unsigned chk_xattr_list(const uint8_t *list, unsigned len); /* bytes of it that are sound */
 uint8_t chk_dtype(unsigned mode);
+struct chk_look { /* at one inode */
+	struct chk *c;
+	uint64_t ino;
+	struct fs_inode_disk *d;
+	bool *changed;
+	unsigned rest;	     /* bytes of a symlink target in the attribute block */
+	uint64_t xattr_subs; /* of the blocks and values of its attributes */
+};
+#define CHK_WRONG(l, ...) (chk_found((l)->c, true, __VA_ARGS__), *(l)->changed = true)
+#define CHK_INO(l)	  ((unsigned long long)(l)->ino)
+unsigned chk_front(const struct fs_inode_disk *d); /* bytes of the payload in front of the attributes */
+void chk_front_fits(struct chk_look *l);
+
+/* ---- check_xattr.c ---- */
+int chk_xattrs(struct chk_look *l) TS_MUST_CHECK;
+int chk_xattr_subs(struct chk *c, uint64_t ino, struct fs_inode_disk *d, uint64_t *subs) TS_MUST_CHECK; /* of blocks and values */
+/* Blocks and values; a value whose pointer the visitor clears is removed. */
+struct chk_visit;
+int chk_xattr_walk(struct chk *c, uint64_t ino, struct fs_inode_disk *d, const struct chk_visit *v, bool *changed) TS_MUST_CHECK;
 
 /* ---- check_map.c ---- */
 int chk_set_add(struct chk_set *s, fs_addr a) TS_MUST_CHECK; /* 1: new, 0: was there, -ENOMEM */

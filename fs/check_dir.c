@@ -161,9 +161,11 @@ static int dir_read(struct chk *c, uint64_t ino, bool second)
 
 	if (!rc)
 		rc = chk_tree(c, d, &t);
+	if (!rc)
+		rc = chk_xattr_subs(c, ino, d, &subs);
 	if (rc)
 		goto out;
-	subs = t.subs + !!(le32_get(d->flags) & FS_IF_XATTR_BLOCK);
+	subs += t.subs;
 	if (le64_get(d->size) != t.count) {
 		if (!second || !t.changed)
 			chk_found(c, true, "directory %llu: says %llu entries, has %llu -> set", (unsigned long long)ino,

@@ -7,17 +7,10 @@
 
 #define PTR	    ((unsigned)sizeof(struct fs_bptr_disk))
 #define PTRS	    (FS_INODE_PTRS * PTR)
-#define KNOWN_FLAGS 0xffu
+#define KNOWN_FLAGS 0x1ffu
 
-struct look {
-	struct chk *c;
-	uint64_t ino;
-	struct fs_inode_disk *d;
-	bool *changed;
-	unsigned rest; /* bytes of a symlink target in the attribute block */
-};
-#define WRONG(l, ...) (chk_found((l)->c, true, __VA_ARGS__), *(l)->changed = true)
-#define INO(l)	      ((unsigned long long)(l)->ino)
+#define WRONG CHK_WRONG
+#define INO   CHK_INO
 
 uint8_t chk_dtype(unsigned mode)
 {
@@ -107,7 +100,7 @@ static uint8_t payload_by_fields(const struct chk *c, const struct fs_inode_disk
 	return S_ISCHR(mode) || S_ISBLK(mode) ? FS_PL_DEVICE : FS_PL_NONE;
 }
 
-static void kind(struct look *l)
+static void kind(struct chk_look *l)
 {
 	struct fs_inode_disk *d = l->d;
 	unsigned mode = le16_get(d->mode);
@@ -145,7 +138,7 @@ static void kind(struct look *l)
 
 /* ---- a free inode --------------------------------------------------------------------------------------------------------- */
 /* Freeing clears these; one that has links and contents lost its mode. */
-static void free_inode(struct look *l)
+static void free_inode(struct chk_look *l)
 {
 	struct fs_inode_disk *d = l->d;
 
@@ -162,7 +155,7 @@ static void free_inode(struct look *l)
 }
 
 /* ---- simple fields -------------------------------------------------------------------------------------------------------- */
-static void small_fields(struct look *l)
+static void small_fields(struct chk_look *l)
 {
 	struct fs_inode_disk *d = l->d;
 	uint32_t flags = le32_get(d->flags), good = flags & KNOWN_FLAGS;
@@ -204,7 +197,7 @@ static void small_fields(struct look *l)
 	}
 }
 
-static unsigned front(const struct fs_inode_disk *d)
+unsigned chk_front(const struct fs_inode_disk *d)
 {
 	switch (d->payload_type) {
 	case FS_PL_INLINE:
@@ -221,199 +214,26 @@ static unsigned front(const struct fs_inode_disk *d)
 	}
 }
 
-static void front_fits(struct look *l)
+void chk_front_fits(struct chk_look *l)
 {
 	struct fs_inode_disk *d = l->d;
 	unsigned room = FS_INODE_PAYLOAD - (has_block(d) || d->payload_type == FS_PL_TARGET ? PTR : 0);
 
-	if (front(d) > room) {
-		WRONG(l, "inode %llu: inline length %u is more than there is room -> %u", INO(l), front(d), room);
+	if (chk_front(d) > room) {
+		WRONG(l, "inode %llu: inline length %u is more than there is room -> %u", INO(l), chk_front(d), room);
 		d->inline_len = le16_make((uint16_t)TS_MIN(room, le64_get(d->size)));
 	}
 }
 
-/* ---- extended attributes --------------------------------------------------------------------------------------------------- */
-unsigned chk_xattr_list(const uint8_t *list, unsigned len)
-{
-	unsigned at = 0;
-
-	while (len - at >= sizeof(struct fs_xattr_ent_disk)) {
-		const struct fs_xattr_ent_disk *e = (const void *)(list + at);
-		unsigned n = (unsigned)sizeof(*e) + e->name_len + le16_get(e->value_len);
-
-		if (!e->name_len || e->reserved || n > len - at || memchr(e + 1, 0, e->name_len) || !memchr(e + 1, '.', e->name_len))
-			break;
-		for (unsigned k = 0; k < at;) { /* a name once */
-			const struct fs_xattr_ent_disk *o = (const void *)(list + k);
-
-			if (o->name_len == e->name_len && !memcmp(o + 1, e + 1, e->name_len))
-				return at;
-			k += (unsigned)sizeof(*o) + o->name_len + le16_get(o->value_len);
-		}
-		at += n;
-	}
-	return at;
-}
-
-static bool same_name(const uint8_t *a, unsigned alen, const struct fs_xattr_ent_disk *e)
-{
-	for (unsigned k = 0; k < alen;) {
-		const struct fs_xattr_ent_disk *o = (const void *)(a + k);
-
-		if (o->name_len == e->name_len && !memcmp(o + 1, e + 1, e->name_len))
-			return true;
-		k += (unsigned)sizeof(*o) + o->name_len + le16_get(o->value_len);
-	}
-	return false;
-}
-
-static void xattr_inline(struct look *l)
-{
-	struct fs_inode_disk *d = l->d;
-	unsigned end = FS_INODE_PAYLOAD - (has_block(d) ? PTR : 0), len = le16_get(d->xattr_len), best = 0;
-	unsigned most = TS_MIN(end - front(d), (unsigned)FS_XATTR_INLINE_MAX);
-	uint8_t *p = d->payload;
-
-	if (len <= most && chk_xattr_list(p + end - len, len) == len)
-		return;
-	/* The length may be what is wrong. Only shorter ones: bytes before the list may be what a user once wrote into the file. */
-	for (unsigned n = sizeof(struct fs_xattr_ent_disk) + 1; n <= TS_MIN(len, most); n++) {
-		if (chk_xattr_list(p + end - n, n) == n)
-			best = n;
-	}
-	if (!best && len <= most) { /* else keep what is sound at its beginning */
-		best = chk_xattr_list(p + end - len, len);
-		memmove(p + end - best, p + end - len, best);
-	}
-	WRONG(l, "inode %llu: %u bytes of extended attributes are damaged -> %u bytes are kept", INO(l), len, best);
-	d->xattr_len = le16_make((uint16_t)best);
-	if (best < most)
-		memset(p + front(d), 0, end - best - front(d));
-}
-
-/* 0: is what it should be, and *x is it; 1: not. */
-static int xattr_block_read(struct look *l, const struct fs_bptr_disk *p, struct fs_xattr_disk *x, bool tell, bool *fixed)
-{
-	struct chk_want w = {.type = FS_BT_XATTR, .kind = TOK_INODE, .addr = le64_get(p->addr[0]), .res_id = l->ino};
-	enum chk_verdict v;
-	char what[48];
-	const char *why;
-	int rc;
-
-	w.what = what;
-	snprintf(what, sizeof(what), "inode %llu, attribute block", INO(l));
-	if (!le64_get(p->addr[0]) || !chk_bptr_sane(l->c, p, false, &why))
-		return 1;
-	rc = chk_read(l->c, w.addr, x, 1);
-	if (rc)
-		return rc;
-	if (!tell)
-		return fs_mdhdr_wrong(x, l->c->super.fs_id, FS_BT_XATTR, w.addr) || le64_get(x->h.res_id) != l->ino ||
-		       le32_get(x->h.res_gen) != le32_get(l->d->h.res_gen) || !chk_meta_region(l->c, w.addr);
-	v = chk_judge(l->c, x, &w);
-	*fixed = v == CHK_FIXED;
-	if (v == CHK_NOT)
-		return 1;
-	if (le32_get(x->h.res_gen) != le32_get(l->d->h.res_gen)) {
-		if (fs_mdhdr_version(x) < le64_get(p->birth))
-			return 1; /* of an earlier life of the inode */
-		chk_found(l->c, true, "%s: has another generation -> corrected", what);
-		x->h.res_gen = l->d->h.res_gen;
-		*fixed = true;
-	}
-	return 0;
-}
-
-/* Bytes of a symlink target in a sound list of attributes. */
-static unsigned target_rest(const uint8_t *list, unsigned len)
-{
-	for (unsigned at = 0; at < len;) {
-		const struct fs_xattr_ent_disk *e = (const void *)(list + at);
-
-		if (e->name_len == strlen(FS_XATTR_TARGET) && !memcmp(e + 1, FS_XATTR_TARGET, e->name_len))
-			return TS_MIN((unsigned)le16_get(e->value_len), FS_TARGET_MAX - FS_TARGET_INLINE);
-		at += (unsigned)sizeof(*e) + e->name_len + le16_get(e->value_len);
-	}
-	return 0;
-}
-
-/* The rest of the block is zero, so the list itself shows its length. 1: nothing in it. */
-static int xattr_block_contents(struct look *l, struct fs_xattr_disk *x, fs_addr a, bool fixed)
-{
-	const struct fs_inode_disk *d = l->d;
-	unsigned used = le16_get(x->used), sound = chk_xattr_list(x->ents, sizeof(x->ents)), inl = le16_get(d->xattr_len);
-	const uint8_t *list = d->payload + FS_INODE_PAYLOAD - PTR - inl;
-
-	for (unsigned at = 0; at < sound;) {
-		const struct fs_xattr_ent_disk *e = (const void *)(x->ents + at);
-
-		if (same_name(list, inl, e))
-			sound = at;
-		at += (unsigned)sizeof(*e) + e->name_len + le16_get(e->value_len);
-	}
-	if (!sound)
-		return 1;
-	l->rest = target_rest(x->ents, sound);
-	if (sound != used || !chk_zero(x->ents + sound, sizeof(x->ents) - sound)) {
-		chk_found(l->c, true, "inode %llu: %u bytes of extended attributes in its block, %u are sound -> those are kept", INO(l), used, sound);
-		x->used = le16_make((uint16_t)sound);
-		memset(x->ents + sound, 0, sizeof(x->ents) - sound);
-		fixed = true;
-	}
-	if (!chk_zero(x->reserved, sizeof(x->reserved))) {
-		chk_found(l->c, true, "inode %llu: reserved bytes of its attribute block are used -> cleared", INO(l));
-		memset(x->reserved, 0, sizeof(x->reserved));
-		fixed = true;
-	}
-	return fixed ? chk_write(l->c, a, x) : 0;
-}
-
-/* The pointer in the last 48 bytes of the payload, or none. */
-static int xattr_pointer(struct look *l, bool *there)
-{
-	struct fs_inode_disk *d = l->d;
-	struct fs_bptr_disk *p = (void *)(d->payload + FS_INODE_PAYLOAD - PTR);
-	struct fs_xattr_disk *x;
-	bool fixed = false;
-	int rc = 1;
-
-	*there = false;
-	if (!has_block(d) && (chk_zero(p, PTR) || front(d) > FS_INODE_PAYLOAD - PTR))
-		return 0;
-	x = chk_page();
-	if (!x)
-		return -ENOMEM;
-	rc = xattr_block_read(l, p, x, has_block(d), &fixed);
-	if (rc >= 0 && has_block(d) != !rc) {
-		WRONG(l, "inode %llu: flag of an attribute block %s -> %s", INO(l), rc ? "without such a block" : "is missing",
-		      rc ? "cleared" : "set");
-		d->flags = le32_make(le32_get(d->flags) ^ FS_IF_XATTR_BLOCK);
-	}
-	*there = !rc;
-	front_fits(l);
-	xattr_inline(l);
-	if (!rc) {
-		rc = xattr_block_contents(l, x, le64_get(p->addr[0]), fixed);
-		if (rc > 0) {
-			WRONG(l, "inode %llu: no sound attribute is in its block -> let go", INO(l));
-			d->flags = le32_make(le32_get(d->flags) & ~(uint32_t)FS_IF_XATTR_BLOCK);
-			memset(p, 0, PTR);
-			*there = false;
-		}
-	}
-	ts_free(x);
-	return rc < 0 ? rc : 0;
-}
-
 /* ---- sizes -------------------------------------------------------------------------------------------------------------------- */
-static void set_size(struct look *l, uint64_t size)
+static void set_size(struct chk_look *l, uint64_t size)
 {
 	WRONG(l, "inode %llu: size %llu -> %llu", INO(l), (unsigned long long)le64_get(l->d->size), (unsigned long long)size);
 	l->d->size = le64_make(size);
 }
 
 /* The end of a long target is where it should be, and the inode says so. */
-static void target_check(struct look *l)
+static void target_check(struct chk_look *l)
 {
 	struct fs_inode_disk *d = l->d;
 	unsigned len = le16_get(d->inline_len);
@@ -429,7 +249,7 @@ static void target_check(struct look *l)
 	}
 }
 
-static void size_check(struct look *l, const struct chk_map *m)
+static void size_check(struct chk_look *l, const struct chk_map *m)
 {
 	struct fs_inode_disk *d = l->d;
 	uint64_t size = le64_get(d->size), len;
@@ -463,9 +283,8 @@ static void size_check(struct look *l, const struct chk_map *m)
 
 int chk_inode(struct chk *c, uint64_t ino, struct fs_inode_disk *d, bool *changed)
 {
-	struct look l = {.c = c, .ino = ino, .d = d, .changed = changed};
+	struct chk_look l = {.c = c, .ino = ino, .d = d, .changed = changed};
 	struct chk_map m = {.ino = ino};
-	bool block = false;
 	int rc;
 
 	if (!le16_get(d->mode))
@@ -474,12 +293,10 @@ int chk_inode(struct chk *c, uint64_t ino, struct fs_inode_disk *d, bool *change
 		return 0;
 	kind(&l);
 	small_fields(&l);
-	front_fits(&l);
-	rc = xattr_pointer(&l, &block);
+	chk_front_fits(&l);
+	rc = chk_xattrs(&l);
 	if (rc)
 		return rc;
-	front_fits(&l);
-	xattr_inline(&l);
 	if (d->payload_type == FS_PL_MAP) {
 		rc = chk_map(c, ino, d, &m);
 		*changed |= m.changed;
@@ -487,10 +304,10 @@ int chk_inode(struct chk *c, uint64_t ino, struct fs_inode_disk *d, bool *change
 	if (rc)
 		return rc;
 	size_check(&l, &m);
-	if (!S_ISDIR(le16_get(d->mode)) && le64_get(d->subs) != m.subs + block) {
+	if (!S_ISDIR(le16_get(d->mode)) && le64_get(d->subs) != m.subs + l.xattr_subs) {
 		WRONG(&l, "inode %llu: says %llu sub-blocks, has %llu -> set", INO(&l), (unsigned long long)le64_get(d->subs),
-		      (unsigned long long)(m.subs + block));
-		d->subs = le64_make(m.subs + block);
+		      (unsigned long long)(m.subs + l.xattr_subs));
+		d->subs = le64_make(m.subs + l.xattr_subs);
 	}
 	return 0;
 }

@@ -345,14 +345,11 @@ static int visit_dir(struct visit *w, struct fs_bptr_disk *p, unsigned level)
 int chk_walk(struct chk *c, uint64_t ino, struct fs_inode_disk *d, const struct chk_visit *v, bool *changed)
 {
 	struct visit w = {.c = c, .v = v, .ino = ino, .budget = 64 + 2 * c->nregions * (uint64_t)c->region_subs * c->ndisks};
-	struct fs_bptr_disk *x = (void *)(d->payload + FS_INODE_PAYLOAD - PTR);
-	bool none = false;
-	int rc = 0;
+	int rc;
 
 	if (!le16_get(d->mode))
 		return 0;
-	if (le32_get(d->flags) & FS_IF_XATTR_BLOCK && chk_addr_ok(c, le64_get(x->addr[0]), 1))
-		rc = v->block(c, v->arg, ino, x, true, 0, &none);
+	rc = chk_xattr_walk(c, ino, d, v, changed);
 	if (!rc && d->payload_type == FS_PL_MAP && d->map_height <= CHK_MAX_HEIGHT)
 		rc = visit_map(&w, (void *)d->payload, FS_INODE_PTRS, d->map_height, 0, changed);
 	if (!rc && d->payload_type == FS_PL_DIRTREE)

@@ -25,7 +25,8 @@ static int walk_segment(struct chk *c, void *arg, uint64_t n)
 		if (!s->ino[i].type)
 			continue;
 		rc = chk_read(c, s->addr + i, d, 1);
-		if (!rc && (d->payload_type == FS_PL_MAP || d->payload_type == FS_PL_DIRTREE || le32_get(d->flags) & FS_IF_XATTR_BLOCK))
+		if (!rc && (d->payload_type == FS_PL_MAP || d->payload_type == FS_PL_DIRTREE || le32_get(d->flags) & FS_IF_XATTR_BLOCK ||
+			    le16_get(d->xattr_len)))
 			rc = chk_walk(c, (s->id << FS_SEG_SHIFT) + i, d, v, &changed);
 		if (!rc && changed)
 			rc = chk_write(c, s->addr + i, d);

@@ -166,7 +166,7 @@ static bool super_sane(struct chk *c, const void *block, void *arg)
 	if (s->h.res_kind != TOK_FS || le64_get(s->h.res_id) || le32_get(s->h.res_gen) || memcmp(s->h.fs_id8, s->fs_id, 8))
 		return false;
 	if (le32_get(s->format_version) != FS_FORMAT_VERSION || le64_get(s->feat_compat) || le64_get(s->feat_ro_compat) ||
-	    le64_get(s->feat_incompat))
+	    le64_get(s->feat_incompat) & ~FS_FEAT_INCOMPAT)
 		return false;
 	if (!pow2(bs) || bs < FS_MIN_BLOCK || bs > FS_MAX_BLOCK || rs < 64 || rs > FS_BITMAP_BITS || rs % (bs / FS_SUB))
 		return false;

@@ -197,6 +197,7 @@ static int write_super(struct layout *l)
 	memcpy(s->cluster_id, l->a->cluster_id, 16);
 	memcpy(s->name, l->a->name, strlen(l->a->name));
 	s->format_version = le32_make(FS_FORMAT_VERSION);
+	s->feat_incompat = le64_make(FS_FEAT_INCOMPAT);
 	s->block_size = le32_make(l->block_subs * FS_SUB);
 	s->create_time_ns = le64_make(ts_wall_ns(l->a->env));
 	random_bytes(l, s->hash_key, 16);

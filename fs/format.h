@@ -30,6 +30,9 @@
 #define FS_MAX_BLOCK	  (16u << 20)
 #define FS_MAX_SIZE	  INT64_MAX
 #define FS_LINK_MAX	  0x7fffffffu
+/* feat_incompat. New file systems have what is known here; without it the older rules hold. */
+#define FS_FEAT_XATTRS	  1ULL /* more than one block of xattrs: values of their own, blocks behind an index */
+#define FS_FEAT_INCOMPAT  FS_FEAT_XATTRS
 
 #define FS_SUPER_SUB	 16
 #define FS_SLOTTAB_SUB	 40
@@ -55,6 +58,7 @@ enum fs_block_type {
 	FS_BT_DIRLEAF,
 	FS_BT_XATTR,
 	FS_BT_LOGHEAD,
+	FS_BT_XATTRINDEX,
 	FS_BT_COUNT
 };
 
@@ -173,7 +177,7 @@ struct fs_chunkaux_disk {
 _Static_assert(sizeof(struct fs_chunkaux_disk) == FS_SUB, "chunk aux size");
 
 /* ---- block pointer: 48 bytes ------------------------------------------------------------------------------------ */
-enum { FS_BP_UNWRITTEN = 1, FS_BP_INDEX = 2 /* directory tree: points to an FS_BT_DIRINDEX, else to a leaf */ };
+enum { FS_BP_UNWRITTEN = 1, FS_BP_INDEX = 2 /* directory tree: points to an FS_BT_DIRINDEX, else to a leaf; xattrs: to an FS_BT_XATTRINDEX */ };
 struct fs_bptr_disk {
 	le64 addr[3];	/* copies; addr[0] == 0: hole */
 	le64 birth;	/* Lamport time of the allocation */
@@ -199,7 +203,7 @@ enum fs_payload { /* what the payload holds in front of the inline xattrs */
 };
 enum { FS_IF_ORPHAN = 1, FS_IF_XATTR_BLOCK = 2 /* last 48 payload bytes point to an FS_BT_XATTR block */, FS_IF_IMMUTABLE = 4,
        FS_IF_APPEND = 8, FS_IF_NODUMP = 16, FS_IF_DEAD = 32 /* removed directory */, FS_IF_PROJINHERIT = 64,
-       FS_IF_TMPFILE = 128 /* orphan that never had a name and may be given one */ };
+       FS_IF_TMPFILE = 128 /* orphan that never had a name and may be given one */, FS_IF_NOATIME = 256 };
 struct fs_inode_disk {
 	struct fs_mhdr_disk h; /* res TOK_INODE, id = inode number, res_gen = generation; type FS_BT_INODE */
 	le16 mode;	       /* 0 = free inode */
@@ -280,11 +284,20 @@ struct fs_dirleaf_disk {
 _Static_assert(sizeof(struct fs_dirleaf_disk) == FS_SUB, "leaf size");
 
 /* ---- xattr block / inline xattrs: a packed list of these ---------------------------------------------------------- */
+enum { FS_XE_EXT = 1 /* the value is an fs_xattr_ext_disk, which says where the real one lies */ };
 struct fs_xattr_ent_disk { /* followed by name, then value; no padding */
 	uint8_t name_len;
-	uint8_t reserved;
+	uint8_t flags;
 	le16 value_len;
 };
+#define FS_XATTR_VALUE_MAX 65536u
+struct fs_xattr_ext_disk { /* the value is bytes [0, len) of an extent in a data region; the rest of its last sub is zero */
+	struct fs_bptr_disk p;
+	le32 len; /* 1..FS_XATTR_VALUE_MAX; p.subs is what that takes */
+	le32 reserved;
+	le64 csum; /* ts_csum64 of the value */
+};
+_Static_assert(sizeof(struct fs_xattr_ext_disk) == 64, "external value");
 struct fs_xattr_disk {
 	struct fs_mhdr_disk h; /* res TOK_INODE */
 	le16 used;
@@ -292,6 +305,15 @@ struct fs_xattr_disk {
 	uint8_t ents[FS_SUB - 64 - 8];
 };
 _Static_assert(sizeof(struct fs_xattr_disk) == FS_SUB, "xattr block size");
+/* More than one block: the inode's pointer has FS_BP_INDEX and leads to this; there is no inline list then. */
+#define FS_XATTR_LEAVES 83
+struct fs_xattr_index_disk {
+	struct fs_mhdr_disk h; /* res TOK_INODE */
+	le16 count;	       /* of p, the others are zero; 2 at least */
+	uint8_t reserved[46];
+	struct fs_bptr_disk p[FS_XATTR_LEAVES]; /* FS_BT_XATTR, none empty */
+};
+_Static_assert(sizeof(struct fs_xattr_index_disk) == FS_SUB, "xattr index size");
 
 /* ---- log -------------------------------------------------------------------------------------------------------
  * A slot is log_subs long: two header blocks written in turn (the higher valid sequence wins), then a ring of 4 KiB

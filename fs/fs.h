@@ -57,6 +57,7 @@ int fs_check(const struct fs_check_args *a, bool force_offline, struct fs_check_
 enum { FS_INVAL_LAST = 1 /* nothing is read under the old token any more: pages must not be there behind this */,
        FS_INVAL_SHARED = 2 /* the token stays shared: clean pages may stay, dirty ones and the right to make some may not */ };
 struct fs_upcalls { /* into fuse/ (or the simulator's kernel); may be NULL members. Called on fibers; may wait. */
+	void (*before_inval)(void *arg, uint64_t ino);			       /* both of these follow; the token still serves everybody */
 	void (*inval_attr)(void *arg, uint64_t ino);			       /* attributes, ACLs */
 	/* Pages; dirty mapped pages come as fs_write_mapped meanwhile. how: FS_INVAL_*. */
 	void (*inval_data)(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how);
@@ -82,7 +83,7 @@ struct fs_mount_args {
 	void *key_arg;
 	struct quorum_times times;
 	struct fs_upcalls up;
-	bool read_only, noatime, strictatime;
+	bool read_only, noatime, nodiratime, strictatime;
 	size_t page_pool_bytes; /* 0 = 256 MiB */
 	size_t meta_pool_bytes; /* 0 = 128 MiB */
 	uint32_t net_group;
@@ -119,7 +120,7 @@ enum { FS_NOWAIT = 1, FS_KILL_SUID = 2 /* open: set-id bits go when O_TRUNC cuts
 struct fs_attr {
 	uint64_t ino;
 	uint32_t gen;
-	uint32_t mode, nlink, uid, gid, project;
+	uint32_t mode, nlink, uid, gid, project, flags; /* flags: FS_FLAG_* */
 	uint64_t rdev;
 	uint64_t size, blocks512;
 	int64_t atime_ns, mtime_ns, ctime_ns, btime_ns;
@@ -140,10 +141,12 @@ void fs_hold_drop(struct fs *fs, struct fs_hold *hold); /* harmless on an empty 
 uint64_t fs_hold_ino(const struct fs_hold *hold);
 int fs_getattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, struct fs_attr *out) TS_MUST_CHECK;
 enum { FS_SET_MODE = 1, FS_SET_UID = 2, FS_SET_GID = 4, FS_SET_SIZE = 8, FS_SET_ATIME = 16, FS_SET_MTIME = 32, FS_SET_ATIME_NOW = 64,
-       FS_SET_MTIME_NOW = 128, FS_SET_CTIME = 256, FS_SET_KILL_SUID = 512, FS_SET_PROJECT = 1024 };
+       FS_SET_MTIME_NOW = 128, FS_SET_CTIME = 256, FS_SET_KILL_SUID = 512, FS_SET_PROJECT = 1024, FS_SET_FLAGS = 2048 };
+/* What chattr sets: not to be changed, only to be appended to, not for dump, without atime, project of what is made in it. As on disk. */
+enum { FS_FLAG_IMMUTABLE = 4, FS_FLAG_APPEND = 8, FS_FLAG_NODUMP = 16, FS_FLAG_PROJINHERIT = 64, FS_FLAG_NOATIME = 256, FS_FLAGS_USER = 4 | 8 | 16 | 64 | 256 };
 struct fs_setattr {
 	unsigned valid;
-	uint32_t mode, uid, gid, project;
+	uint32_t mode, uid, gid, project, flags;
 	uint64_t size;
 	int64_t atime_ns, mtime_ns, ctime_ns;
 };

@@ -186,7 +186,14 @@ void fs_alloc_commit(struct fs *fs, struct fs_tx *tx, const struct fs_ext *e); /
 void fs_alloc_free(struct fs *fs, struct fs_tx *tx, fs_addr a, uint32_t subs, uint64_t birth);
 /* Gets more regions / inodes. No pins may be held. need: subs or inodes wanted. -ENOSPC when the file system is full. */
 int fs_alloc_refill(struct fs *fs, int need_err) TS_MUST_CHECK;
-int fs_alloc_statfs(struct fs *fs, uint64_t *free_subs, uint64_t *total_subs, uint64_t *free_inodes) TS_MUST_CHECK;
+struct fs_room {
+	uint64_t total, free; /* subs */
+	uint64_t data;	      /* of free: what files can get */
+	uint64_t inodes, free_inodes;
+};
+/* As the whole cluster has it, at most FS_SPACE_AGE_MS old. Asks the other nodes; waits for disks and, not for long, for them. */
+#define FS_SPACE_AGE_MS 250u
+int fs_alloc_statfs(struct fs *fs, struct fs_room *out) TS_MUST_CHECK;
 int fs_alloc_revoke_region(struct fs *fs, uint64_t region) TS_MUST_CHECK; /* stops using it, waits for what is taken */
 /* For replay: *skip if the region of this block was retyped after the record was made: the block may hold a user's data now.
  * Reads the bitmap from disk, takes no token. A region's new type is at home before anything in it is used. */
@@ -240,6 +247,7 @@ struct fs_inode *fs_inode_next_shared(struct fs *fs);
 unsigned fs_inode_count_shared(struct fs *fs);
 void fs_inode_attr(struct fs *fs, struct fs_inode *ip, struct fs_attr *out); /* fills; cacheable by tok_cached */
 int64_t fs_now_ns(struct fs *fs); /* wall clock for times */
+void fs_atime(struct fs *fs, struct fs_inode *ip); /* ops_file.c: it was read */
 int fs_suid_drop(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* set-id bits go, and the kernel hears of it; INODE EX pinned, a transaction of its own */
 /* Makes a new inode in tx on a taken one: fills the block; nlink and payload by the caller. */
 void fs_inode_init_tx(struct fs *fs, struct fs_tx *tx, struct fs_buf *b, uint64_t ino, uint32_t gen, uint32_t mode, uint32_t uid,
@@ -251,7 +259,6 @@ void fs_inode_orphan_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip);
  * type and without umask; leaves final, by the default ACL or by umask. list: packed inline xattrs of the new inode
  * (FS_XATTR_INLINE_MAX bytes of room), *len of them. */
 int fs_xattr_inherit(struct fs *fs, struct fs_inode *dir, uint32_t umask, uint32_t *mode, uint8_t *list, uint16_t *len) TS_MUST_CHECK;
-int fs_xattr_free_blocks_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip) TS_MUST_CHECK;
 /* Revoke of INODE to NL, SH or SW: everything of it durable, or given away; NL: buffer and cached fields are forgotten. */
 int fs_inode_revoke(struct fs *fs, uint64_t ino, enum tok_mode to) TS_MUST_CHECK;
 int fs_inode_writeback_all(struct fs *fs) TS_MUST_CHECK; /* fs_data_writeback of every inode that has cached data, then lazy inodes */

@@ -439,6 +439,7 @@ void fs_inode_attr(struct fs *fs, struct fs_inode *ip, struct fs_attr *out)
 		.uid = le32_get(d->uid),
 		.gid = le32_get(d->gid),
 		.project = le32_get(d->project),
+		.flags = le32_get(d->flags) & FS_FLAGS_USER,
 		.rdev = le64_get(rdev),
 		.size = ip->size,
 		.blocks512 = blocks512,

@@ -3,6 +3,7 @@
  * reserved before a transaction begins. Must never happen: a frame written before the data its transactions point to is stable
  * (law 3); a frame that overwrites what the header's tail still names; an LSN called stable before its flush has ended. */
 #include "fs/buf_int.h"
+#include "fs/alloc_int.h"
 #include "fs/log_int.h"
 
 #define TX_DEFAULT    (64u << 10)
@@ -251,9 +252,11 @@ static void slow_down(struct fs *fs)
 {
 	struct fs_logstate *g = fs->log;
 
-	if ((uint64_t)g->nintents * FS_REC_INTENT_BYTES > g->ring / 16)
-		ts_cond_wait_until(&g->space_cond, ts_exec_now(fs->exec) + INTENT_SLOW_MS * TS_NS_PER_MS, "intents of freed space",
-				   g->nintents, 0);
+	if ((uint64_t)g->nintents * FS_REC_INTENT_BYTES <= g->ring / 16)
+		return;
+	fs_reaper_crowd(fs);
+	ts_cond_wait_until(&g->space_cond, ts_exec_now(fs->exec) + INTENT_SLOW_MS * TS_NS_PER_MS, "intents of freed space",
+			   g->nintents, 0);
 }
 
 int fs_log_reserve(struct fs *fs, size_t bytes)

@@ -36,6 +36,8 @@ static int set_check(struct fs_inode *ip, const struct fs_setattr *s)
 	unsigned mode = le16_get(fs_idisk(ip)->mode);
 	uint32_t flags = le32_get(fs_idisk(ip)->flags);
 
+	if (!(s->valid & ~(unsigned)(FS_SET_FLAGS | FS_SET_PROJECT)))
+		return 0; /* the way back */
 	if (flags & FS_IF_IMMUTABLE || (flags & FS_IF_APPEND && s->valid & ~(unsigned)(FS_SET_ATIME_NOW | FS_SET_MTIME_NOW)))
 		return -EPERM;
 	if (!(s->valid & FS_SET_SIZE))
@@ -127,6 +129,8 @@ static int set_fields(struct fs *fs, struct fs_inode *ip, const struct fs_setatt
 		d->gid = le32_make(s->gid);
 	if (s->valid & FS_SET_PROJECT)
 		d->project = le32_make(s->project);
+	if (s->valid & FS_SET_FLAGS)
+		d->flags = le32_make((le32_get(d->flags) & ~(uint32_t)FS_FLAGS_USER) | (s->flags & FS_FLAGS_USER));
 	if (s->valid & FS_SET_MODE)
 		fs_acl_chmod_tx(&tx, ip, acl, le16_get(d->mode));
 	set_times(fs, ip, s);
@@ -212,24 +216,22 @@ int fs_readlink(struct fs *fs, const struct fs_cred *c, uint64_t ino, char *buf,
 
 int fs_statfs(struct fs *fs, struct statvfs *out)
 {
-	uint64_t free_subs, total, inodes, made;
+	struct fs_room room;
 	int rc = fs_enter(fs, FS_OP_STATFS);
 
 	if (!rc)
-		rc = fs_alloc_statfs(fs, &free_subs, &total, &inodes);
+		rc = fs_alloc_statfs(fs, &room);
 	if (rc)
 		return rc;
-	/* An inode is one sub-block: more than the space there is cannot be. */
-	made = TS_MIN(le64_get(fs->super.nsegments) * FS_SEG_INODES, total);
 	*out = (struct statvfs){
 		.f_bsize = fs->block_size,
 		.f_frsize = FS_SUB,
-		.f_blocks = total,
-		.f_bfree = free_subs,
-		.f_bavail = free_subs,
-		.f_files = TS_MAX(made, inodes),
-		.f_ffree = inodes,
-		.f_favail = inodes,
+		.f_blocks = room.total,
+		.f_bfree = room.free,
+		.f_bavail = room.data,
+		.f_files = room.inodes,
+		.f_ffree = room.free_inodes,
+		.f_favail = room.free_inodes,
 		.f_fsid = fs->group,
 		.f_flag = fs->args.read_only ? ST_RDONLY : 0,
 		.f_namemax = FS_NAME_MAX,

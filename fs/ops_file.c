@@ -114,22 +114,27 @@ static int take_wb_error(struct fs_file *f)
 
 #define ATIME_DAY (86400LL * 1000000000LL)
 
-/* relatime; only if it costs nobody anything: the token is here and free. */
-static void touch_atime(struct fs *fs, struct fs_file *f)
+/* relatime: only if it costs nobody anything, the token is here and free. strictatime: always, whatever it costs. No pins are held. */
+void fs_atime(struct fs *fs, struct fs_inode *ip)
 {
-	struct fs_inode *ip = f->ip;
+	const struct fs_mount_args *a = &fs->args;
 	int64_t now = fs_now_ns(fs);
 	struct tok_pin pin = {0};
+	struct fs_inode *same;
 
-	if (fs->args.noatime || fs->args.read_only || (f->flags & O_NOATIME))
+	if (a->noatime || a->read_only || (ip->buf && le32_get(fs_idisk(ip)->flags) & FS_IF_NOATIME))
 		return;
-	if (!fs->args.strictatime && ip->atime_ns > ip->mtime_ns && ip->atime_ns > ip->ctime_ns && now - ip->atime_ns < ATIME_DAY)
+	if (!a->strictatime && (!ip->buf || (ip->atime_ns > ip->mtime_ns && ip->atime_ns > ip->ctime_ns && now - ip->atime_ns < ATIME_DAY) ||
+				!tok_cached(fs->tok, TOK_INODE, ip->ino, TOK_EX)))
 		return;
-	if (!tok_cached(fs->tok, TOK_INODE, ip->ino, TOK_EX) || tok_pin(fs->tok, TOK_INODE, ip->ino, TOK_EX, 0, TOK_END, TOK_TRY, &pin))
+	if (tok_pin(fs->tok, TOK_INODE, ip->ino, TOK_EX, 0, TOK_END, a->strictatime ? 0 : TOK_TRY, &pin))
 		return;
-	if (ip->buf && le16_get(fs_idisk(ip)->mode)) {
-		ip->atime_ns = now;
-		fs_inode_lazy(fs, ip);
+	if (!fs_inode_get(fs, ip->ino, &same)) { /* the token may have been away: what is in memory may not be there any more */
+		if (!(le32_get(fs_idisk(same)->flags) & FS_IF_NOATIME)) {
+			same->atime_ns = TS_MAX(now, same->atime_ns);
+			fs_inode_lazy(fs, same);
+		}
+		fs_inode_put(fs, same);
 	}
 	tok_unpin(fs->tok, &pin);
 }
@@ -159,8 +164,8 @@ static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, 
 		return rc;
 	n = fs_data_read(fs, f->ip, f, buf, len, off);
 	pins_drop(fs, f->ip, &p);
-	if (n > 0)
-		touch_atime(fs, f);
+	if (n > 0 && !(f->flags & O_NOATIME))
+		fs_atime(fs, f->ip);
 	return n;
 }
 

@@ -489,5 +489,14 @@ int fs_readdir(struct fs *fs, const struct fs_cred *c, uint64_t dir, uint64_t co
 	struct list_arg a = {.fs = fs, .dir = dir, .cookie = cookie, .want_attr = want_attr, .emit = emit, .arg = arg};
 	int rc = fs_name_enter(fs, FS_OP_READDIR, false);
 
-	return rc ? rc : fs_take_run(fs, fs_nowait(c), list_once, &a);
+	struct fs_inode *ip;
+
+	if (!rc)
+		rc = fs_take_run(fs, fs_nowait(c), list_once, &a);
+	ip = rc || fs->args.nodiratime ? NULL : fs_inode_find(fs, dir);
+	if (ip) {
+		fs_atime(fs, ip);
+		fs_inode_put(fs, ip);
+	}
+	return rc;
 }

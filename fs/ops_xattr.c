@@ -87,26 +87,21 @@ static int acl_apply(struct fs_inode *ip, struct change *c, uint32_t *mode, bool
 	return 0;
 }
 
-static int change_set(struct change *c, bool was_there, bool remove)
+static int flags_check(const struct change *c, bool was_there, bool remove)
 {
-	struct fs_xattr_set *s = &c->set;
-
 	if (remove && !was_there)
 		return -ENODATA;
 	if (!remove && (c->flags & FS_XATTR_CREATE) && was_there)
 		return -EEXIST;
-	if (!remove && (c->flags & FS_XATTR_REPLACE) && !was_there)
-		return -ENODATA;
-	fs_xattr_set_remove(s, c->name);
-	return c->value ? fs_xattr_set_add(s, c->name, c->value, c->len) : 0;
+	return !remove && (c->flags & FS_XATTR_REPLACE) && !was_there ? -ENODATA : 0;
 }
 
 static int change_pinned(struct fs *fs, struct fs_inode *ip, struct change *c)
 {
 	bool remove = !c->value, has_mode = false;
 	const void *value = c->value;
+	struct fs_xattr_at at;
 	uint32_t mode = 0;
-	size_t n;
 	int rc = inode_check(ip, c->name, true);
 
 	if (!rc)
@@ -114,9 +109,9 @@ static int change_pinned(struct fs *fs, struct fs_inode *ip, struct change *c)
 	if (!rc)
 		rc = fs_xattr_load(fs, ip, &c->set);
 	if (!rc)
-		rc = change_set(c, fs_xattr_find(c->set.list, c->set.len, c->name, &n), remove);
+		rc = flags_check(c, fs_xattr_lookup(&c->set, c->name, &at), remove);
 	if (!rc)
-		rc = fs_xattr_store(fs, ip, &c->set, has_mode ? &mode : NULL);
+		rc = fs_xattr_change(fs, ip, &c->set, c->name, c->value, c->len, has_mode ? &mode : NULL);
 	fs_xattr_unload(fs, &c->set);
 	c->value = value; /* this may be called again */
 	return rc;
@@ -155,7 +150,7 @@ static int change(struct fs *fs, const struct fs_cred *cred, uint64_t ino, const
 
 	if (!rc && fs->args.read_only)
 		rc = -EROFS;
-	if (!rc && value && len > UINT16_MAX)
+	if (!rc && value && len > FS_XATTR_VALUE_MAX)
 		rc = -E2BIG;
 	if (rc)
 		return rc;
@@ -198,39 +193,49 @@ struct look {
 	struct fs_xattr_set set;
 };
 
+static bool shown(const struct look *l, const struct fs_xattr_at *at)
+{
+	if (!l->root && at->name_len > 8 && !memcmp(at->name, "trusted.", 8))
+		return false;
+	return at->name_len != strlen(FS_XATTR_TARGET) || memcmp(at->name, FS_XATTR_TARGET, at->name_len);
+}
+
 static ssize_t list_names(struct look *l)
 {
-	struct ts_rd r = {.p = l->set.list, .left = l->set.len};
 	struct ts_wr w = {.p = l->out, .left = l->size};
-	const uint8_t *value;
-	const char *name;
-	size_t nl, vl, total = 0;
+	struct fs_xattr_at at;
+	struct ts_rd r;
+	size_t total = 0;
 
-	while (fs_xattr_next(&r, &name, &nl, &value, &vl)) {
-		if ((!l->root && nl > 8 && !memcmp(name, "trusted.", 8)) || (nl == strlen(FS_XATTR_TARGET) && !memcmp(name, FS_XATTR_TARGET, nl)))
-			continue;
-		total += nl + 1;
-		if (l->size) {
-			ts_wr_bytes(&w, name, nl);
-			ts_wr_u8(&w, 0);
+	for (unsigned i = 0; fs_xattr_part(&l->set, i, &r); i++) {
+		while (fs_xattr_next(&r, &at)) {
+			if (!shown(l, &at))
+				continue;
+			total += at.name_len + 1;
+			if (l->size) {
+				ts_wr_bytes(&w, at.name, at.name_len);
+				ts_wr_u8(&w, 0);
+			}
 		}
 	}
 	return w.bad ? -ERANGE : (ssize_t)total;
 }
 
-static ssize_t one_value(struct look *l)
+static ssize_t one_value(struct fs *fs, struct fs_inode *ip, struct look *l)
 {
+	struct fs_xattr_at at;
 	size_t len;
-	const uint8_t *v = fs_xattr_find(l->set.list, l->set.len, l->name, &len);
+	int rc;
 
-	if (!v)
+	if (!fs_xattr_lookup(&l->set, l->name, &at))
 		return -ENODATA;
+	len = fs_xattr_len(&at);
 	if (!l->size)
 		return (ssize_t)len;
 	if (len > l->size)
 		return -ERANGE;
-	memcpy(l->out, v, len);
-	return (ssize_t)len;
+	rc = fs_xattr_value(fs, ip, &at, l->out);
+	return rc ? rc : (ssize_t)len;
 }
 
 static int look_once(struct fs_take *t, void *arg)
@@ -249,7 +254,7 @@ static int look_once(struct fs_take *t, void *arg)
 	if (!rc)
 		rc = fs_xattr_load(t->fs, ip, &l->set);
 	if (!rc)
-		l->result = l->name ? one_value(l) : list_names(l);
+		l->result = l->name ? one_value(t->fs, ip, l) : list_names(l);
 	fs_xattr_unload(t->fs, &l->set);
 	fs_inode_put(t->fs, ip);
 	return rc;

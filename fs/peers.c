@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: the few words that the nodes of one file system say to each other about recovery: "I recover now, have you ended?"
- * and "somebody should". Must never happen: two nodes recovering at once because their views differ for a moment: who begins
+/* Job: the few words that the nodes of one file system say to each other: about recovery, "I recover now, have you ended?"
+ * and "somebody should"; about free space, a question that space_ask.c answers. Must never happen: two nodes recovering at once because their views differ for a moment: who begins
  * has an answer from every other member first, and who answered does not begin before it has seen the asker's view. */
+#include "fs/alloc_int.h"
 #include "fs/recover_int.h"
 
 #include <pthread.h>
@@ -9,6 +10,7 @@
 #define CLASS	   0x200
 #define MSG_YIELD  0x201 /* answered when no recovery runs here */
 #define MSG_PLEASE 0x202 /* one-way: there is a dead log on disk */
+#define MSG_SPACE  FS_MSG_SPACE
 #define AGAIN_NS   (50 * TS_NS_PER_MS)
 
 struct word_msg {
@@ -64,6 +66,10 @@ static void on_message(void *arg, const struct net_msg *m)
 		net_reply(arg, m, rd.bad ? EINVAL : 0, NULL, 0); /* not mounted here: nothing is recovered here */
 	else if (m->type == MSG_PLEASE && mine)
 		fs_recover_request(fs);
+	else if (m->type == MSG_SPACE && mine && fs->alloc && fs->run == FS_RUN_LIVE)
+		fs_space_asked(fs, arg, m, epoch);
+	else if (m->type == MSG_SPACE)
+		net_reply(arg, m, EAGAIN, NULL, 0);
 }
 
 void fs_peers_open(struct fs *fs)

@@ -29,7 +29,7 @@ struct orphan {
 };
 struct fs_reaper {
 	struct ts_cond wake, passed;
-	bool kicked, started;
+	bool kicked, started, crowd;
 	unsigned urgent; /* fibers that wait for space */
 	uint64_t passes;
 	uint64_t next_free, next_walk;
@@ -299,9 +299,10 @@ static int pass(struct fs *fs)
 		parked_walk(r);
 		r->next_walk = now + IDLE_NS;
 	}
-	if (r->urgent)
+	if (r->urgent || r->crowd)
 		rc = fs_log_force(fs, fs_log_head(fs));
-	if (!rc && (now >= r->next_free || r->urgent) && !ts_list_empty(fs_log_intents(fs))) {
+	if (!rc && (now >= r->next_free || r->urgent || r->crowd) && !ts_list_empty(fs_log_intents(fs))) {
+		r->crowd = false;
 		rc = frees_pass(fs);
 		r->next_free = ts_exec_now(fs->exec) + TICK_NS;
 	}
@@ -353,6 +354,14 @@ int fs_reaper_kick(struct fs *fs)
 			fs_share_wake(fs);
 	}
 	return 0;
+}
+
+void fs_reaper_crowd(struct fs *fs)
+{
+	if (fs->reaper && !fs->reaper->crowd) {
+		fs->reaper->crowd = true;
+		(void)fs_reaper_kick(fs);
+	}
 }
 
 static bool urgent_goes_on(struct fs *fs, uint64_t deadline, uint64_t gen)

@@ -48,7 +48,6 @@ static int free_contents(struct fs *fs, struct fs_inode *ip)
 
 static int free_inode(struct fs *fs, struct fs_inode *ip, uint64_t number)
 {
-	fs_addr xattrs = fs_xattr_block(ip);
 	struct fs_inode_disk *d;
 	struct fs_tx tx;
 	int rc = fs_log_reserve(fs, 4 * FS_SUB);
@@ -57,22 +56,15 @@ static int free_inode(struct fs *fs, struct fs_inode *ip, uint64_t number)
 		return rc;
 	fs_tx_begin(fs, &tx);
 	fs_tx_buf(&tx, ip->buf);
-	rc = fs_xattr_free_blocks_tx(fs, &tx, ip);
-	if (!rc) {
-		d = fs_idisk(ip);
-		d->mode = le16_make(0);
-		d->flags = d->nlink = le32_make(0);
-		d->size = d->subs = le64_make(0);
-		d->payload_type = FS_PL_NONE;
-		d->map_height = 0;
-		d->inline_len = d->xattr_len = le16_make(0);
-		fs_tx_intent_done(&tx, number);
-	}
+	d = fs_idisk(ip);
+	d->mode = le16_make(0);
+	d->flags = d->nlink = le32_make(0);
+	d->size = d->subs = le64_make(0);
+	d->payload_type = FS_PL_NONE;
+	d->map_height = 0;
+	d->inline_len = d->xattr_len = le16_make(0);
+	fs_tx_intent_done(&tx, number);
 	fs_tx_commit(&tx);
-	if (rc)
-		return rc;
-	if (xattrs)
-		fs_buf_forget(fs, xattrs);
 	fs_inode_forget_freed(fs, ip);
 	fs_ialloc_freed(fs, ip->ino);
 	return 0;
@@ -90,7 +82,13 @@ static int run_pinned(struct fs *fs, uint64_t number, uint64_t ino, uint32_t gen
 	if (ip->gen != gen || le32_get(fs_idisk(ip)->nlink)) {
 		rc = end_intent(fs, number);
 	} else {
+		struct fs_freeing f = {.ip = ip};
+
+		ts_list_push_back(&fs->alloc->freeing, &f.link);
 		rc = free_contents(fs, ip);
+		if (!rc)
+			rc = fs_xattr_free_all(fs, ip);
+		ts_list_del(&f.link);
 		if (!rc)
 			rc = free_inode(fs, ip, number);
 	}

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: extended attributes of an inode: a packed list in the payload's tail, or in one block when they do not fit there.
+/* Job: extended attributes of an inode: a packed list in the payload's tail, or in one block when they do not fit there. What
+ * does not fit one block is xattr_big.c's.
  *
  *   payload:  [front: data, entries or pointers] ... free ... [inline list: xattr_len] [block pointer: 48 if XATTR_BLOCK]
  *
- * Together they never exceed one block, so that the inline list can always move out of the way of a growing front.
+ * An inline list never exceeds one block, so that it can always move out of the way of a growing front.
  * What must never happen: a length from disk believed, or a front and a list that overlap. */
 #include "fs/xattr_int.h"
 
 #define PTR ((unsigned)sizeof(struct fs_bptr_disk))
 
-static unsigned front_of(const struct fs_inode_disk *d)
+unsigned fs_xattr_front(const struct fs_inode_disk *d)
 {
 	switch (d->payload_type) {
 	case FS_PL_INLINE:
@@ -41,14 +42,13 @@ static uint8_t *inline_list(struct fs_inode_disk *d)
 	return d->payload + FS_INODE_PAYLOAD - (has_block(d) ? PTR : 0) - le16_get(d->xattr_len);
 }
 
-fs_addr fs_xattr_block(struct fs_inode *ip)
+struct fs_bptr_disk fs_xattr_pointer(struct fs_inode *ip)
 {
-	struct fs_bptr_disk p;
+	struct fs_bptr_disk p = {.flags = 0};
 
-	if (!has_block(fs_idisk(ip)))
-		return 0;
-	memcpy(&p, tail_ptr(fs_idisk(ip)), sizeof(p));
-	return le64_get(p.addr[0]);
+	if (has_block(fs_idisk(ip)))
+		memcpy(&p, tail_ptr(fs_idisk(ip)), sizeof(p));
+	return p;
 }
 
 unsigned fs_xattr_inline_room(struct fs_inode *ip)
@@ -62,7 +62,7 @@ unsigned fs_xattr_inline_room(struct fs_inode *ip)
 /* Most bytes of inline list beside this front. Fronts that cannot be moved out keep a place for the pointer of a block. */
 static unsigned inline_max(const struct fs_inode_disk *d)
 {
-	unsigned front = front_of(d);
+	unsigned front = fs_xattr_front(d);
 	bool movable = d->payload_type == FS_PL_INLINE && S_ISREG(le16_get(d->mode));
 	unsigned keep = movable ? 0 : PTR;
 
@@ -72,75 +72,97 @@ static unsigned inline_max(const struct fs_inode_disk *d)
 }
 
 /* ---- the packed list ------------------------------------------------------------------------------------------------- */
-bool fs_xattr_next(struct ts_rd *r, const char **name, size_t *name_len, const uint8_t **value, size_t *len)
+bool fs_xattr_next(struct ts_rd *r, struct fs_xattr_at *at)
 {
 	const struct fs_xattr_ent_disk *e;
 
 	if (!r->left)
 		return false;
 	e = ts_rd_bytes(r, sizeof(*e));
-	if (!e || !e->name_len) {
+	if (!e || !e->name_len || e->flags & ~FS_XE_EXT) {
 		r->bad = true;
 		return false;
 	}
-	*name_len = e->name_len;
-	*len = le16_get(e->value_len);
-	*name = ts_rd_bytes(r, *name_len);
-	*value = ts_rd_bytes(r, *len);
+	*at = (struct fs_xattr_at){.ent = e, .name_len = e->name_len, .len = le16_get(e->value_len), .flags = e->flags, .leaf = -1};
+	at->name = ts_rd_bytes(r, at->name_len);
+	at->value = ts_rd_bytes(r, at->len);
+	at->ent_len = sizeof(*e) + at->name_len + at->len;
+	if (at->flags & FS_XE_EXT && at->len != sizeof(struct fs_xattr_ext_disk))
+		r->bad = true;
 	return !r->bad;
+}
+
+static bool find(struct ts_rd r, const char *name, struct fs_xattr_at *at)
+{
+	while (fs_xattr_next(&r, at)) {
+		if (at->name_len == strlen(name) && !memcmp(at->name, name, at->name_len))
+			return true;
+	}
+	return false;
 }
 
 uint8_t *fs_xattr_find(uint8_t *list, size_t list_len, const char *name, size_t *len)
 {
-	struct ts_rd r = {.p = list, .left = list_len};
-	const uint8_t *value;
-	const char *n;
-	size_t nl;
+	struct fs_xattr_at at;
 
-	while (fs_xattr_next(&r, &n, &nl, &value, len)) {
-		if (nl == strlen(name) && !memcmp(n, name, nl))
-			return list + (value - list);
+	if (!find((struct ts_rd){.p = list, .left = list_len}, name, &at))
+		return NULL;
+	*len = at.len;
+	return list + (at.value - list);
+}
+
+bool fs_xattr_part(const struct fs_xattr_set *s, unsigned i, struct ts_rd *out)
+{
+	const struct fs_xattr_disk *x;
+
+	if (i > s->nleaves)
+		return false;
+	*out = (struct ts_rd){.p = s->list, .left = s->len};
+	if (i) {
+		x = (const struct fs_xattr_disk *)s->leaf[i - 1]->data;
+		*out = (struct ts_rd){.p = x->ents, .left = le16_get(x->used)};
 	}
-	return NULL;
+	return true;
 }
 
-void fs_xattr_set_remove(struct fs_xattr_set *s, const char *name)
+bool fs_xattr_lookup(const struct fs_xattr_set *s, const char *name, struct fs_xattr_at *at)
 {
-	size_t len, start;
-	uint8_t *v = fs_xattr_find(s->list, s->len, name, &len);
+	struct ts_rd r;
 
-	if (!v)
-		return;
-	start = (size_t)(v - s->list) - strlen(name) - sizeof(struct fs_xattr_ent_disk);
-	memmove(s->list + start, v + len, s->len - (size_t)(v + len - s->list));
-	s->len -= (size_t)(v + len - s->list) - start;
+	for (unsigned i = 0; fs_xattr_part(s, i, &r); i++) {
+		if (!find(r, name, at))
+			continue;
+		at->leaf = (int)i - 1;
+		return true;
+	}
+	return false;
 }
 
-static size_t list_add(uint8_t *list, size_t used, size_t room, const char *name, const void *value, size_t len)
+void fs_xattr_list_remove(uint8_t *list, size_t *len, const struct fs_xattr_at *at)
 {
-	struct fs_xattr_ent_disk e = {.name_len = (uint8_t)strlen(name), .value_len = le16_make((uint16_t)len)};
+	size_t start = (size_t)((const uint8_t *)at->ent - list), n = at->ent_len;
+
+	memmove(list + start, list + start + n, *len - start - n);
+	*len -= n;
+	memset(list + *len, 0, n);
+}
+
+size_t fs_xattr_list_add(uint8_t *list, size_t used, size_t room, const char *name, const void *value, size_t len, uint8_t flags)
+{
+	struct fs_xattr_ent_disk e = {.name_len = (uint8_t)strlen(name), .flags = flags, .value_len = le16_make((uint16_t)len)};
 	struct ts_wr w = {.p = list + used, .left = room - used};
 
+	if (len > UINT16_MAX || sizeof(e) + e.name_len + len > w.left)
+		return 0;
 	ts_wr_bytes(&w, &e, sizeof(e));
 	ts_wr_bytes(&w, name, e.name_len);
 	ts_wr_bytes(&w, value, len);
 	return w.bad ? 0 : used + w.used;
 }
 
-int fs_xattr_set_add(struct fs_xattr_set *s, const char *name, const void *value, size_t len)
-{
-	size_t n = len > FS_XATTR_BLOCK_MAX ? 0 : list_add(s->list, s->len, sizeof(s->list), name, value, len);
-
-	if (!n || n > FS_XATTR_BLOCK_MAX)
-		return -ENOSPC;
-	s->len = n;
-	return 0;
-}
-
 /* ---- reading --------------------------------------------------------------------------------------------------------- */
-static int block_get(struct fs *fs, struct fs_inode *ip, struct fs_buf **out)
+int fs_xattr_block_get(struct fs *fs, struct fs_inode *ip, fs_addr a, struct fs_buf **out)
 {
-	fs_addr a = fs_xattr_block(ip);
 	int rc = fs_io_check_addr(fs, a, 1);
 
 	*out = NULL;
@@ -154,29 +176,26 @@ static int block_get(struct fs *fs, struct fs_inode *ip, struct fs_buf **out)
 	return rc;
 }
 
-static bool list_sane(const uint8_t *list, size_t len)
+static bool list_sane(struct fs *fs, struct ts_rd r)
 {
-	struct ts_rd r = {.p = list, .left = len};
-	const uint8_t *value;
-	const char *n;
-	size_t nl, vl;
+	struct fs_xattr_at at;
 
-	while (fs_xattr_next(&r, &n, &nl, &value, &vl))
-		;
+	while (fs_xattr_next(&r, &at)) {
+		if (at.flags & FS_XE_EXT && !fs_xattr_ext_sane(fs, &at))
+			return false;
+	}
 	return !r.bad;
 }
 
-int fs_xattr_load(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s)
+/* No index: the list is what the inode has and then what its block has. */
+static int list_load(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s, fs_addr block)
 {
-	struct fs_inode_disk *d = fs_idisk(ip);
-	int rc = 0;
+	struct fs_inode_disk *d;
+	int rc = block ? fs_xattr_block_get(fs, ip, block, &s->blk) : 0;
 
-	s->blk = NULL;
-	s->len = 0;
-	if (has_block(d))
-		rc = block_get(fs, ip, &s->blk);
 	if (rc)
 		return rc;
+	d = fs_idisk(ip);
 	s->len = le16_get(d->xattr_len); /* checked when the inode was read: front, list and pointer fit the payload */
 	memcpy(s->list, inline_list(d), s->len);
 	if (s->blk) {
@@ -185,7 +204,31 @@ int fs_xattr_load(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s)
 		memcpy(s->list + s->len, x->ents, le16_get(x->used));
 		s->len += le16_get(x->used);
 	}
-	if (!list_sane(s->list, s->len)) {
+	return 0;
+}
+
+int fs_xattr_load(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s)
+{
+	struct fs_bptr_disk p = fs_xattr_pointer(ip);
+	fs_addr a = le64_get(p.addr[0]);
+	struct ts_rd r;
+	bool sane;
+	int rc;
+
+	s->blk = s->index = NULL;
+	s->len = s->nleaves = 0;
+	if (p.flags & FS_BP_INDEX)
+		rc = fs_xattr_index_load(fs, ip, s, a);
+	else if (has_block(fs_idisk(ip)) && !a)
+		rc = -EUCLEAN;
+	else
+		rc = list_load(fs, ip, s, a);
+	if (rc)
+		return rc;
+	sane = !s->index || !le16_get(fs_idisk(ip)->xattr_len);
+	for (unsigned i = 0; sane && fs_xattr_part(s, i, &r); i++)
+		sane = list_sane(fs, r);
+	if (!sane) {
 		ts_err("fs %s: xattrs of inode %llu contradict themselves; access gets EUCLEAN, run fsck", fs->super.name,
 		       (unsigned long long)ip->ino);
 		return -EUCLEAN;
@@ -195,9 +238,13 @@ int fs_xattr_load(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s)
 
 void fs_xattr_unload(struct fs *fs, struct fs_xattr_set *s)
 {
+	while (s->nleaves)
+		fs_buf_put(fs, s->leaf[--s->nleaves]);
+	if (s->index)
+		fs_buf_put(fs, s->index);
 	if (s->blk)
 		fs_buf_put(fs, s->blk);
-	s->blk = NULL;
+	s->blk = s->index = NULL;
 }
 
 /* ---- writing --------------------------------------------------------------------------------------------------------- */
@@ -218,21 +265,45 @@ static void clear_tail(struct fs_inode_disk *d)
 	d->xattr_len = le16_make(0);
 }
 
+static void subs_less(struct fs_inode_disk *d, uint64_t n)
+{
+	d->subs = le64_make(le64_get(d->subs) - TS_MIN(le64_get(d->subs), n));
+}
+
+void fs_xattr_settle_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode_disk *d, const struct fs_xattr_settle *x)
+{
+	if (x->taken.subs) {
+		fs_alloc_commit(fs, tx, &x->taken);
+		d->subs = le64_make(le64_get(d->subs) + x->taken.subs);
+	}
+	if (le64_get(x->freed.addr[0])) {
+		fs_alloc_free(fs, tx, le64_get(x->freed.addr[0]), le16_get(x->freed.subs), le64_get(x->freed.birth));
+		subs_less(d, le16_get(x->freed.subs));
+	}
+}
+
+void fs_xattr_point_tx(struct fs *fs, struct fs_inode_disk *d, fs_addr a, uint8_t flags)
+{
+	struct fs_bptr_disk p = {.birth = le64_make(fs_version_next(fs)), .subs = le16_make(1), .flags = flags};
+
+	clear_tail(d);
+	d->flags = le32_make((le32_get(d->flags) & ~(uint32_t)FS_IF_XATTR_BLOCK) | (a ? FS_IF_XATTR_BLOCK : 0));
+	p.addr[0] = le64_make(a);
+	if (a)
+		memcpy(tail_ptr(d), &p, sizeof(p));
+}
+
 /* The inode's buffer is in tx. The list goes inline and a block, if any, is freed. */
 static void store_inline(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip, const uint8_t *list, size_t len)
 {
 	struct fs_inode_disk *d = fs_idisk(ip);
-	fs_addr a = fs_xattr_block(ip);
+	struct fs_bptr_disk p = fs_xattr_pointer(ip);
 
-	if (a) {
-		struct fs_bptr_disk p;
-
-		memcpy(&p, tail_ptr(d), sizeof(p));
-		fs_alloc_free(fs, tx, a, 1, le64_get(p.birth));
-		d->subs = le64_make(le64_get(d->subs) - TS_MIN(le64_get(d->subs), 1u));
+	if (le64_get(p.addr[0])) {
+		fs_alloc_free(fs, tx, le64_get(p.addr[0]), 1, le64_get(p.birth));
+		subs_less(d, 1);
 	}
-	clear_tail(d);
-	d->flags = le32_make(le32_get(d->flags) & ~(uint32_t)FS_IF_XATTR_BLOCK);
+	fs_xattr_point_tx(fs, d, 0, 0);
 	d->xattr_len = le16_make((uint16_t)len);
 	if (len)
 		memcpy(inline_list(d), list, len);
@@ -249,30 +320,25 @@ static void store_block(struct fs *fs, struct fs_tx *tx, struct fs_inode_disk *d
 		d->xattr_len = le16_make(0);
 		return;
 	}
-	clear_tail(d);
 	fs_alloc_commit(fs, tx, e);
-	d->flags = le32_make(le32_get(d->flags) | FS_IF_XATTR_BLOCK);
 	d->subs = le64_make(le64_get(d->subs) + 1);
-	struct fs_bptr_disk p = {.birth = le64_make(fs_version_next(fs)), .subs = le16_make(1)};
-
-	p.addr[0] = le64_make(e->addr);
-	memcpy(tail_ptr(d), &p, sizeof(p));
+	fs_xattr_point_tx(fs, d, e->addr, 0);
 }
 
 /* Space and buffer for a list that leaves the inode: before the transaction. */
-static int block_prepare(struct fs *fs, uint64_t ino, uint32_t gen, struct fs_ext *e, struct fs_buf **b)
+int fs_xattr_block_new(struct fs *fs, uint64_t ino, uint32_t gen, enum fs_block_type type, struct fs_ext *e, struct fs_buf **b)
 {
 	int rc = fs_alloc_take(fs, true, 1, 0, ino, e);
 
 	if (rc)
 		return rc;
-	rc = fs_buf_new(fs, e->addr, FS_BT_XATTR, TOK_INODE, ino, gen, b);
+	rc = fs_buf_new(fs, e->addr, type, TOK_INODE, ino, gen, b);
 	if (rc)
 		fs_alloc_untake(fs, e);
 	return rc;
 }
 
-static void touch(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip, const uint32_t *mode)
+void fs_xattr_touch_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip, const uint32_t *mode)
 {
 	struct fs_inode_disk *d = fs_idisk(ip);
 
@@ -282,18 +348,20 @@ static void touch(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip, const ui
 	fs_inode_update_tx(fs, tx, ip);
 }
 
-static int store_in_inode(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s, const uint32_t *mode)
+static int store_in_inode(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s, const uint32_t *mode, const struct fs_xattr_settle *x)
 {
-	fs_addr freed = fs_xattr_block(ip);
+	struct fs_bptr_disk p = fs_xattr_pointer(ip);
+	fs_addr freed = le64_get(p.addr[0]);
 	struct fs_tx tx;
-	int rc = fs_log_reserve(fs, 3 * FS_SUB);
+	int rc = fs_log_reserve(fs, 5 * FS_SUB);
 
 	if (rc)
 		return rc;
 	fs_tx_begin(fs, &tx);
 	fs_tx_buf(&tx, ip->buf);
 	store_inline(fs, &tx, ip, s->list, s->len);
-	touch(fs, &tx, ip, mode);
+	fs_xattr_settle_tx(fs, &tx, fs_idisk(ip), x);
+	fs_xattr_touch_tx(fs, &tx, ip, mode);
 	fs_tx_commit(&tx);
 	fs_xattr_unload(fs, s);
 	if (freed)
@@ -301,16 +369,16 @@ static int store_in_inode(struct fs *fs, struct fs_inode *ip, struct fs_xattr_se
 	return 0;
 }
 
-static int store_in_block(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s, const uint32_t *mode)
+static int store_in_block(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s, const uint32_t *mode, const struct fs_xattr_settle *x)
 {
 	struct fs_buf *b = s->blk;
 	struct fs_ext e = {0};
 	struct fs_tx tx;
-	int rc = b ? 0 : block_prepare(fs, ip->ino, ip->gen, &e, &b);
+	int rc = b ? 0 : fs_xattr_block_new(fs, ip->ino, ip->gen, FS_BT_XATTR, &e, &b);
 
 	if (rc)
 		return rc;
-	rc = fs_log_reserve(fs, 6 * FS_SUB);
+	rc = fs_log_reserve(fs, 8 * FS_SUB);
 	if (rc) {
 		if (e.subs)
 			fs_alloc_untake(fs, &e);
@@ -318,7 +386,8 @@ static int store_in_block(struct fs *fs, struct fs_inode *ip, struct fs_xattr_se
 		fs_tx_begin(fs, &tx);
 		fs_tx_buf(&tx, ip->buf);
 		store_block(fs, &tx, fs_idisk(ip), b, e.subs ? &e : NULL, s->list, s->len);
-		touch(fs, &tx, ip, mode);
+		fs_xattr_settle_tx(fs, &tx, fs_idisk(ip), x);
+		fs_xattr_touch_tx(fs, &tx, ip, mode);
 		fs_tx_commit(&tx);
 	}
 	if (!s->blk)
@@ -326,16 +395,16 @@ static int store_in_block(struct fs *fs, struct fs_inode *ip, struct fs_xattr_se
 	return rc;
 }
 
-int fs_xattr_store(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s, const uint32_t *mode)
+int fs_xattr_store(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s, const uint32_t *mode, const struct fs_xattr_settle *x)
 {
 	const struct fs_inode_disk *d = fs_idisk(ip);
 
 	TS_ASSERT(s->len <= FS_XATTR_BLOCK_MAX);
 	if (s->len <= inline_max(d))
-		return store_in_inode(fs, ip, s, mode);
-	if (!s->blk && front_of(d) + PTR > FS_INODE_PAYLOAD)
+		return store_in_inode(fs, ip, s, mode, x);
+	if (!s->blk && fs_xattr_front(d) + PTR > FS_INODE_PAYLOAD)
 		return S_ISREG(le16_get(d->mode)) && d->payload_type == FS_PL_INLINE ? -TS_ERR_MOVED : -ENOSPC;
-	return store_in_block(fs, ip, s, mode);
+	return store_in_block(fs, ip, s, mode, x);
 }
 
 int fs_xattr_make_room(struct fs *fs, struct fs_inode *ip, unsigned front)
@@ -350,12 +419,12 @@ int fs_xattr_make_room(struct fs *fs, struct fs_inode *ip, unsigned front)
 	if (!s)
 		return -ENOMEM;
 	rc = fs_xattr_load(fs, ip, s);
-	if (!rc && front_of(fs_idisk(ip)) + PTR > FS_INODE_PAYLOAD)
+	if (!rc && fs_xattr_front(fs_idisk(ip)) + PTR > FS_INODE_PAYLOAD)
 		rc = -EUCLEAN; /* a list and a front this long never were together */
 	if (!rc && s->len > FS_XATTR_BLOCK_MAX)
 		rc = -EUCLEAN;
 	if (!rc)
-		rc = store_in_block(fs, ip, s, NULL);
+		rc = store_in_block(fs, ip, s, NULL, &(struct fs_xattr_settle){.taken = {0}});
 	fs_xattr_unload(fs, s);
 	ts_free(s);
 	return rc;
@@ -364,14 +433,14 @@ int fs_xattr_make_room(struct fs *fs, struct fs_inode *ip, unsigned front)
 /* ---- long symlink targets ---------------------------------------------------------------------------------------------- */
 int fs_xattr_target_prepare(struct fs *fs, uint64_t ino, uint32_t gen, struct fs_ext *e, struct fs_buf **b)
 {
-	return block_prepare(fs, ino, gen, e, b);
+	return fs_xattr_block_new(fs, ino, gen, FS_BT_XATTR, e, b);
 }
 
 void fs_xattr_target_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode_disk *d, struct fs_buf *b, const struct fs_ext *e,
 			const char *rest, size_t len)
 {
 	uint8_t list[sizeof(struct fs_xattr_ent_disk) + sizeof(FS_XATTR_TARGET) + FS_TARGET_MAX - FS_TARGET_INLINE];
-	size_t n = list_add(list, 0, sizeof(list), FS_XATTR_TARGET, rest, len);
+	size_t n = fs_xattr_list_add(list, 0, sizeof(list), FS_XATTR_TARGET, rest, len, 0);
 
 	TS_ASSERT(n);
 	store_block(fs, tx, d, b, e, list, n);
@@ -397,88 +466,4 @@ int fs_xattr_target_rest(struct fs *fs, struct fs_inode *ip, char *rest, size_t 
 	fs_xattr_unload(fs, s);
 	ts_free(s);
 	return rc;
-}
-
-int fs_xattr_free_blocks_tx(struct fs *fs, struct fs_tx *tx, struct fs_inode *ip)
-{
-	if (has_block(fs_idisk(ip))) {
-		fs_tx_buf(tx, ip->buf);
-		store_inline(fs, tx, ip, NULL, 0);
-	}
-	return 0;
-}
-
-/* ---- inheritance ------------------------------------------------------------------------------------------------------ */
-static int inherit_acl(uint8_t *acl, size_t acl_len, uint32_t *mode, uint8_t *list, uint16_t *len)
-{
-	size_t n = 0;
-	uint8_t *copy;
-
-	if (S_ISDIR(*mode)) {
-		n = list_add(list, 0, FS_XATTR_INLINE_MAX, FS_ACL_DEFAULT, acl, acl_len);
-		if (!n)
-			return -ENOSPC;
-	}
-	copy = acl; /* the set is the caller's own copy: changed in place */
-	if (fs_acl_create(copy, acl_len, mode)) {
-		n = list_add(list, n, FS_XATTR_INLINE_MAX, FS_ACL_ACCESS, copy, acl_len);
-		if (!n)
-			return -ENOSPC;
-	}
-	*len = (uint16_t)n;
-	return 0;
-}
-
-int fs_xattr_inherit(struct fs *fs, struct fs_inode *dir, uint32_t umask, uint32_t *mode, uint8_t *list, uint16_t *len)
-{
-	const struct fs_inode_disk *d = fs_idisk(dir);
-	struct fs_xattr_set *s;
-	uint8_t *acl = NULL;
-	size_t acl_len = 0;
-	int rc = 0;
-
-	*len = 0;
-	if (S_ISLNK(*mode))
-		return 0;
-	if (!le16_get(d->xattr_len) && !has_block(d)) { /* the common case allocates nothing */
-		*mode &= ~(umask & 0777);
-		return 0;
-	}
-	s = ts_alloc(sizeof(*s));
-	if (!s)
-		return -ENOMEM;
-	rc = fs_xattr_load(fs, dir, s);
-	if (!rc)
-		acl = fs_xattr_find(s->list, s->len, FS_ACL_DEFAULT, &acl_len);
-	if (!rc && acl)
-		rc = fs_acl_check(acl, acl_len) ? -EUCLEAN : inherit_acl(acl, acl_len, mode, list, len);
-	else if (!rc)
-		*mode &= ~(umask & 0777);
-	fs_xattr_unload(fs, s);
-	ts_free(s);
-	return rc;
-}
-
-/* ---- chmod ------------------------------------------------------------------------------------------------------------- */
-int fs_acl_chmod_prepare(struct fs *fs, struct fs_inode *ip, struct fs_buf **blk)
-{
-	*blk = NULL;
-	return has_block(fs_idisk(ip)) ? block_get(fs, ip, blk) : 0;
-}
-
-void fs_acl_chmod_tx(struct fs_tx *tx, struct fs_inode *ip, struct fs_buf *blk, uint32_t mode)
-{
-	struct fs_inode_disk *d = fs_idisk(ip);
-	size_t len;
-	uint8_t *v = fs_xattr_find(inline_list(d), le16_get(d->xattr_len), FS_ACL_ACCESS, &len);
-
-	if (!v && blk) {
-		struct fs_xattr_disk *x = (struct fs_xattr_disk *)blk->data;
-
-		v = fs_xattr_find(x->ents, le16_get(x->used), FS_ACL_ACCESS, &len);
-		if (v)
-			fs_tx_buf(tx, blk);
-	}
-	if (v && !fs_acl_check(v, len))
-		fs_acl_set_mode(v, len, mode); /* the inode's own buffer is in tx already */
 }

@@ -46,6 +46,7 @@ const struct tf_op_ent tf_ops[64] = {
 	[FUSE_INTERRUPT] = {"interrupt", tf_op_interrupt, true},
 	[FUSE_DESTROY] = {"destroy", tf_op_destroy, true},
 	[FUSE_BATCH_FORGET] = {"batch_forget", tf_op_batch_forget, true},
+	[FUSE_IOCTL] = {"ioctl", tf_op_ioctl, false},
 	[FUSE_FALLOCATE] = {"fallocate", tf_op_fallocate, false},
 	[FUSE_READDIRPLUS] = {"readdirplus", tf_op_readdirplus, false},
 	[FUSE_RENAME2] = {"rename2", tf_op_rename2, false},

@@ -14,6 +14,7 @@ struct tfuse_args {
 	const char *source;	/* shown in /proc/mounts */
 	const char *mountpoint; /* absolute, an existing directory */
 	unsigned long ms_flags; /* MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME */
+	bool strict_atime;	/* every read reaches the daemon: files are opened past the page cache */
 	bool local_locks;	/* locks of applications count on this node only; closing a file sends no message to the daemon */
 	bool names;		/* the kernel may keep names; law 16 in README.md says at what price */
 	/* The kernel side is gone (umount): called once, on a fiber. */
@@ -38,7 +39,8 @@ void tfuse_free(struct tfuse *tf);
 
 struct tfuse_stats {
 	uint64_t requests, op_count[64], inval_attr, inval_data, inval_names, inval_retries, epoch_bumps;
-	uint64_t sizes_told;   /* before the answer to a READ that met the end */
+	uint64_t sizes_told;   /* before the answer to a READ that met the end, or to an append that went elsewhere */
+	uint64_t pages_torn;   /* dropped, because a size told before may have cut them */
 	uint64_t inval_enoent; /* the kernel did not have the inode yet: asked again */
 	uint64_t nodes, in_flight;
 };

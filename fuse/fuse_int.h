@@ -74,6 +74,11 @@ struct tf_node { /* an inode the kernel may know */
 	struct ts_list reads;	  /* READs into the page cache not yet answered */
 	uint64_t arrivals;	  /* of both, counted */
 	uint64_t told_size;	  /* by the last GETATTR */
+	uint64_t replied_size, size_ns; /* the last size told with attributes, and when */
+	uint64_t sure_size;	  /* the kernel has, or had, applied this one */
+	bool sized, unsure;	  /* there is such a size; it was told another one since */
+	unsigned torn;		  /* pages answered, that an older size may cut: being dropped */
+	struct ts_cond torn_cond;
 	atomic_uint_least64_t invals; /* calls to drop something of it: begun and ended, counted by their threads */
 	atomic_uint_least64_t inval_ns; /* when the last one began */
 	atomic_uint inval_running;
@@ -104,6 +109,7 @@ struct tf_req {
 	struct ts_list node_link;
 	uint64_t first, last;	/* READ, WRITE: bytes covered */
 	uint64_t invals;	/* READ: of its node, when it came */
+	uint64_t least;		/* READ: the least size that was told since it came */
 	bool doubtful, told;	/* READ: its word about the end may not count; the kernel asked for the size since */
 	uint8_t small[TF_SMALL_BYTES] __attribute__((aligned(8)));
 };
@@ -131,7 +137,7 @@ struct tfuse {
 	void *arg;
 	struct fs *fs;
 	int fd;
-	bool aborted, have_epoch, names, polling, setxattr_ext, local_locks;
+	bool aborted, have_epoch, names, polling, setxattr_ext, local_locks, strict_atime;
 	atomic_bool is_gone;	/* read by notifier threads too */
 	uint32_t proto_minor;	/* the kernel's */
 	uint64_t epoch;		/* of entry timeouts, from 1 */
@@ -214,6 +220,7 @@ int tf_op_link(struct tf_req *q);
 int tf_op_open(struct tf_req *q);
 int tf_op_read(struct tf_req *q);
 int tf_op_write(struct tf_req *q);
+int tf_op_ioctl(struct tf_req *q);
 int tf_op_statfs(struct tf_req *q);
 int tf_op_release(struct tf_req *q);
 int tf_op_fsync(struct tf_req *q);
@@ -294,6 +301,21 @@ void tf_size_arrived(struct tf_req *q);				 /* a READ came into its list */
 bool tf_size_doubtful(const struct tf_req *q, uint64_t end);	 /* it meets the end of the file there: may the kernel not believe it? */
 void tf_size_answered(const struct tf_req *q);			 /* a GETATTR is being answered */
 int tf_size_tell(struct tf_req *q) TS_MUST_CHECK;		 /* makes the kernel ask; waits */
+void tf_size_replied(struct tfuse *tf, struct tf_node *n, uint64_t size); /* goes out now, with attributes */
+void tf_size_torn(struct tf_req *q, struct tf_node *n, uint64_t end); /* behind the answer to a READ; may wait */
+void tf_size_settled(struct tfuse *tf, uint64_t ino); /* waits until no page may be torn */
+/* A GETATTR: snapshot when it comes; before it is answered: true if the answer would not count and the kernel was told in another way,
+ * which waited. */
+struct tf_size_asked {
+	uint64_t invals;
+	bool doubtful;
+	unsigned tries;
+};
+void tf_size_asked(const struct tf_req *q, struct tf_size_asked *a);
+bool tf_size_overtaken(struct tf_req *q, struct tf_size_asked *a, uint64_t size);
+void tf_size_before_inval(void *arg, uint64_t ino);
+bool tf_size_is_settled(struct tfuse *tf, uint64_t ino);
+void tf_size_append(struct tf_req *q); /* an append that went elsewhere than the kernel believed: before it is answered; waits */
 
 /* upcalls.c */
 void tf_inval_attr(void *arg, uint64_t ino);
@@ -302,6 +324,7 @@ void tf_inval_names(void *arg, uint64_t dir);
 void tf_stopped(void *arg, const char *why);
 void tf_inval_later(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end); /* after the reply, nobody waits */
 void tf_inval_written(struct tf_req *q, uint64_t start, uint64_t end); /* by a WRITE that may hold a folio, before its answer */
+void tf_inval_torn(struct tfuse *tf, struct tf_node *n, uint64_t start, uint64_t end); /* not for READs that hold these pages: behind them then */
 void tf_inval_now(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end);   /* by a request that holds no folio */
 
 #endif

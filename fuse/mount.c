@@ -21,6 +21,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 	tf->ms_flags = a->ms_flags;
 	tf->local_locks = a->local_locks;
 	tf->names = a->names;
+	tf->strict_atime = a->strict_atime;
 	tf->gone = a->gone;
 	tf->stopped = a->stopped;
 	tf->arg = a->arg;
@@ -44,6 +45,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 void tfuse_upcalls(struct tfuse *tf, struct fs_upcalls *out)
 {
 	*out = (struct fs_upcalls){
+		.before_inval = tf_size_before_inval,
 		.inval_attr = tf_inval_attr,
 		.inval_data = tf_inval_data,
 		.inval_names = tf_inval_names,

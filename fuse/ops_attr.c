@@ -2,6 +2,7 @@
 /* Attributes, extended attributes, statfs, forgets. An attribute timeout is handed out only while the inode's token is
  * held and no revoke has begun; between fs_getattr's answer and the reply there is no wait. */
 #include "fuse/fuse_int.h"
+#include <linux/fs.h>
 #include <sys/sysmacros.h>
 
 /* Seconds and nanoseconds of a signed time: nanoseconds are never negative, also before 1970. */
@@ -41,10 +42,13 @@ void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a)
 void tf_attr_timeout(struct tfuse *tf, struct tf_node *n, const struct fs_attr *a, uint64_t *valid)
 {
 	*valid = 0;
-	if (!n || !a->cacheable)
+	if (!n)
 		return;
-	*valid = TF_FOREVER_S;
-	n->attr_cached = true;
+	n->attr_cached = true; /* without a timeout, too: it may be applied late, over the size of another node's change */
+	if (S_ISREG(a->mode))
+		tf_size_replied(tf, n, a->size);
+	if (a->cacheable)
+		*valid = TF_FOREVER_S;
 }
 
 static int attr_reply(struct tf_req *q, const struct fs_attr *a)
@@ -64,7 +68,13 @@ static int attr_reply(struct tf_req *q, const struct fs_attr *a)
 int tf_op_getattr(struct tf_req *q)
 {
 	struct fs_attr a;
-	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	struct tf_size_asked asked;
+	int rc;
+	tf_size_asked(q, &asked);
+	do {
+		tf_size_settled(q->tf, q->in->nodeid);
+		rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	} while (rc == 0 && S_ISREG(a.mode) && (!tf_size_is_settled(q->tf, q->in->nodeid) || tf_size_overtaken(q, &asked, a.size)));
 	return rc ? rc : attr_reply(q, &a);
 }
 
@@ -174,6 +184,94 @@ int tf_op_statfs(struct tf_req *q)
 					      .namelen = TF_NAME_MAX,
 				      }};
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
+}
+
+/* ---- flags and project: chattr, lsattr, the kernel's fileattr_get and fileattr_set, which judges who may --------------- */
+static const struct {
+	uint32_t fs, fl, xfl; /* ours, of FS_IOC_SETFLAGS, of FS_IOC_FSSETXATTR */
+} tf_flags[] = {
+	{FS_FLAG_IMMUTABLE, FS_IMMUTABLE_FL, FS_XFLAG_IMMUTABLE},	    {FS_FLAG_APPEND, FS_APPEND_FL, FS_XFLAG_APPEND},
+	{FS_FLAG_NODUMP, FS_NODUMP_FL, FS_XFLAG_NODUMP},		    {FS_FLAG_NOATIME, FS_NOATIME_FL, FS_XFLAG_NOATIME},
+	{FS_FLAG_PROJINHERIT, FS_PROJINHERIT_FL, FS_XFLAG_PROJINHERIT},
+};
+
+static uint32_t flags_out(uint32_t fs, bool x)
+{
+	uint32_t out = 0;
+	for (size_t i = 0; i < TS_ARRAY_LEN(tf_flags); i++)
+		out |= fs & tf_flags[i].fs ? (x ? tf_flags[i].xfl : tf_flags[i].fl) : 0;
+	return out;
+}
+
+/* -EOPNOTSUPP: one that is not kept. */
+static int flags_in(uint32_t in, bool x, uint32_t *fs)
+{
+	*fs = 0;
+	for (size_t i = 0; i < TS_ARRAY_LEN(tf_flags); i++) {
+		uint32_t bit = x ? tf_flags[i].xfl : tf_flags[i].fl;
+		*fs |= in & bit ? tf_flags[i].fs : 0;
+		in &= ~bit;
+	}
+	return in & ~(x ? (uint32_t)FS_XFLAG_HASATTR : 0) ? -EOPNOTSUPP : 0;
+}
+
+static int flags_get(struct tf_req *q, bool x)
+{
+	struct {
+		struct fuse_ioctl_out o;
+		union {
+			uint32_t flags;
+			struct fsxattr x;
+		};
+	} out = {.flags = 0};
+	struct fs_attr a;
+	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	if (rc)
+		return rc;
+	if (x)
+		out.x = (struct fsxattr){.fsx_xflags = flags_out(a.flags, true), .fsx_projid = a.project};
+	else
+		out.flags = flags_out(a.flags, false);
+	return tf_reply(q, &out, sizeof(out.o) + (x ? sizeof(out.x) : sizeof(out.flags))) ? -TF_NOREPLY : 0;
+}
+
+static int flags_set(struct tf_req *q, bool x, const void *data)
+{
+	struct fs_setattr s = {.valid = FS_SET_FLAGS | (x ? FS_SET_PROJECT : 0)};
+	struct fuse_ioctl_out out = {0};
+	struct fsxattr fx = {0};
+	uint32_t flags;
+	int rc;
+	if (x)
+		memcpy(&fx, data, sizeof(fx));
+	else
+		memcpy(&flags, data, sizeof(flags));
+	rc = flags_in(x ? fx.fsx_xflags : flags, x, &s.flags);
+	if (!rc && (fx.fsx_extsize || fx.fsx_cowextsize))
+		rc = -EOPNOTSUPP;
+	s.project = fx.fsx_projid;
+	if (!rc)
+		rc = fs_setattr(q->tf->fs, &q->cred, q->in->nodeid, &s, NULL);
+	return rc ? rc : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
+}
+
+int tf_op_ioctl(struct tf_req *q)
+{
+	const struct fuse_ioctl_in *in = tf_arg(q, sizeof(*in));
+	if (!in)
+		return -EINVAL;
+	bool x = in->cmd == FS_IOC_FSGETXATTR || in->cmd == FS_IOC_FSSETXATTR;
+	size_t size = x ? sizeof(struct fsxattr) : sizeof(uint32_t);
+	switch (in->cmd) {
+	case FS_IOC_GETFLAGS:
+	case FS_IOC_FSGETXATTR:
+		return in->out_size < size ? -EINVAL : flags_get(q, x);
+	case FS_IOC_SETFLAGS:
+	case FS_IOC_FSSETXATTR:
+		return in->in_size < size || q->arg_len - sizeof(*in) < size ? -EINVAL : flags_set(q, x, in + 1);
+	default:
+		return -ENOTTY;
+	}
 }
 
 int tf_op_forget(struct tf_req *q)

@@ -7,6 +7,7 @@
  * crash_two_nodes [--quick|--long] [SEED]: --quick takes as many points as 20 s allow, evenly; --long ten seeds. A failure prints
  * seed, point and state. First the same is done on disks that lose flushed writes or ignore flushes: it must fail, or
  * this test could not. */
+#include "attrs.h"
 #include "stream.h"
 
 #include <dirent.h>
@@ -37,6 +38,7 @@ struct file { /* content follows from the number; it only grows */
 	unsigned renamed; /* 1 + number of the file that it became */
 	size_t promised_at[PROMISES]; /* point from which size is stable */
 	uint64_t promised[PROMISES];
+	unsigned attrs_promised[PROMISES], attrs;
 	unsigned npromises, content;
 	uint64_t size;
 	bool busy, made;
@@ -131,6 +133,7 @@ static void promise(struct world *w, struct file *f)
 
 	f->promised_at[i] = w->stream.n;
 	f->promised[i] = f->size;
+	f->attrs_promised[i] = f->attrs;
 }
 
 static uint64_t random_size(struct world *w)
@@ -204,6 +207,20 @@ static void append_file(struct world *w, struct fs *fs, struct file *f)
 	f->busy = false;
 }
 
+static void set_attrs(struct world *w, struct fs *fs, struct file *f)
+{
+	struct fs_file *h = open_file(w, fs, f);
+
+	for (uint64_t n = 1 + fsh_random(w->h) % 12; n--; f->attrs++)
+		MUST(attrs_add(fs, &root, fs_file_ino(h), f->content, f->attrs + 1));
+	if (fsh_random(w->h) % 2) {
+		MUST(fs_fsync(fs, h, false));
+		promise(w, f);
+	}
+	fs_release(fs, h);
+	f->busy = false;
+}
+
 static void check_content(struct fs *fs, struct fs_file *h, const struct file *f, uint64_t size, bool whole)
 {
 	uint8_t *buf = ts_xalloc(size + 1);
@@ -266,8 +283,10 @@ static void worker(void *arg)
 
 		if (r < 50)
 			make_file(w, n->fs);
-		else if (f && r < 65)
+		else if (f && r < 60)
 			append_file(w, n->fs, f);
+		else if (f && r < 65)
+			set_attrs(w, n->fs, f);
 		else if (f && r < 78)
 			read_file(w, n->fs, f);
 		else if (f && r < 90)
@@ -339,11 +358,12 @@ static void check(struct verdict *v, bool repair)
 }
 
 /* Size, or -ENOENT. */
-static int64_t look(struct verdict *v, const struct file *f, bool whole_to, uint64_t want)
+static int64_t look(struct verdict *v, const struct file *f, bool whole_to, uint64_t want, unsigned attrs)
 {
 	struct fs *fs = v->n->fs;
 	struct fs_attr attr;
 	struct fs_file *h;
+	const char *wrong;
 	int rc = fs_lookup(fs, &root, v->w->dir[f->dir], f->name, strlen(f->name), &attr);
 
 	if (rc == -ENOENT)
@@ -353,6 +373,9 @@ static int64_t look(struct verdict *v, const struct file *f, bool whole_to, uint
 	if (whole_to && attr.size >= want)
 		check_content(fs, h, f, want, true);
 	check_content(fs, h, f, attr.size, false);
+	wrong = attrs_wrong(fs, &root, attr.ino, f->content, attrs);
+	if (wrong)
+		TS_PANIC("seed %lu point %zu state %lu: %s, %u attributes were stable: %s", seed, v->k->at, v->state, f->name, attrs, wrong);
 	fs_release(fs, h);
 	return (int64_t)attr.size;
 }
@@ -362,6 +385,7 @@ static void verify_file(struct verdict *v, unsigned i)
 	const struct file *f = &v->w->f[i];
 	size_t at = v->k->at;
 	uint64_t want = 0;
+	unsigned attrs = 0;
 	bool promised = false;
 	int64_t size;
 
@@ -369,10 +393,11 @@ static void verify_file(struct verdict *v, unsigned i)
 		if (f->promised_at[p] <= at) {
 			promised = true;
 			want = TS_MAX(want, f->promised[p]);
+			attrs = TS_MAX(attrs, f->attrs_promised[p]);
 		}
-	size = look(v, f, promised, want);
+	size = look(v, f, promised, want, attrs);
 	for (unsigned to = f->renamed; promised && size == -ENOENT && to; to = v->w->f[to - 1].renamed) {
-		size = look(v, &v->w->f[to - 1], true, want);
+		size = look(v, &v->w->f[to - 1], true, want, attrs);
 		if (size == -ENOENT && v->w->f[to - 1].gone_from <= at && !v->w->f[to - 1].renamed)
 			return; /* renamed, then unlinked */
 	}

@@ -3,6 +3,8 @@
 #include "px.h"
 
 #include <dirent.h>
+#include <limits.h>
+#include <sys/wait.h>
 
 static unsigned entries(void)
 {
@@ -253,6 +255,92 @@ static void grow_and_shrink(void)
 	OK(rmdir(pb("d")));
 }
 
+static unsigned entry_number(const char *name)
+{
+	unsigned k;
+
+	return sscanf(name, "entry-%u", &k) == 1 ? k : UINT_MAX;
+}
+
+static void other_changes(unsigned n, int stop)
+{
+	char c;
+
+	for (unsigned i = 0; read(stop, &c, 1) != 0; i++) { /* until the reader has closed it */
+		px_mkfile(pb("d/new-%u", i));
+		unlink(pb("d/entry-%06u", 1 + i * 2 % n)); /* odd ones go, and come again */
+		if (i > 100)
+			OK(unlink(pb("d/new-%u", i - 100)));
+		if (i > 1000)
+			px_mkfile(pb("d/entry-%06u", 1 + (i - 1000) * 2 % n));
+	}
+}
+
+/* A large directory is read by pieces from saved positions while the other mount makes and removes names: what is there all the
+ * time is met exactly once, and a position leads to the same place again. */
+static void positions_far(void)
+{
+	unsigned n = px.longrun ? 1000000 : 6000, dup = 0, missing = 0, moved = 0, step = 0;
+	uint8_t *seen = calloc(1, n);
+	int stop[2];
+	pid_t pid;
+	DIR *d;
+
+	NEED(mkdir(pa("d"), 0755));
+	make_many("d", n);
+	NEED(pipe2(stop, O_NONBLOCK));
+	pid = NEED(fork());
+	if (!pid) {
+		close(stop[1]);
+		other_changes(n, stop[0]);
+		_exit(0);
+	}
+	close(stop[0]);
+	NEED((d = opendir(pa("d"))) ? 0 : -1);
+	for (struct dirent *e; (e = readdir(d)); step++) {
+		unsigned k = entry_number(e->d_name);
+		long pos;
+
+		if (k < n && k % 2 == 0)
+			dup += seen[k]++ != 0;
+		if (step % 997)
+			continue;
+		pos = telldir(d); /* another handle goes there, and back here */
+		closedir(d);
+		NEED((d = opendir(pa("d"))) ? 0 : -1);
+		seekdir(d, pos);
+		while ((e = readdir(d)) && (entry_number(e->d_name) >= n || entry_number(e->d_name) % 2))
+			;
+		moved += e && seen[entry_number(e->d_name)];
+		seekdir(d, pos);
+	}
+	closedir(d);
+	close(stop[1]);
+	OK(waitpid(pid, NULL, 0));
+	for (unsigned i = 0; i < n; i += 2)
+		missing += !seen[i];
+	EQ(0, dup, "entries met twice, of %u", n);
+	EQ(0, missing, "entries not met although they were there all the time, of %u", n);
+	EQ(0, moved, "positions that led back to what was met before");
+	free(seen);
+}
+
+/* More than 16 bits of subdirectories. */
+static void subdirs_beyond(void)
+{
+	unsigned n = 66000;
+
+	if (px.kind == PX_EXT4)
+		px_skip("ext4 counts no more than 65,000");
+	NEED(mkdir(pa("d"), 0755));
+	for (unsigned i = 0; i < n; i++)
+		NEED(mkdir(pa("d/%u", i), 0755));
+	px_nlink("d", n + 2);
+	for (unsigned i = 0; i < n; i++)
+		NEED(rmdir(pa("d/%u", i)));
+	px_nlink("d", 2);
+}
+
 static void many_dirs(void)
 {
 	unsigned n = px.longrun ? 20000 : 600;
@@ -273,5 +361,7 @@ const struct px_test px_dir_tests[] = {
 	{"dir.rewind", rewind_sees, 0, 0},
 	{"dir.grow_and_shrink", grow_and_shrink, 0, 0},
 	{"dir.many_dirs", many_dirs, 0, 0},
+	{"dir.positions_far", positions_far, 0, 3000},
+	{"dir.subdirs_beyond", subdirs_beyond, PX_LONG, 600},
 	{NULL, NULL, 0, 0},
 };

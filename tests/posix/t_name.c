@@ -73,6 +73,27 @@ static void link_many(void)
 	px_content("l7", "abc", 3);
 }
 
+/* More than 16 bits of links, of one file. */
+static void links_beyond(void)
+{
+	unsigned n = px.two && !px.longrun ? 3000 : 66000, made = 1;
+
+	if (px.kind == PX_EXT4)
+		px_skip("ext4 ends at 65,000 links");
+	px_make(pa("f"), "abc", 3);
+	NEED(mkdir(pa("d"), 0755));
+	while (made < n && !NEED(link(pa("f"), pa("d/%u", made))))
+		made++;
+	px_nlink("f", n);
+	OK(link(pb("f"), pb("g")));
+	px_nlink("d/2999", n + 1);
+	OK(unlink(pa("f")));
+	for (unsigned i = 1; i < n; i++)
+		NEED(unlink(pa("d/%u", i)));
+	px_nlink("g", 1);
+	px_content("g", "abc", 3);
+}
+
 static void symlinks(void)
 {
 	static const size_t lens[] = {1, 59, 60, 61, 255, 1000, 1023, 1024, 3000, 3800, 3900, 3901, 3902, 4000, 4094, 4095};
@@ -310,7 +331,7 @@ static void turns(void)
 }
 
 const struct px_test px_name_tests[] = {
-	{"name.links", links, 0, 0},		{"name.link_errors", link_errors, 0, 0}, {"name.link_many", link_many, 0, 0},
+	{"name.links", links, 0, 0},		{"name.link_errors", link_errors, 0, 0}, {"name.link_many", link_many, 0, 0}, {"name.links_beyond", links_beyond, 0, 200},
 	{"name.symlinks", symlinks, 0, 0},	{"name.symlink_turns", symlink_turns, 0, 0}, {"name.nodes", nodes, 0, 0},
 	{"name.dirs", dirs, 0, 0},		{"name.dir_errors", dir_errors, 0, 0},	 {"name.removed_cwd", removed_cwd, 0, 0},
 	{"name.removed_open", removed_open, 0, 0},

@@ -47,6 +47,16 @@ static void odd_bytes(void)
 			px_make(px_path(c % 2, one), &one[0], 1);
 			n++;
 		}
+	for (unsigned k = 0; k < 200; k++, n++) { /* and of full length */
+		char name[256];
+		for (unsigned i = 0; i < 255; i++)
+			do
+				name[i] = (char)px_rnd();
+			while (!name[i] || name[i] == '/');
+		name[255] = 0;
+		px_make(px_path(k % 2, name), name, 255);
+		px_content(name, name, 255);
+	}
 	for (size_t i = 0; i < PX_LEN(odd); i++)
 		px_content(odd[i], odd[i], strlen(odd[i]));
 	for (int b = 0; b <= px.two; b++) {

@@ -2,8 +2,11 @@
 /* Topic: who may: permission bits as an ordinary user, chmod, chown, set-id bits, sticky and setgid directories, access(2). */
 #include "px.h"
 
+#include <linux/fs.h>
 #include <sys/fsuid.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 
 static void *const none = NULL;
 
@@ -408,7 +411,153 @@ static void descriptor_rights(void)
 	px_as(PX_USER, PX_USER, at_open, none);
 }
 
+/* ---- flags: chattr ---- */
+static int flags_set(const char *path, unsigned long on, unsigned long off)
+{
+	int fd = open(path, O_RDONLY), flags = 0, rc = fd < 0 ? -1 : ioctl(fd, FS_IOC_GETFLAGS, &flags);
+
+	flags = (flags | (int)on) & ~(int)off;
+	if (!rc)
+		rc = ioctl(fd, FS_IOC_SETFLAGS, &flags);
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+static unsigned long flags_of(const char *path)
+{
+	int fd = px_open(path, O_RDONLY), flags = 0;
+
+	OK(ioctl(fd, FS_IOC_GETFLAGS, &flags));
+	close(fd);
+	return (unsigned long)flags & (FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL | FS_NOATIME_FL);
+}
+
+static void flags_as_user(void *arg)
+{
+	(void)arg;
+	FAILS(EPERM, flags_set(pa("mine"), FS_IMMUTABLE_FL, 0));
+	FAILS(EPERM, flags_set(pb("f"), FS_NODUMP_FL, 0));
+	OK(flags_set(pb("mine"), FS_NODUMP_FL, 0));
+}
+
+static void flags_kept(void)
+{
+	struct fsxattr x = {0};
+	int fd;
+
+	px_mkfile(pa("f"));
+	px_mkfile(pa("mine"));
+	NEED(mkdir(pa("d"), 0755));
+	OK(chown(pa("mine"), PX_USER, PX_USER));
+	if (flags_set(pa("f"), 0, 0) && px.local)
+		px_skip("no flags of inodes here");
+	for (int b = 0; b <= px.two; b++) {
+		const char *names[] = {"f", "d"};
+		for (size_t i = 0; i < 2; i++) {
+			EQ(0, flags_of(px_path(b, names[i])), "flags of a new %s", names[i]);
+			OK(flags_set(px_path(b, names[i]), FS_NODUMP_FL | FS_NOATIME_FL, 0));
+			EQ(FS_NODUMP_FL | FS_NOATIME_FL, flags_of(px_path(!b, names[i])), "flags of %s through the other mount", names[i]);
+			OK(flags_set(px_path(!b, names[i]), 0, FS_NODUMP_FL | FS_NOATIME_FL));
+			EQ(0, flags_of(px_path(b, names[i])), "flags taken away of %s", names[i]);
+		}
+	}
+	px_as(PX_USER, PX_USER, flags_as_user, none);
+	EQ(FS_NODUMP_FL, flags_of(pa("mine")), "flag that the owner set");
+	if (px.kind == PX_TESSERA_FS || px.kind == PX_XFS) {
+		fd = px_open(pb("d"), O_RDONLY);
+		OK(ioctl(fd, FS_IOC_FSGETXATTR, &x));
+		x.fsx_projid = 4711;
+		x.fsx_xflags |= FS_XFLAG_PROJINHERIT;
+		OK(ioctl(fd, FS_IOC_FSSETXATTR, &x));
+		px_mkfile(pa("d/child"));
+		memset(&x, 0, sizeof(x));
+		OK(ioctl(px_open(pb("d/child"), O_RDONLY), FS_IOC_FSGETXATTR, &x));
+		EQ(4711, x.fsx_projid, "project of what was made in d");
+	}
+	if (px.kind == PX_TESSERA_FS) /* what is not kept is not taken */
+		FAILS(EOPNOTSUPP, flags_set(pa("f"), FS_COMPR_FL, 0));
+}
+
+/* Nothing about it can be changed, through neither mount, by nobody; also by who had it open before. */
+static void immutable(void)
+{
+	struct stat st, now;
+	int fd[2];
+
+	px_make(pa("f"), "abc", 3);
+	NEED(mkdir(pa("d"), 0755));
+	px_mkfile(pa("d/x"));
+	fd[0] = px_open(pa("f"), O_RDWR);
+	fd[1] = px_open(pb("f"), O_RDWR);
+	if (flags_set(pa("f"), FS_IMMUTABLE_FL, 0) && px.local)
+		px_skip("no flags of inodes here");
+	OK(flags_set(pa("d"), FS_IMMUTABLE_FL, 0));
+	st = px_stat(pa("f"));
+	for (int b = 0; b < 2; b++) {
+		const char *f = px_path(b, "f");
+
+		EQ(FS_IMMUTABLE_FL, flags_of(f), "flags, mount %c", 'A' + b);
+		FAILS(EPERM, open(f, O_WRONLY));
+		FAILS(EPERM, open(f, O_RDWR | O_TRUNC));
+		FAILS(EPERM, truncate(f, 0));
+		FAILS(EPERM, chmod(f, 0600));
+		FAILS(EPERM, chown(f, 1, 1));
+		FAILS(EPERM, utimensat(AT_FDCWD, f, (const struct timespec[2]){{1, 0}, {1, 0}}, 0));
+		FAILS(EPERM, unlink(f));
+		FAILS(EPERM, rename(f, px_path(b, "g")));
+		FAILS(EPERM, link(f, px_path(b, "g")));
+		FAILS(EPERM, setxattr(f, "user.a", "x", 1, 0));
+		FAILS(EPERM, pwrite(fd[b], "x", 1, 0));
+		FAILS(EPERM, fallocate(fd[b], 0, 0, 100));
+		TRUE(mkdir(px_path(b, "d/new"), 0755) && (errno == EPERM || errno == EACCES), "a name in an immutable directory is refused");
+		FAILS(EPERM, unlink(px_path(b, "d/x")));
+		FAILS(EPERM, rmdir(px_path(b, "d")));
+	}
+	px_content("f", "abc", 3);
+	now = px_stat(pb("f"));
+	EQ(st.st_ctime, now.st_ctime, "ctime");
+	OK(flags_set(pb("f"), 0, FS_IMMUTABLE_FL));
+	OK(flags_set(pb("d"), 0, FS_IMMUTABLE_FL));
+	EQ(1, pwrite(fd[0], "x", 1, 0), "write when the flag is gone");
+	OK(unlink(pb("f")));
+	OK(unlink(pa("d/x")));
+	OK(rmdir(pb("d")));
+}
+
+/* May grow and nothing else; a directory so may get names and lose none. */
+static void append_only(void)
+{
+	px_make(pa("f"), "abc", 3);
+	NEED(mkdir(pa("d"), 0755));
+	if (flags_set(pb("f"), FS_APPEND_FL, 0) && px.local)
+		px_skip("no flags of inodes here");
+	OK(flags_set(pb("d"), FS_APPEND_FL, 0));
+	for (int b = 0; b < 2; b++) {
+		const char *f = px_path(b, "f");
+		int fd;
+
+		FAILS(EPERM, open(f, O_WRONLY));
+		FAILS(EPERM, open(f, O_WRONLY | O_APPEND | O_TRUNC));
+		FAILS(EPERM, truncate(f, 1));
+		FAILS(EPERM, unlink(f));
+		FAILS(EPERM, chmod(f, 0600));
+		NEED(fd = open(f, O_WRONLY | O_APPEND));
+		EQ(1, write(fd, "+", 1), "append, mount %c", 'A' + b);
+		close(fd);
+		px_mkfile(px_path(b, b ? "d/b" : "d/a"));
+		FAILS(EPERM, unlink(px_path(!b, b ? "d/b" : "d/a")));
+	}
+	px_content("f", "abc++", 5);
+	OK(flags_set(pa("f"), 0, FS_APPEND_FL));
+	OK(flags_set(pa("d"), 0, FS_APPEND_FL));
+	OK(unlink(pb("d/a")));
+	OK(unlink(pa("d/b")));
+	OK(rmdir(pb("d")));
+}
+
 const struct px_test px_perm_tests[] = {
+	{"perm.flags", flags_kept, 0, 0},	   {"perm.immutable", immutable, 0, 0}, {"perm.append_only", append_only, 0, 0},
 	{"perm.files", bits_of_files, 0, 0},	   {"perm.dirs", bits_of_dirs, 0, 0}, {"perm.at_once", change_counts_at_once, 0, 0},
 	{"perm.chmod_chown", chmod_chown, 0, 0},   {"perm.set_id", set_id, 0, 0},	    {"perm.set_id_between", set_id_between, 0, 0},
 	{"perm.setgid_dirs", setgid_dirs, 0, 0},   {"perm.sticky", sticky, 0, 0},	    {"perm.access", access_users, 0, 0},

@@ -4,6 +4,7 @@
 
 #include <linux/falloc.h>
 #include <sys/statvfs.h>
+#include <time.h>
 
 #define LEN (3 * PX_MIB + 777)
 
@@ -322,77 +323,129 @@ static void copy_between(void)
 	free(want);
 }
 
-static unsigned long long free_bytes(bool b)
+struct room {
+	unsigned long long free, avail, inodes;
+};
+
+static struct room room_of(bool b)
 {
 	struct statvfs s;
 
 	memset(&s, 0, sizeof(s));
 	OK(statvfs(px_path(b, "."), &s));
-	return (unsigned long long)s.f_bfree * s.f_frsize;
+	return (struct room){(unsigned long long)s.f_bfree * s.f_frsize, (unsigned long long)s.f_bavail * s.f_frsize, s.f_files - s.f_ffree};
 }
 
-/* Free space when nothing is freed in the background any more, and both mounts say so: what tests before this one used and gave back
- * reaches the other node's statfs some seconds later. */
-static unsigned long long settled(int dir)
+static double since(const struct timespec *t)
 {
-	unsigned long long was, now = free_bytes(false), other;
-	bool agree = false;
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)(now.tv_sec - t->tv_sec) + (double)(now.tv_nsec - t->tv_nsec) / 1e9;
+}
+
+/* Free space when nothing is freed in the background any more: what tests before this one removed is given back by and by. */
+static struct room settled(int dir)
+{
+	struct room was, now = room_of(false);
 
 	for (int i = 0, same = 0; i < 200 && same < 20; i++) { /* an inode may be tried again after 5 s only */
 		was = now;
 		syncfs(dir);
 		usleep(300000);
-		now = free_bytes(false);
-		other = free_bytes(true);
-		agree = (now > other ? now - other : other - now) <= 6 * PX_MIB;
-		same = was == now && agree ? same + 1 : 0;
+		now = room_of(false);
+		same = was.free == now.free ? same + 1 : 0;
 	}
-	TRUE(agree, "free space as both mounts see it, at rest: %llu through A, %llu through B", now, other);
 	return now;
 }
 
-/* Space of a file that is written, cut, punched and removed is seen to go and to come back (within a while). */
+#define SLACK (6 * PX_MIB)
+static bool near(unsigned long long a, unsigned long long b)
+{
+	return (a > b ? a - b : b - a) <= SLACK;
+}
+
+/* Within one second of a call that made it true, each mount says so: for df and for what a file can get. */
+static void soon(const char *what, unsigned long long free, unsigned long long avail)
+{
+	struct timespec start;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	for (int b = 0; b < 2; b++) {
+		struct room r = room_of(b);
+
+		while (!(near(r.free, free) && near(r.avail, avail)) && since(&start) < 1.0) {
+			usleep(20000);
+			r = room_of(b);
+		}
+		TRUE(near(r.free, free) && near(r.avail, avail), "%s, through %c after %.2f s: free %llu, available %llu, expected %llu and %llu",
+		     what, b ? 'B' : 'A', since(&start), r.free, r.avail, free, avail);
+	}
+}
+
+/* Space of a file that is written, punched, cut and removed is seen to go and to come back by both. */
 static void space_back(void)
 {
-	unsigned long long start, used, now = 0;
+	struct room start;
 	size_t len = 48 * PX_MIB;
 	char *buf = calloc(1, PX_MIB);
-	int fd = px_open(pa("f"), O_RDWR | O_CREAT), d = px_open(pa("."), O_RDONLY);
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT), d = px_open(pa("."), O_RDONLY), other = px_open(pb("."), O_RDONLY);
 
 	start = settled(d);
+	soon("at rest", start.free, start.avail);
 	memset(buf, 7, PX_MIB);
 	for (size_t at = 0; at < len; at += PX_MIB)
 		NEED(pwrite(fd, buf, PX_MIB, (off_t)at));
 	OK(fsync(fd));
-	TRUE(free_bytes(false) + len / 2 < start, "space used at once where 48 MiB were written: free before %llu", start);
-	used = free_bytes(true);
-	for (int i = 0; i < 200 && used + len / 2 >= start; i++) {
-		usleep(100000);
-		used = free_bytes(true);
-	}
-	TRUE(used + len / 2 < start, "space used after 48 MiB were written: free before %llu, now %llu", start, used);
+	soon("48 MiB written", start.free - len, start.avail - len);
 	OK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)len / 2));
-	OK(truncate(pb("f"), (off_t)len / 2));
 	OK(fsync(fd));
+	soon("half of it punched", start.free - len / 2, start.avail - len / 2);
+	OK(truncate(pb("f"), (off_t)len / 2));
+	OK(syncfs(other));
+	soon("the other half cut through B", start.free, start.avail);
 	EQ(len / 2, px_stat(pa("f")).st_size, "size of f");
 	TRUE(px_stat(pa("f")).st_blocks < 2 * PX_MIB / 512, "blocks of a file that is all hole: %lld",
 	     (long long)px_stat(pa("f")).st_blocks);
+	for (size_t at = 0; at < len; at += PX_MIB)
+		NEED(pwrite(fd, buf, PX_MIB, (off_t)at));
+	OK(fsync(fd));
+	soon("written again", start.free - len, start.avail - len);
 	OK(close(fd));
 	OK(unlink(pb("f")));
-	for (int i = 0; i < 300 && now + 6 * PX_MIB < start; i++) {
-		usleep(100000);
-		syncfs(d);
-		now = free_bytes(false);
-	}
-	TRUE(now + 6 * PX_MIB >= start, "free space after removal: before all %llu, now %llu", start, now);
+	OK(syncfs(other));
+	soon("removed through B", start.free, start.avail);
 	free(buf);
+}
+
+/* df -i: what is used is what there is, about; the other node's, too. */
+static void inodes_used(void)
+{
+	enum { N = 3000 };
+	struct room before[2] = {room_of(false), room_of(true)}, now[2];
+	struct timespec start;
+
+	OK(mkdir(pa("d0"), 0755));
+	OK(mkdir(pb("d1"), 0755));
+	for (int i = 0; i < N; i++)
+		close(px_open(i % 2 ? pb("d1/%d", i) : pa("d0/%d", i), O_RDWR | O_CREAT));
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	for (int b = 0; b < 2; b++) {
+		do {
+			now[b] = room_of(b);
+		} while (now[b].inodes < before[b].inodes + N * 9 / 10 && since(&start) < 2.0 && !usleep(50000));
+		TRUE(now[b].inodes >= before[b].inodes + N * 9 / 10 && now[b].inodes <= before[b].inodes + N * 2,
+		     "inodes used through %c: before %llu, now %llu, %d made", b ? 'B' : 'A', before[b].inodes, now[b].inodes, N);
+	}
+	for (int i = 0; i < N; i++)
+		OK(unlink(i % 2 ? pb("d1/%d", i) : pa("d0/%d", i)));
 }
 
 const struct px_test px_space_tests[] = {
 	{"space.fallocate", fallocate_plain, 0, 0},  {"space.keep_size", fallocate_keep, 0, 0}, {"space.punch", punch, 0, 0},
 	{"space.punch_small", punch_small, 0, 0},    {"space.zero_range", zero_range, 0, 0},	  {"space.errors", fallocate_errors, 0, 0},
 	{"space.seek", seek, 0, 0},		     {"space.seek_small", seek_small, 0, 0},	  {"space.copy", copy_range, 0, 0},
-	{"space.copy_between", copy_between, PX_TWO, 0}, {"space.back", space_back, 0, 180},
+	{"space.copy_between", copy_between, PX_TWO, 0}, {"space.back", space_back, 0, 180}, {"space.inodes", inodes_used, 0, 0},
 	{"space.seek_far", seek_far, 0, 0},	     {"space.blocks_at_once", blocks_at_once, 0, 0}, {"space.blocks_of_big_steps", blocks_of_big_steps, 0, 0},
 	{NULL, NULL, 0, 0},
 };

@@ -98,14 +98,15 @@ static void alloc_range(uint64_t ino, int mode, uint64_t off, uint64_t len)
 
 static void attr(uint64_t ino, const char *name, size_t len)
 {
-	char value[3000];
+	static char value[65536];
 
+	assert_true(len <= sizeof(value));
 	memset(value, 'v', sizeof(value));
 	assert_int_equal(fs_setxattr(fs, &(struct fs_cred){0}, ino, name, value, len, 0), 0);
 }
 
 struct made {
-	uint64_t dir, tree, empty, tiny, flat, high, sparse, link, longlink, dev, fifo, sock, many;
+	uint64_t dir, tree, empty, tiny, flat, high, sparse, link, longlink, dev, fifo, sock, many, longvals, manyvals;
 } made;
 
 static void populate(struct fs *f)
@@ -126,6 +127,8 @@ static void populate(struct fs *f)
 	memset(target, 't', sizeof(target) - 1);
 	assert_int_equal(fs_mknod(fs, &me, made.dir, "longlink", 8, S_IFLNK | 0777, 0, target, &at), 0);
 	made.longlink = at.ino;
+	made.longvals = mk(made.tree, "longvals", S_IFREG | 0600);
+	made.manyvals = mk(made.tree, "manyvals", S_IFDIR | 0700);
 	made.dev = mk(made.dir, "dev", S_IFCHR | 0600);
 	made.fifo = mk(made.dir, "fifo", S_IFIFO | 0600);
 	made.sock = mk(made.dir, "sock", S_IFSOCK | 0600);
@@ -141,6 +144,13 @@ static void populate(struct fs *f)
 	attr(made.tiny, "user.bee", 100);
 	attr(made.flat, "user.large", 2500);
 	attr(made.dir, "user.onadir", 30);
+	attr(made.longvals, "user.short", 300);
+	attr(made.longvals, "user.long", 5000); /* an extent, named in the inode */
+	attr(made.manyvals, "user.longest", 65536);
+	for (unsigned i = 0; i < 60; i++) {
+		snprintf(name, sizeof(name), "user.number.%u", i);
+		attr(made.manyvals, name, 150 + i);
+	}
 	for (unsigned i = 0; i < 60; i++) {
 		snprintf(name, sizeof(name), "f%u", i);
 		(void)mk(made.tree, name, S_IFREG | 0600);
@@ -198,7 +208,7 @@ static void test_populated(void **state)
 	check(h, false, false, &r);
 	if (r.rc || r.res.findings)
 		fail_msg("rc %d (%s), %llu findings, the first: %s", r.rc, r.err, (unsigned long long)r.res.findings, r.first);
-	assert_int_equal(r.res.dirs, 4);
+	assert_int_equal(r.res.dirs, 5);
 	check(h, true, false, &r);
 	assert_int_equal(r.rc, 0);
 	assert_int_equal(r.res.findings, 0);
@@ -305,10 +315,14 @@ TABLE(fs_dirindex_disk, T_DIRINDEX);
 	X(Q, h, NEST, "") X(Q, prefix, STRICT, "") X(Q, depth_bits, STRICT, "") X(Q, reserved0, STRICT, "") X(Q, used, STRICT, "")      \
 	X(Q, count, STRICT, "") X(Q, reserved1, STRICT, "") X(Q, reserved2, STRICT, "") X(Q, ents, NEST, "")
 TABLE(fs_dirleaf_disk, T_DIRLEAF);
-#define T_XENT(X, Q) X(Q, name_len, SOME, "another length may make another sound list") X(Q, reserved, STRICT, "") X(Q, value_len, SOME, "the same")
+#define T_XENT(X, Q) X(Q, name_len, SOME, "another length may make another sound list") X(Q, flags, STRICT, "") X(Q, value_len, SOME, "the same")
 TABLE(fs_xattr_ent_disk, T_XENT);
 #define T_XATTR(X, Q) X(Q, h, NEST, "") X(Q, used, STRICT, "") X(Q, reserved, STRICT, "") X(Q, ents, NEST, "")
 TABLE(fs_xattr_disk, T_XATTR);
+#define T_XEXT(X, Q) X(Q, p, NEST, "") X(Q, len, STRICT, "") X(Q, reserved, STRICT, "") X(Q, csum, STRICT, "")
+TABLE(fs_xattr_ext_disk, T_XEXT);
+#define T_XINDEX(X, Q) X(Q, h, NEST, "") X(Q, count, STRICT, "") X(Q, reserved, STRICT, "") X(Q, p, NEST, "")
+TABLE(fs_xattr_index_disk, T_XINDEX);
 #define T_LOGHEAD(X, Q)                                                                                                             \
 	X(Q, h, NEST, "") X(Q, sequence, SOME, "a higher one is as good") X(Q, slot, STRICT, "") X(Q, state, SOME, "FREE and CLEAN are both empty") \
 	X(Q, node, ANY, "who had it last") X(Q, reserved0, STRICT, "") X(Q, incarnation, SOME, "who had it last")                       \
@@ -333,6 +347,7 @@ TABLE(fs_intent_disk, T_INTENT);
 	X(fs_mhdr_disk) X(fs_super_disk) X(fs_segtab_ext_disk) X(fs_disk_ent_disk) X(fs_disktab_disk) X(fs_slot_ent_disk)               \
 	X(fs_slottab_disk) X(fs_seg_ent_disk) X(fs_segtab_disk) X(fs_bitmap_disk) X(fs_chunkaux_disk) X(fs_bptr_disk) X(fs_inode_disk) \
 	X(fs_indirect_disk) X(fs_dirent_disk) X(fs_dirindex_disk) X(fs_dirleaf_disk) X(fs_xattr_ent_disk) X(fs_xattr_disk)              \
+	X(fs_xattr_ext_disk) X(fs_xattr_index_disk)                                                                                       \
 	X(fs_loghead_disk) X(fs_frame_disk) X(fs_rec_disk) X(fs_intent_disk)
 
 /* With the sums checked above: no byte is in a table twice, so none is missing. And whoever says ANY or SOME says why. */
@@ -687,6 +702,36 @@ static void aim_files(struct fsh *h)
 	AIM("attribute in an inode", tiny, FS_SUB - le16_get(((struct fs_inode_disk *)block_at(h, tiny))->xattr_len), fs_xattr_ent_disk);
 }
 
+/* Of an entry whose value is an extent: the entry, and what its value says; its first is found by its name. */
+static void aim_ext(struct fsh *h, const char *entry, const char *ext, const char *pointer, fs_addr block, const char *name)
+{
+	uint8_t *b = block_at(h, block), *n = memmem(b, FS_SUB, name, strlen(name));
+	unsigned off;
+
+	assert_non_null(n);
+	off = (unsigned)(n - b);
+	assert_int_equal(b[off - 3], FS_XE_EXT);
+	AIM(entry, block, off - (unsigned)sizeof(struct fs_xattr_ent_disk), fs_xattr_ent_disk);
+	AIM(ext, block, off + (unsigned)strlen(name), fs_xattr_ext_disk);
+	AIM(pointer, block, off + (unsigned)strlen(name), fs_bptr_disk);
+}
+
+static void aim_attrs(struct fsh *h)
+{
+	fs_addr one = aim_inode(h, "file, a value in an extent", made.longvals), dir = aim_inode(h, "directory, index of attributes", made.manyvals);
+	fs_addr index = ptr_in(h, dir, FS_SUB - PTR), a;
+
+	aim_ext(h, "entry of a long value", "long value", "pointer to a long value", one, "user.long");
+	AIM("pointer to an index of attributes", dir, FS_SUB - PTR, fs_bptr_disk);
+	AIM_BLOCK("index of attributes", index, fs_xattr_index_disk);
+	assert_true(le16_get(((struct fs_xattr_index_disk *)block_at(h, index))->count) > 2);
+	AIM("pointer to a block of them", index, offsetof(struct fs_xattr_index_disk, p[1]), fs_bptr_disk);
+	AIM("no pointer", index, offsetof(struct fs_xattr_index_disk, p[40]), fs_bptr_disk);
+	a = ptr_in(h, index, offsetof(struct fs_xattr_index_disk, p[0]));
+	AIM_BLOCK("block behind an index", a, fs_xattr_disk);
+	aim_ext(h, "entry of the longest value", "longest value", "pointer to the longest value", a, "user.longest");
+}
+
 static void aim_dirs(struct fsh *h)
 {
 	fs_addr root = aim_inode(h, "root", FS_ROOT_INO), dir = aim_inode(h, "directory, inline", made.dir);
@@ -738,6 +783,11 @@ static void test_change_system(void **state)
 static void test_change_files(void **state)
 {
 	aim_files(image);
+	change_all(image);
+}
+static void test_change_attrs(void **state)
+{
+	aim_attrs(image);
 	change_all(image);
 }
 static void test_change_dirs(void **state)
@@ -1095,6 +1145,104 @@ static void test_double(void **state)
 	repaired(image, "which inode", both_there);
 }
 
+/* ---- values of attributes in extents ---- */
+static struct fs_xattr_ext_disk *ext_in(fs_addr block, const char *name)
+{
+	uint8_t *n = memmem(block_at(image, block), FS_SUB, name, strlen(name));
+
+	assert_non_null(n);
+	return (void *)(n + strlen(name));
+}
+
+static fs_addr longest_leaf(void)
+{
+	fs_addr dir = find_block(image, FS_BT_INODE, made.manyvals), index = ptr_in(image, dir, FS_SUB - PTR);
+
+	return ptr_in(image, index, offsetof(struct fs_xattr_index_disk, p[0]));
+}
+
+static ssize_t attr_len(uint64_t ino, const char *name)
+{
+	static char value[65536];
+	ssize_t n = fs_getxattr(fs, &(struct fs_cred){0}, ino, name, value, sizeof(value));
+
+	for (ssize_t i = 0; i < n; i++)
+		assert_int_equal(value[i], 'v');
+	return n;
+}
+
+static void others_there(struct fs *f)
+{
+	char name[32];
+
+	fs = f;
+	assert_int_equal(attr_len(made.manyvals, "user.longest"), -ENODATA);
+	for (unsigned i = 0; i < 60; i++) {
+		snprintf(name, sizeof(name), "user.number.%u", i);
+		assert_int_equal(attr_len(made.manyvals, name), 150 + i);
+	}
+	assert_int_equal(attr_len(made.longvals, "user.long"), 5000);
+}
+
+/* One byte of a long value is another: that attribute goes, the others stay. */
+static void test_rotten_value(void **state)
+{
+	fs_addr a;
+	struct fs_xattr_ext_disk x;
+
+	memcpy(&x, ext_in(longest_leaf(), "user.longest"), sizeof(x));
+	a = le64_get(x.p.addr[0]) + 9;
+	block_at(image, a)[77] ^= 4;
+	touch_block(a);
+	repaired(image, "user.longest is damaged", others_there);
+}
+
+static void one_there(struct fs *f)
+{
+	fs = f;
+	assert_int_equal((attr_len(made.manyvals, "user.longest") == 65536) + (attr_len(made.longvals, "user.long") == 65536), 1);
+	assert_int_equal((attr_len(made.manyvals, "user.longest") == -ENODATA) + (attr_len(made.longvals, "user.long") == -ENODATA), 1);
+	assert_int_equal(attr_len(made.longvals, "user.short"), 300);
+	assert_int_equal(attr_len(made.manyvals, "user.number.59"), 209);
+}
+
+/* Two attributes name one extent, and its bytes are right for both. */
+static void test_double_value(void **state)
+{
+	fs_addr a = find_block(image, FS_BT_INODE, made.longvals);
+	struct fs_inode_disk *d = (void *)block_at(image, a);
+
+	memcpy(ext_in(a, "user.long"), ext_in(longest_leaf(), "user.longest"), sizeof(struct fs_xattr_ext_disk));
+	d->subs = le64_make(le64_get(d->subs) - 2 + 16);
+	seal_block(a);
+	repaired(image, "which inode", one_there);
+}
+
+static void leaf_gone(struct fs *f)
+{
+	unsigned there = 0;
+	char name[32];
+
+	fs = f;
+	for (unsigned i = 0; i < 60; i++) {
+		snprintf(name, sizeof(name), "user.number.%u", i);
+		there += attr_len(made.manyvals, name) == (ssize_t)(150 + i);
+	}
+	assert_true(there > 20 && there < 60);
+	assert_int_equal(fs_setxattr(fs, &(struct fs_cred){0}, made.manyvals, "user.new", "v", 1, 0), 0);
+}
+
+/* A block behind the index is lost, the others are not. */
+static void test_lost_leaf(void **state)
+{
+	fs_addr dir = find_block(image, FS_BT_INODE, made.manyvals), index = ptr_in(image, dir, FS_SUB - PTR);
+	fs_addr a = ptr_in(image, index, offsetof(struct fs_xattr_index_disk, p[1]));
+
+	memset(block_at(image, a), 0, FS_SUB);
+	touch_block(a);
+	repaired(image, "block 1 of its attributes", leaf_gone);
+}
+
 static void loop_gone(struct fs *f)
 {
 	uint64_t lost;
@@ -1317,6 +1465,7 @@ int main(void)
 		cmocka_unit_test(test_tables),
 		cmocka_unit_test_setup_teardown(test_change_system, image_up, image_down),
 		cmocka_unit_test_setup_teardown(test_change_files, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_change_attrs, image_up, image_down),
 		cmocka_unit_test_setup_teardown(test_change_dirs, image_up, image_down),
 		cmocka_unit_test(test_intents),
 		cmocka_unit_test_setup_teardown(test_change_log, intents_up, image_down),
@@ -1326,6 +1475,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_lost, image_up, image_down),
 		cmocka_unit_test_setup_teardown(test_lost_many, image_up, image_down),
 		cmocka_unit_test_setup_teardown(test_double, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_rotten_value, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_double_value, image_up, image_down),
+		cmocka_unit_test_setup_teardown(test_lost_leaf, image_up, image_down),
 		cmocka_unit_test_setup_teardown(test_loop, image_up, image_down),
 		cmocka_unit_test_setup_teardown(test_free_but_used, image_up, image_down),
 		cmocka_unit_test_setup_teardown(test_memory, image_up, image_down),

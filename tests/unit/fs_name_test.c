@@ -203,11 +203,11 @@ static void long_target(void *arg)
 
 static uint64_t free_inodes(uint64_t *blocks)
 {
-	uint64_t subs, total, inodes;
+	struct fs_room room;
 
-	assert_int_equal(fs_alloc_statfs(fs, &subs, &total, &inodes), 0);
-	*blocks = subs;
-	return inodes;
+	assert_int_equal(fs_alloc_statfs(fs, &room), 0);
+	*blocks = room.free;
+	return room.free_inodes;
 }
 
 static void remove_names(void *arg)

@@ -84,10 +84,10 @@ static void model_body(struct fs *fs)
 	uint8_t val[KEYS][1200], got[1200];
 	size_t len[KEYS];
 	bool there[KEYS] = {0};
-	uint64_t free0, free1, total, inodes;
+	struct fs_room room0, room1;
 
 	assert_int_equal(fs_setxattr(fs, &root, ino, "user.warm", "x", 1, 0), 0);
-	assert_int_equal(fs_alloc_statfs(fs, &free0, &total, &inodes), 0);
+	assert_int_equal(fs_alloc_statfs(fs, &room0), 0);
 	for (unsigned round = 0; round < 3000; round++) {
 		char name[32];
 		unsigned k, room;
@@ -144,12 +144,188 @@ static void model_body(struct fs *fs)
 	}
 	assert_int_equal(fs_reaper_urgent(fs, TS_NS_PER_S), 0);
 	ts_sleep_until(ts_exec_now(fs->exec) + 20 * TS_NS_PER_S);
-	assert_int_equal(fs_alloc_statfs(fs, &free1, &total, &inodes), 0);
-	assert_int_equal(free0, free1); /* the block went back */
+	assert_int_equal(fs_alloc_statfs(fs, &room1), 0);
+	assert_int_equal(room0.free, room1.free); /* the block went back */
 }
 static void model(void **state)
 {
 	util_test(1, 300 << 20, 1 << 20, model_body);
+}
+
+/* ---- more than a block -------------------------------------------------------------------------------------------------- */
+#define BIG_KEYS 400u
+struct big {
+	uint32_t len[BIG_KEYS], seed[BIG_KEYS]; /* seed 0: not there */
+	uint8_t value[FS_XATTR_VALUE_MAX], got[FS_XATTR_VALUE_MAX];
+	char list[65536], name[256];
+};
+
+static const char *big_name(struct big *b, unsigned k)
+{
+	int n = snprintf(b->name, sizeof(b->name), "user.key%u", k);
+
+	if (k % 7 == 0) {
+		memset(b->name + n, 'x', 255 - (size_t)n);
+		b->name[255] = 0;
+	}
+	return b->name;
+}
+
+static void big_fill(struct big *b, uint32_t seed, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		b->value[i] = (uint8_t)(seed + i * 7 + (i >> 9));
+}
+
+static void big_set(struct fs *fs, struct big *b, uint64_t ino, unsigned k, uint32_t len, uint32_t seed)
+{
+	big_fill(b, seed, len);
+	assert_int_equal(fs_setxattr(fs, &root, ino, big_name(b, k), b->value, len, b->seed[k] ? FS_XATTR_REPLACE : FS_XATTR_CREATE), 0);
+	b->len[k] = len;
+	b->seed[k] = seed;
+}
+
+static void big_check(struct fs *fs, struct big *b, uint64_t ino)
+{
+	size_t names = 0;
+
+	for (unsigned k = 0; k < BIG_KEYS; k++) {
+		ssize_t n = fs_getxattr(fs, &root, ino, big_name(b, k), b->got, sizeof(b->got));
+
+		assert_int_equal(n, b->seed[k] ? (ssize_t)b->len[k] : -ENODATA);
+		names += b->seed[k] ? strlen(b->name) + 1 : 0;
+		if (n <= 0)
+			continue;
+		big_fill(b, b->seed[k], (size_t)n);
+		assert_memory_equal(b->got, b->value, (size_t)n);
+	}
+	assert_int_equal(fs_listxattr(fs, &root, ino, b->list, sizeof(b->list)), names);
+	assert_int_equal(fs_listxattr(fs, &root, ino, NULL, 0), names);
+}
+
+static uint32_t big_len(uint64_t r)
+{
+	static const uint32_t edges[] = {0, 1, 64, 1023, 1024, 1025, 4024, 4025, 4096, 4097, 65535, 65536};
+
+	switch (r % 8) {
+	case 0:
+		return edges[(r >> 8) % TS_ARRAY_LEN(edges)];
+	case 1:
+		return (uint32_t)((r >> 8) % 65537);
+	case 2:
+		return (uint32_t)((r >> 8) % 5000);
+	default:
+		return (uint32_t)((r >> 8) % 200);
+	}
+}
+
+/* Sets, replaces and removes against a model, up and down through every shape; the space is back when all are gone, and
+ * when the inode is. */
+static void big_body(struct fs *fs)
+{
+	struct big *b = ts_xalloc(sizeof(*b));
+	uint64_t ino = util_inode(fs, S_IFREG | 0644, 1), rng = 11;
+	struct fs_room room0, room1;
+	struct fs_attr attr;
+
+	assert_int_equal(fs_setxattr(fs, &root, ino, "user.warm", "x", 1, 0), 0);
+	assert_int_equal(fs_removexattr(fs, &root, ino, "user.warm"), 0);
+	big_set(fs, b, ino, 1, 60000, 1); /* regions of both types are claimed */
+	assert_int_equal(fs_removexattr(fs, &root, ino, big_name(b, 1)), 0);
+	b->seed[1] = 0;
+	assert_int_equal(fs_reaper_urgent(fs, TS_NS_PER_S), 0);
+	ts_sleep_until(ts_exec_now(fs->exec) + 20 * TS_NS_PER_S);
+	assert_int_equal(fs_alloc_statfs(fs, &room0), 0);
+	for (unsigned phase = 0; phase < 6; phase++) {
+		unsigned keys = phase % 2 ? BIG_KEYS : 12 + 30 * phase;
+
+		for (unsigned round = 0; round < 600; round++) {
+			unsigned k;
+
+			rng = ts_hash_u64(rng + round);
+			k = (unsigned)(rng % keys);
+			if ((rng >> 10) % 10 < (phase % 2 ? 8 : 3)) {
+				big_set(fs, b, ino, k, big_len(rng >> 20), 1 + (uint32_t)(rng >> 33));
+			} else {
+				assert_int_equal(fs_removexattr(fs, &root, ino, big_name(b, k)), b->seed[k] ? 0 : -ENODATA);
+				b->seed[k] = 0;
+			}
+			if (round % 100 == 17)
+				assert_int_equal(fs_tok_stub_revoke(fs->tok, TOK_INODE, ino, TOK_NL), 0);
+			if (round % 100 == 50)
+				big_check(fs, b, ino);
+		}
+		big_check(fs, b, ino);
+	}
+	assert_int_equal(fs_getattr(fs, &root, ino, &attr), 0);
+	assert_true(attr.blocks512 > 8);
+	for (unsigned k = 0; k < BIG_KEYS; k++) {
+		assert_int_equal(fs_removexattr(fs, &root, ino, big_name(b, k)), b->seed[k] ? 0 : -ENODATA);
+		b->seed[k] = 0;
+	}
+	big_check(fs, b, ino);
+	assert_int_equal(fs_getattr(fs, &root, ino, &attr), 0);
+	assert_int_equal(attr.blocks512, 0);
+	assert_int_equal(fs_reaper_urgent(fs, TS_NS_PER_S), 0);
+	ts_sleep_until(ts_exec_now(fs->exec) + 20 * TS_NS_PER_S);
+	assert_int_equal(fs_alloc_statfs(fs, &room1), 0);
+	assert_int_equal(room0.free, room1.free);
+	assert_int_equal(fs_tok_stub_pins(), 0);
+	ts_free(b);
+}
+static void big(void **state)
+{
+	util_test(2, 300 << 20, 1 << 20, big_body);
+}
+
+/* What a list may be at most: 64 KiB of names; then ENOSPC, and nothing of what was there is harmed. */
+static void longest_list_body(struct fs *fs)
+{
+	uint64_t ino = util_inode(fs, S_IFDIR | 0755, 2);
+	char name[32], *list = ts_xalloc(65536);
+	size_t names = 0, n = 0;
+	int rc = 0;
+
+	while (!rc) {
+		snprintf(name, sizeof(name), "user.%zx", n);
+		rc = fs_setxattr(fs, &root, ino, name, &n, sizeof(n), 0);
+		if (!rc) {
+			names += strlen(name) + 1;
+			n++;
+		}
+	}
+	assert_int_equal(rc, -ENOSPC);
+	assert_true(names > 65536 - 16 && names <= 65536);
+	assert_int_equal(fs_listxattr(fs, &root, ino, list, 65536), names);
+	for (size_t i = 0, got; i < n; i += 97) {
+		snprintf(name, sizeof(name), "user.%zx", i);
+		assert_int_equal(fs_getxattr(fs, &root, ino, name, &got, sizeof(got)), sizeof(got));
+		assert_int_equal(got, i);
+	}
+	ts_free(list);
+}
+static void longest_list(void **state)
+{
+	util_test(1, 300 << 20, 1 << 20, longest_list_body);
+}
+
+/* Without the feature in the superblock: one block, as ever. */
+static void old_format_body(struct fs *fs)
+{
+	uint64_t ino = util_inode(fs, S_IFREG | 0644, 1);
+	uint8_t v[5000] = {1};
+
+	fs->super.feat_incompat = le64_make(0);
+	assert_int_equal(fs_setxattr(fs, &root, ino, "user.a", v, 3000, 0), 0);
+	assert_int_equal(fs_setxattr(fs, &root, ino, "user.b", v, 3000, 0), -ENOSPC);
+	assert_int_equal(fs_setxattr(fs, &root, ino, "user.b", v, 500, 0), 0);
+	assert_int_equal(fs_setxattr(fs, &root, ino, "user.c", v, 5000, 0), -ENOSPC);
+	assert_int_equal(fs_setxattr(fs, &root, ino, "user.c", v, 1000, 0), -ENOSPC);
+	assert_int_equal(fs_getxattr(fs, &root, ino, "user.a", v, sizeof(v)), 3000);
+}
+static void old_format(void **state)
+{
+	util_test(1, 300 << 20, 1 << 20, old_format_body);
 }
 
 /* ---- ACLs ------------------------------------------------------------------------------------------------------------ */
@@ -300,6 +476,24 @@ static void memory_body(struct fs *fs)
 	} while (rc);
 	assert_memory_equal(big, got, sizeof(big));
 	assert_true(nth > 2);
+	/* The same where the list grows behind an index, and where the value gets an extent. */
+	for (unsigned i = 0; i < 9; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "user.%u", i);
+		nth = 1;
+		do {
+			assert_int_equal(fs_tok_stub_revoke(fs->tok, TOK_INODE, ino, TOK_NL), 0);
+			ts_alloc_fail_nth(nth++);
+			rc = fs_setxattr(fs, &root, ino, name, big, i % 3 ? 900 : 1500, 0);
+			ts_alloc_fail_nth(0);
+			assert_true(rc == 0 || rc == -ENOMEM);
+			assert_int_equal(fs_tok_stub_pins(), 0);
+			assert_int_equal(fs_getxattr(fs, &root, ino, name, got, sizeof(got)), rc ? -ENODATA : i % 3 ? 900 : 1500);
+			assert_true(nth < 1000);
+		} while (rc);
+		assert_memory_equal(big, got, i % 3 ? 900 : 1500);
+	}
 }
 static void memory(void **state)
 {
@@ -311,6 +505,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(basics),
 		cmocka_unit_test(model),
+		cmocka_unit_test(big),
+		cmocka_unit_test(longest_list),
+		cmocka_unit_test(old_format),
 		cmocka_unit_test(acl),
 		cmocka_unit_test(hostile),
 		cmocka_unit_test(memory),
