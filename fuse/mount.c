@@ -185,6 +185,8 @@ void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out)
 {
 	*out = tf->st;
 	out->in_flight = tf->in_flight;
+	out->proto_minor = tf->proto_minor;
+	out->have_epoch = tf->have_epoch;
 	out->inval_enoent = atomic_load(&tf->enoent);
 }
 
