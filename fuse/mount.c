@@ -229,7 +229,8 @@ int tf_op_init(struct tf_req *q)
 		want &= ~(uint64_t)(FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS);
 	tf->proto_minor = in->minor;
 	tf->setxattr_ext = want & FUSE_SETXATTR_EXT;
-	tf->have_epoch = in->minor >= 44;
+	tf->have_epoch = in->minor >= TF_MINOR_EPOCH;
+	tf->setattr_versioned = in->minor >= TF_MINOR_SETATTR;
 	struct fuse_init_out out = {
 		.major = FUSE_KERNEL_VERSION,
 		.minor = TS_MIN(in->minor, (uint32_t)FUSE_KERNEL_MINOR_VERSION),

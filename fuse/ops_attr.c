@@ -47,7 +47,7 @@ void tf_attr_timeout(struct tfuse *tf, struct tf_node *n, const struct fs_attr *
 	n->attr_cached = true;
 }
 
-static int attr_reply(struct tf_req *q, const struct fs_attr *a)
+static int attr_reply(struct tf_req *q, const struct fs_attr *a, bool timeout)
 {
 	struct fuse_attr_out out = {0};
 	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
@@ -57,7 +57,8 @@ static int attr_reply(struct tf_req *q, const struct fs_attr *a)
 		n->told_size = a->size;
 	}
 	tf_size_answered(q);
-	tf_attr_timeout(q->tf, n, a, &out.attr_valid);
+	if (timeout)
+		tf_attr_timeout(q->tf, n, a, &out.attr_valid);
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
 
@@ -65,7 +66,7 @@ int tf_op_getattr(struct tf_req *q)
 {
 	struct fs_attr a;
 	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
-	return rc ? rc : attr_reply(q, &a);
+	return rc ? rc : attr_reply(q, &a, true);
 }
 
 static struct tf_sx_time_msg sx_time(int64_t ns)
@@ -117,7 +118,7 @@ int tf_removed_dir(struct tf_req *q)
 	a.cacheable = false; /* attr_reply keeps it as last seen, which it is */
 	switch (q->in->opcode) {
 	case FUSE_GETATTR:
-		return attr_reply(q, &a);
+		return attr_reply(q, &a, true);
 	case TF_STATX:
 		return statx_reply(q, &a);
 	default:
@@ -154,7 +155,8 @@ int tf_op_setattr(struct tf_req *q)
 		if (in->valid & setattr_bits[i].fattr)
 			s.valid |= setattr_bits[i].set;
 	int rc = fs_setattr(q->tf->fs, &q->cred, q->in->nodeid, &s, &a);
-	return rc ? rc : attr_reply(q, &a);
+	bool timeout = q->tf->setattr_versioned || tf_fault(q->tf, TF_OMIT_ZERO_ATTR, q->in->nodeid);
+	return rc ? rc : attr_reply(q, &a, timeout);
 }
 
 int tf_op_statfs(struct tf_req *q)

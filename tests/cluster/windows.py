@@ -14,16 +14,26 @@ import time
 import traceback
 from winlib import LIMIT, PAGE, Admin, Client, Hang, Hold, Missed, Stale
 
-WINDOWS = []  # (name, function, omissions it must notice, nodes, which of them need cached names)
+WINDOWS = []  # (name, function, omissions it must notice, what it or they need)
 OTHER_UID = 65534
 
 
-def window(*plants, name=None, args=(), nodes=2, names_cached=()):
-    """names_cached: what says nothing where the kernel caches no names: "window" itself, or omissions."""
+def window(*plants, name=None, args=(), **needs):
+    """needs: what must be there for an omission to be seen, or (window=) for the window to exist: one of what_is_there()."""
     def add(fn):
-        WINDOWS.append((name or fn.__name__, lambda w: fn(w, *args), plants, nodes, names_cached))
+        WINDOWS.append((name or fn.__name__, lambda w: fn(w, *args), plants, needs))
         return fn
     return add
+
+
+def what_is_there(admin, dirs):
+    fuse = admin.fuse(1)
+    return {
+        "three nodes": len(dirs) > 2,
+        "cached names": fuse["names_cached"],
+        "unversioned SETATTR": fuse["protocol_minor"] < 44,
+        "maps of files with direct I/O": fuse["protocol_minor"] >= 39,
+    }
 
 
 class Run:
@@ -137,7 +147,7 @@ def held_lookup(w):
     w.expect("stat of the new name", PAGE, w.a("size", w.p(1, "g")))
 
 
-@window("inval.names")
+@window("inval.names", window="cached names")
 def cached_name(w):
     """A name cached with a timeout goes elsewhere. 3f row 4."""
     w.file()
@@ -171,7 +181,7 @@ def first_lookup_late(w):
     """First LOOKUP answered but not applied: the kernel has no inode to invalidate (ENOENT). 3f row 7."""
     w.file()
     h = w.hold("lookup.before_reply", w.dir_ino)
-    w.a.start("mode", w.p(1, "f"))
+    w.a.start("open", "f", w.p(1, "f"), os.O_PATH)
     h.hit()
     before = w.admin.fuse(1)["inval_enoent"]
     w.b.start("chmod", w.p(2, "f"), 0o751)
@@ -183,10 +193,10 @@ def first_lookup_late(w):
     h.release()
     w.a.result()
     w.expect("chmod elsewhere", None, w.b.result())
-    w.expect("mode", 0o751, w.a("mode", w.p(1, "f")))
+    w.expect("mode", 0o751, w.a("fmode", "f"))  # not by name, which may be looked up anew
 
 
-@window("omit.again_on_enoent+omit.no_timeout_for_listed")
+@window("omit.again_on_enoent+omit.no_timeout_for_listed", omission="cached names")
 def listing_late(w):
     """READDIRPLUS that brings an inode the kernel lacks is answered but not applied. 3f row 7."""
     w.file(b"", by=1)  # nothing is written behind: its attributes may be cached
@@ -209,7 +219,7 @@ def listing_late(w):
     w.expect("mode", 0o751, w.a("mode_at", "d", "f"))
 
 
-@window("omit.no_timeout_for_listed")
+@window("omit.no_timeout_for_listed", omission="cached names")
 def listing_names_late(w):
     """READDIRPLUS is answered but not applied; a name of it goes elsewhere. 3f row 5."""
     w.file(by=1)
@@ -285,7 +295,7 @@ def readdir_late(w):
     w.expect("names", ["f", "g"], w.a("list", w.p(1)))
 
 
-@window()
+@window(window="cached names")
 def revoke_of_names_held(w):
     """While a directory is being given back its names still serve. R-C."""
     w.file(by=1)
@@ -302,7 +312,7 @@ def revoke_of_names_held(w):
     w.expect("names", ["f", "g", "x"], w.a("list", w.p(1)))
 
 
-@window(nodes=3)
+@window(window="three nodes")
 def three_creates_held(w):
     """One CREATE a node is kept in the same directory: no node's answer waits for another's. R-D."""
     clients = [w.a, w.b, w.client(3)]
@@ -339,11 +349,12 @@ def killed_in_create(w):
 def cached_mode(w):
     """Attributes cached with a timeout change elsewhere."""
     ino = w.file()
-    w.a.ok("mode", w.p(1, "f"))
-    w.a.ok("mode", w.p(1, "f"))
+    w.a.ok("open", "f", w.p(1, "f"), os.O_PATH)
+    w.a.ok("fmode", "f")
     h = w.hold("inval.attr", ino, delay=50)
     w.expect("chmod elsewhere", None, w.b("chmod", w.p(2, "f"), 0o751))
-    w.expect("mode", 0o751, w.a("mode", w.p(1, "f")))
+    w.expect("mode", 0o751, w.a("fmode", "f"))  # not by name, which may be looked up anew
+    w.expect("mode by name", 0o751, w.a("mode", w.p(1, "f")))
     w.came(h)
 
 
@@ -377,7 +388,10 @@ for what, point, on_dir, before, call in (
         ("unlink", "unlink.before_reply", True, (("create", "/x"),), ("unlink", "/x")),
         ("unlink_of_a_link", "unlink.before_reply", True, (("link", "/f", "/x"),), ("unlink", "/x")),
 ):
-    window(name="mode_under_" + what, args=(point, on_dir, before, call))(attr_late)
+    if what == "setattr":
+        window("omit.no_timeout_for_new", name="mode_under_" + what, args=(point, on_dir, before, call), omission="unversioned SETATTR")(attr_late)
+    else:
+        window(name="mode_under_" + what, args=(point, on_dir, before, call))(attr_late)
 
 
 @window("inval.attr")
@@ -386,12 +400,14 @@ def cached_acl(w):
     ino = w.file(name="f")
     w.a.ok("chmod", w.p(1, "f"), 0o600)
     user = w.client(1, OTHER_UID)
-    w.expect("no right yet", "EACCES", user("may_read", w.p(1, "f")))
+    user.ok("open", "f", w.p(1, "f"), os.O_PATH)  # what is asked for through it is not looked up anew
+    w.expect("no right yet", "EACCES", user("may_read_at", "f"))
     h = w.hold("inval.attr", ino, delay=20)
     w.b.ok("setacl", w.p(2, "f"), OTHER_UID)
-    w.expect("right given elsewhere", True, user("may_read", w.p(1, "f")))
+    w.expect("right given elsewhere", True, user("may_read_at", "f"))
     w.b.ok("setacl", w.p(2, "f"))
-    w.expect("right taken elsewhere", "EACCES", user("may_read", w.p(1, "f")))
+    w.expect("right taken elsewhere", "EACCES", user("may_read_at", "f"))
+    w.expect("right taken elsewhere, by name", "EACCES", user("may_read", w.p(1, "f")))
     w.came(h)
 
 
@@ -452,7 +468,7 @@ def read_held(w):
 @window()
 def reads_held_on_both(w):
     """Both nodes have a READ that waits, and each is revoked by the other: no circle. R-A, R-B."""
-    ino = [w.file(b"a" * PAGE * 16, "f%d" % n) for n in (1, 2)]
+    ino = [w.file(b"a" * PAGE * 16, "f%d" % n, by=3 - n) for n in (1, 2)]
     other = [w.client(1), w.client(2)]
     for n, c in ((1, w.a), (2, w.b)):
         c.ok("open", "mine", w.p(n, "f%d" % n), os.O_RDONLY)
@@ -577,7 +593,7 @@ def write_late(w):
     w.expect("size", PAGE + 10, w.a("fsize", "f"))
 
 
-@window()
+@window("omit.no_timeout_for_new", omission="unversioned SETATTR")
 def truncate_late(w):
     """A change of size is answered but not applied; the file is written elsewhere and read anew: that is not cut again."""
     ino = w.file(b"a" * PAGE * 2)
@@ -721,7 +737,7 @@ def dirty_map(w, flags):
 
 
 window("inval.data+inval.data_last", name="dirty_map", args=(os.O_RDWR,))(dirty_map)
-window(name="dirty_map_of_an_append_handle", args=(os.O_RDWR | os.O_APPEND,))(dirty_map)
+window(name="dirty_map_of_an_append_handle", args=(os.O_RDWR | os.O_APPEND,), window="maps of files with direct I/O")(dirty_map)
 
 
 @window()
@@ -874,19 +890,18 @@ def main():
     fs, sockets, dirs = sys.argv[1], sys.argv[2], [a for a in sys.argv[3:] if a.startswith("/")]
     only = sys.argv[3 + len(dirs):]
     admin = Admin(lambda n: sockets % n, fs)
-    cached = admin.fuse(1)["names_cached"]
+    there = what_is_there(admin, dirs)
     bad, opened, noticed = self_check(admin, dirs), 0, 0
-    for name, fn, plants, nodes, needs in WINDOWS:
+    for name, fn, plants, needs in WINDOWS:
         if only and name not in only:
             continue
-        if nodes > len(dirs):
-            print("left out: %s: needs %d nodes" % (name, nodes))
+        missing = {k: v for k, v in needs.items() if not there[v]}
+        if "window" in missing:
+            print("left out: %s: no %s" % (name, missing["window"]))
             continue
-        if not cached and needs:
-            print("left out: %s: the kernel caches no names: %s" % (name, ", ".join(needs)))
-            plants = [p for p in plants if p not in needs]
-            if "window" in needs:
-                continue
+        if missing:
+            plants = ()
+            print("left out: the omission in %s: no %s" % (name, missing["omission"]))
         t = time.monotonic()
         wrong = run_one(admin, dirs, name, fn, None)
         if wrong:
