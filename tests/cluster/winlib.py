@@ -353,5 +353,9 @@ class Hold:
         if not self.row()["waiting"]:
             raise Missed("node %d: the window at %s closed too early" % (self.node, self.point))
 
+    def open_from_the_start(self):
+        if self.row()["timed_out"]:
+            raise Missed("node %d: at %s somebody went on by himself" % (self.node, self.point))
+
     def release(self):
         self.admin.fault(self.node, "release", self.point)
