@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Coherence between mounts: coherence.py ROUNDS DIR DIR [DIR...]
+"""Coherence between mounts: coherence.py [--seconds N] ROUNDS DIR DIR [DIR...]
 
 The DIRs are one directory seen through several mounts; agent:HOST:PORT:DIR is the mount of another machine (winlib.py). Each round one
 of them makes a change and all the others look at once, by stat, readdir, open, read and through a descriptor opened before, so that
 whatever they have cached from the step before must be gone. Every step first warms the caches of the
-readers. Prints the checks done and the stale answers per kind; exit status 1 if there was any.
+readers. --seconds: no round begins later; a tenth of them must have been made. Prints the checks done and the stale answers per kind; exit status 1 if there was any.
 What must never happen: a stale answer that is retried until it is right.
 """
+import argparse
 import sys
 import time
 from winlib import Client, answer
@@ -56,7 +57,12 @@ class Mount:
 
 
 def main():
-    rounds, mounts = int(sys.argv[1]), [Mount(d) for d in sys.argv[2:]]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=0)
+    parser.add_argument("rounds", type=int)
+    parser.add_argument("dirs", nargs="+")
+    opt = parser.parse_args()
+    mounts, made, begin = [Mount(d) for d in opt.dirs], 0, time.monotonic()
     seen, took = Seen(), {s: 0.0 for s in STEPS}
 
     def change(step, mount, name, *args):
@@ -67,7 +73,10 @@ def main():
     for i in range(10):
         mounts[0].do("make", mounts[0].path("resident%d" % i), b"here")
 
-    for r in range(rounds):
+    for r in range(opt.rounds):
+        if opt.seconds and time.monotonic() - begin > opt.seconds:
+            break
+        made += 1
         writer = mounts[r % len(mounts)]
         readers = [m for m in mounts if m is not writer]
         name, other, held = "f%d" % r, "g%d" % r, "held %d" % r
@@ -128,7 +137,10 @@ def main():
 
     for s in STEPS:
         print("%-9s %6d rounds %7d checks %5d stale %8.0f us each" %
-              (s, rounds, seen.checks[s], seen.stale[s], took[s] / max(rounds, 1) * 1e6))
+              (s, made, seen.checks[s], seen.stale[s], took[s] / max(made, 1) * 1e6))
+    if made < opt.rounds / 10:
+        print("too slow: %d rounds of %d in %g s" % (made, opt.rounds, opt.seconds))
+        return 1
     return 1 if any(seen.stale.values()) else 0
 
 

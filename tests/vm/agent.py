@@ -22,17 +22,20 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import winlib  # noqa: E402
 
 
-def run(argv, seconds, log=None):
-    """A program with its time limit, in a session of its own: (status, the end of its output). log: a file that gets all of it."""
-    with open(log or "/dev/null", "ab") as out:
-        p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out if log else subprocess.PIPE, stderr=subprocess.STDOUT,
-                             start_new_session=True)
+def run(argv, seconds):
+    """A program with its time limit, in a session of its own: (status, the end of its output)."""
+    p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        text, status = p.communicate(timeout=seconds)[0], p.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(p.pid, signal.SIGKILL)
+        status = 124
         try:
-            text = p.communicate(timeout=seconds)[0] or b""
+            text = p.communicate(timeout=3)[0]
         except subprocess.TimeoutExpired:
-            os.killpg(p.pid, signal.SIGKILL)
-            return 124, "not finished after %g s" % seconds  # not waited for: it may hang in a call
-    return p.returncode, text[-100000:].decode("utf-8", "replace")
+            text = b"it hangs in a call, and cannot be ended\n"
+        text += b"not finished after %d s\n" % seconds
+    return status, text[-100000:].decode("utf-8", "replace")
 
 
 LOCKS = {"EX": fcntl.F_WRLCK, "SH": fcntl.F_RDLCK, "UN": fcntl.F_UNLCK}
