@@ -4,7 +4,7 @@
 
 The DIRs are one directory seen through several mounts; agent:HOST:PORT:DIR is the mount of another machine (winlib.py). Each round one
 of them makes a change and all the others look at once, by stat, readdir, open, read and through a descriptor opened before, so that
-whatever they have cached from the step before must be gone. Every step first warms the caches of the
+whatever they have cached from the step before must be gone; the descriptor first, for a name may be looked up anew. Every step first warms the caches of the
 readers. --seconds: no round begins later; a tenth of them must have been made. Prints the checks done and the stale answers per kind; exit status 1 if there was any.
 What must never happen: a stale answer that is retried until it is right.
 """
@@ -96,6 +96,7 @@ def main():
         change("append", writer, "append_to", mine, text)
         for m in readers:
             p = m.path(name)
+            seen.check("append", "size by old descriptor " + p, 2 * len(text), m("fsize", held + m.id))
             seen.check("append", "stat size " + p, 2 * len(text), m("size", p))
             seen.check("append", "read by old descriptor " + p, text * 2, m("read", held + m.id, 1 << 16, 0))
             seen.check("append", "read " + p, text * 2, m("slurp", p))
@@ -103,6 +104,7 @@ def main():
         change("truncate", writer, "truncate", mine, 3)
         for m in readers:
             p = m.path(name)
+            seen.check("truncate", "size by old descriptor " + p, 3, m("fsize", held + m.id))
             seen.check("truncate", "read by old descriptor " + p, text[:3], m("read", held + m.id, 1 << 16, 0))
             seen.check("truncate", "stat size " + p, 3, m("size", p))
             seen.check("truncate", "read " + p, text[:3], m("slurp", p))
@@ -110,6 +112,7 @@ def main():
         mode = 0o600 if r % 2 else 0o751
         change("chmod", writer, "chmod", mine, mode)
         for m in readers:
+            seen.check("chmod", "mode by old descriptor " + m.path(name), mode, m("fmode", held + m.id))
             seen.check("chmod", "stat mode " + m.path(name), mode, m("mode", m.path(name)))
 
         ino = writer.do("ino", mine)

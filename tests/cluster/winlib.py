@@ -72,10 +72,6 @@ def c_slurp(path):
         os.close(fd)
 
 
-def c_read(key, n, at):
-    return os.pread(STATE[key], n, at) if key in STATE else "not open"
-
-
 def c_drop_caches():
     """The kernel forgets what is not in use, the daemon keeps its tokens."""
     for _ in range(2):  # what was used a moment ago survives the first
@@ -140,8 +136,8 @@ CALLS = {
     "at": lambda k: os.fchdir(STATE[k]),
     "mode_at": lambda k, n: os.stat(n, dir_fd=STATE[k]).st_mode & 0o7777,
     "size_at": lambda k, n: os.stat(n, dir_fd=STATE[k]).st_size,
-    "close": lambda k: os.close(STATE.pop(k)) if k in STATE else "not open",
-    "read": c_read,
+    "close": lambda k: os.close(STATE.pop(k)),
+    "read": lambda k, n, at: os.pread(STATE[k], n, at),
     "write": lambda k, data, at: os.pwrite(STATE[k], data, at),
     "append": lambda k, data: os.write(STATE[k], data),
     "peek": lambda k, at, n: STATE[k][at:at + n],
@@ -186,6 +182,8 @@ def answer(name, args):
         return CALLS[name](*args)
     except OSError as e:
         return errno.errorcode.get(e.errno, str(e.errno))
+    except KeyError:  # could not be opened
+        return "not open"
 
 
 def agent_of(where):
