@@ -42,6 +42,7 @@ static int set_keyfile(struct conf *c, const char *v) { return text(c->key_file,
 static int set_port(struct conf *c, const char *v) { return number(v, 1, 65535, &c->port); }
 static int set_initiator(struct conf *c, const char *v) { return text(c->initiator, sizeof(c->initiator), v); }
 static int set_loglevel(struct conf *c, const char *v) { return number(v, TS_LOG_ERR, TS_LOG_DEBUG, &c->log_level); }
+static int set_lease(struct conf *c, const char *v) { return number(v, 1000, 60000, &c->lease_ms); }
 static int set_faults(struct conf *c, const char *v)
 {
 	c->fault_points = !strcmp(v, "yes");
@@ -62,6 +63,7 @@ static const struct conf_key keys[] = {
 	{"run_dir", set_run},	       {"cluster_key_file", set_keyfile}, {"port", set_port},
 	{"initiator_name", set_initiator}, {"log_level", set_loglevel}, {"page_pool", set_pagepool},
 	{"meta_pool", set_metapool},   {"disk", set_disk},	     {"fault_points", set_faults},
+	{"lease_ms", set_lease},
 };
 
 static char *trim(char *s)
@@ -145,9 +147,21 @@ static int complete(const char *path, struct conf *c, char *errmsg, size_t errle
 		c->port = NET_PORT_DEFAULT;
 	if (!c->log_level)
 		c->log_level = TS_LOG_INFO;
+	if (!c->lease_ms)
+		c->lease_ms = quorum_times_default.lease_ms;
 	if (!c->initiator[0])
 		snprintf(c->initiator, sizeof(c->initiator), "iqn.2026-11.io.tessera:%s-n%u", c->cluster_name, c->node_id);
 	return key_load(c, errmsg, errlen);
+}
+
+/* All that depends on the lease keeps its proportion. */
+struct quorum_times conf_times(const struct conf *c)
+{
+	struct quorum_times t = quorum_times_default;
+	t.renew_ms = (uint32_t)((uint64_t)t.renew_ms * c->lease_ms / t.lease_ms);
+	t.margin_ms = (uint32_t)((uint64_t)t.margin_ms * c->lease_ms / t.lease_ms);
+	t.lease_ms = c->lease_ms;
+	return t;
 }
 
 int conf_load(const char *path, struct conf *c, char *errmsg, size_t errlen)

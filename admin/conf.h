@@ -5,6 +5,7 @@
 #define TESSERA_ADMIN_CONF_H
 
 #include "lib/lib.h"
+#include "quorum/quorum.h"
 
 #define CONF_MAX_DISKS 256
 struct conf {
@@ -14,6 +15,7 @@ struct conf {
 	unsigned port;
 	uint64_t page_pool_bytes, meta_pool_bytes;
 	unsigned log_level;
+	unsigned lease_ms; /* how long this node may work without being heard; the same on every node */
 	bool fault_points; /* `diag fault` is served: tests only */
 	uint8_t key[32];
 	char *disks[CONF_MAX_DISKS];
@@ -21,6 +23,7 @@ struct conf {
 };
 int conf_load(const char *path, struct conf *c, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void conf_free(struct conf *c);
+struct quorum_times conf_times(const struct conf *c);
 /* A number for this life of the daemon, greater than all before on this node; durable in state_dir before it is used. */
 int conf_incarnation_next(const struct conf *c, uint64_t wall_ns, uint64_t *out, char *errmsg, size_t errlen) TS_MUST_CHECK;
 /* What quorum must remember over restarts (struct quorum_durable as three numbers); kept in state_dir/view. */

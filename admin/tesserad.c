@@ -165,7 +165,7 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 	conf_durable_load(&d->conf, v);
 	struct quorum_cs_args q = {
 		.exec = d->exec, .cluster_name = d->conf.cluster_name, .incarnation = d->incarnation,
-		.peer_port = (uint16_t)d->conf.port, .times = quorum_times_default,
+		.peer_port = (uint16_t)d->conf.port, .times = conf_times(&d->conf),
 		.durable = {v[0], v[1], v[2]}, .persist = on_persist,
 		.events = {on_view, on_group, on_excluded, on_suspended, d},
 	};

@@ -27,7 +27,7 @@ enum tf_fault_point {
 	TF_AT_INVAL_NAMES,
 	TF_OMIT_AGAIN,	   /* ENOENT of the kernel is taken for an answer */
 	TF_OMIT_END,	   /* O_APPEND: the kernel's offset is believed */
-	TF_OMIT_ZERO_ATTR, /* new objects carry an attribute timeout */
+	TF_OMIT_ZERO_ATTR, /* new objects, and SETATTR replies on any kernel, carry an attribute timeout */
 	TF_OMIT_ZERO_NAME, /* listed names carry a timeout */
 	TF_OMIT_SIZE,	   /* the kernel is not made to ask for a size */
 	TF_OMIT_TORN,	   /* pages that an older size may cut stay */

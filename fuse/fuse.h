@@ -43,6 +43,8 @@ struct tfuse_stats {
 	uint64_t pages_torn;   /* dropped, because a size told before may have cut them */
 	uint64_t inval_enoent; /* the kernel did not have the inode yet: asked again */
 	uint64_t nodes, in_flight;
+	uint32_t proto_minor;  /* the kernel's; 0: it has not spoken yet */
+	bool have_epoch;       /* it can be told to look all names up again: then it caches them */
 };
 void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out);
 const char *tfuse_op_name(unsigned opcode); /* NULL if unknown */

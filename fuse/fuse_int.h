@@ -17,6 +17,10 @@
 #define TF_FOREVER_S   (365u * 86400u)
 #define TF_NAME_MAX    255
 
+/* What kernels can since; the protocol's minor number is all that they tell. */
+#define TF_MINOR_EPOCH	 44 /* 6.16: the entry epoch */
+#define TF_MINOR_SETATTR 44 /* 6.16: a SETATTR reply is compared with what was invalidated meanwhile, as a GETATTR reply always was */
+
 /* Of the kernel's protocol, and not in every <linux/fuse.h> that this builds with. */
 #define TF_DIRECT_IO_ALLOW_MMAP (1ULL << 36) /* INIT flag, 7.39 */
 #define TF_STATX		52	     /* opcode, 7.39 */
@@ -137,7 +141,7 @@ struct tfuse {
 	void *arg;
 	struct fs *fs;
 	int fd;
-	bool aborted, have_epoch, names, polling, setxattr_ext, local_locks, strict_atime;
+	bool aborted, have_epoch, setattr_versioned, names, polling, setxattr_ext, local_locks, strict_atime;
 	atomic_bool is_gone;	/* read by notifier threads too */
 	uint32_t proto_minor;	/* the kernel's */
 	uint64_t epoch;		/* of entry timeouts, from 1 */

@@ -188,6 +188,8 @@ void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out)
 {
 	*out = tf->st;
 	out->in_flight = tf->in_flight;
+	out->proto_minor = tf->proto_minor;
+	out->have_epoch = tf->have_epoch;
 	out->inval_enoent = atomic_load(&tf->enoent);
 }
 
@@ -230,7 +232,8 @@ int tf_op_init(struct tf_req *q)
 		want &= ~(uint64_t)(FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS);
 	tf->proto_minor = in->minor;
 	tf->setxattr_ext = want & FUSE_SETXATTR_EXT;
-	tf->have_epoch = tf->names && in->minor >= 44;
+	tf->have_epoch = tf->names && in->minor >= TF_MINOR_EPOCH;
+	tf->setattr_versioned = in->minor >= TF_MINOR_SETATTR;
 	struct fuse_init_out out = {
 		.major = FUSE_KERNEL_VERSION,
 		.minor = TS_MIN(in->minor, (uint32_t)FUSE_KERNEL_MINOR_VERSION),

@@ -51,7 +51,7 @@ void tf_attr_timeout(struct tfuse *tf, struct tf_node *n, const struct fs_attr *
 		*valid = TF_FOREVER_S;
 }
 
-static int attr_reply(struct tf_req *q, const struct fs_attr *a)
+static int attr_reply(struct tf_req *q, const struct fs_attr *a, bool timeout)
 {
 	struct fuse_attr_out out = {0};
 	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
@@ -62,6 +62,8 @@ static int attr_reply(struct tf_req *q, const struct fs_attr *a)
 	}
 	tf_size_answered(q);
 	tf_attr_timeout(q->tf, n, a, &out.attr_valid);
+	if (!timeout)
+		out.attr_valid = 0;
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
 
@@ -75,7 +77,7 @@ int tf_op_getattr(struct tf_req *q)
 		tf_size_settled(q->tf, q->in->nodeid);
 		rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
 	} while (rc == 0 && S_ISREG(a.mode) && (!tf_size_is_settled(q->tf, q->in->nodeid) || tf_size_overtaken(q, &asked, a.size)));
-	return rc ? rc : attr_reply(q, &a);
+	return rc ? rc : attr_reply(q, &a, true);
 }
 
 static struct tf_sx_time_msg sx_time(int64_t ns)
@@ -127,7 +129,7 @@ int tf_removed_dir(struct tf_req *q)
 	a.cacheable = false; /* attr_reply keeps it as last seen, which it is */
 	switch (q->in->opcode) {
 	case FUSE_GETATTR:
-		return attr_reply(q, &a);
+		return attr_reply(q, &a, true);
 	case TF_STATX:
 		return statx_reply(q, &a);
 	default:
@@ -164,7 +166,8 @@ int tf_op_setattr(struct tf_req *q)
 		if (in->valid & setattr_bits[i].fattr)
 			s.valid |= setattr_bits[i].set;
 	int rc = fs_setattr(q->tf->fs, &q->cred, q->in->nodeid, &s, &a);
-	return rc ? rc : attr_reply(q, &a);
+	bool timeout = q->tf->setattr_versioned || tf_fault(q->tf, TF_OMIT_ZERO_ATTR, q->in->nodeid);
+	return rc ? rc : attr_reply(q, &a, timeout);
 }
 
 int tf_op_statfs(struct tf_req *q)

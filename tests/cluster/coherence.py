@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Coherence between mounts: coherence.py ROUNDS DIR DIR [DIR...]
+"""Coherence between mounts: coherence.py [--seconds N] ROUNDS DIR DIR [DIR...]
 
-The DIRs are one directory seen through several mounts. Each round one of them makes a change and all
-the others look at once, by stat, readdir, open, read and through a descriptor opened before, so that
-whatever they have cached from the step before must be gone. Every step first warms the caches of the
-readers. Prints the checks done and the stale answers per kind; exit status 1 if there was any.
+The DIRs are one directory seen through several mounts; agent:HOST:PORT:DIR is the mount of another machine (winlib.py). Each round one
+of them makes a change and all the others look at once, by stat, readdir, open, read and through a descriptor opened before, so that
+whatever they have cached from the step before must be gone; the descriptor first, for a name may be looked up anew. Every step first warms the caches of the
+readers. --seconds: no round begins later; a tenth of them must have been made. Prints the checks done and the stale answers per kind; exit status 1 if there was any.
 What must never happen: a stale answer that is retried until it is right.
 """
-import errno
-import os
+import argparse
 import sys
 import time
+from winlib import Client, answer
 
 STEPS = ("create", "append", "truncate", "chmod", "rename", "unlink")
 
@@ -31,109 +31,119 @@ class Seen:
                 print("STALE after %s: %s: expected %.80r, got %.80r" % (step, what, expected, got))
 
 
-def attempt(call, *args):
-    try:
-        return call(*args)
-    except OSError as e:
-        return errno.errorcode.get(e.errno, str(e.errno))
-    except TypeError:  # a descriptor that could not be opened
-        return "not open"
+class Mount:
+    """A directory, and whoever makes the calls there: this process, or one on another machine."""
 
+    def __init__(self, where):
+        agent, _, path = where.rpartition(":")
+        self.client = Client(0, where=agent) if agent else None
+        self.dir, self.id = path, where
 
-def size_of(path):
-    return attempt(lambda: os.stat(path).st_size)
+    def path(self, name):
+        return self.dir + "/" + name
 
+    def __call__(self, name, *args):
+        """The answer; an error is its name."""
+        return self.client(name, *args) if self.client else answer(name, args)
 
-def content(path):
-    def read():
-        with open(path, "rb", buffering=0) as f:
-            return f.read(1 << 20)
-    return attempt(read)
+    def do(self, name, *args):
+        r = self(name, *args)
+        if isinstance(r, str):
+            sys.exit("%s: %s%r: %s" % (self.id, name, args, r))
+        return r
+
+    def names(self):
+        return self.do("list", self.dir)
 
 
 def main():
-    rounds, dirs = int(sys.argv[1]), sys.argv[2:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=0)
+    parser.add_argument("rounds", type=int)
+    parser.add_argument("dirs", nargs="+")
+    opt = parser.parse_args()
+    mounts, made, begin = [Mount(d) for d in opt.dirs], 0, time.monotonic()
     seen, took = Seen(), {s: 0.0 for s in STEPS}
+
+    def change(step, mount, name, *args):
+        t = time.monotonic()
+        mount.do(name, *args)
+        took[step] += time.monotonic() - t
+
     for i in range(10):
-        with open(os.path.join(dirs[0], "resident%d" % i), "wb") as f:
-            f.write(b"here")
+        mounts[0].do("make", mounts[0].path("resident%d" % i), b"here")
 
-    for r in range(rounds):
-        w = r % len(dirs)
-        readers = [d for i, d in enumerate(dirs) if i != w]
-        name, other = "f%d" % r, "g%d" % r
-        path = [os.path.join(d, name) for d in dirs]
-        mine, theirs = path[w], [os.path.join(d, name) for d in readers]
-        text = b"round %d\n" % r
+    for r in range(opt.rounds):
+        if opt.seconds and time.monotonic() - begin > opt.seconds:
+            break
+        made += 1
+        writer = mounts[r % len(mounts)]
+        readers = [m for m in mounts if m is not writer]
+        name, other, held = "f%d" % r, "g%d" % r, "held %d" % r
+        mine, text = writer.path(name), b"round %d\n" % r
 
-        for d, p in zip(readers, theirs):  # a cached "there is no such name"
-            seen.check("create", p + " before", "ENOENT", size_of(p))
-            os.listdir(d)
-        t = time.monotonic()
-        with open(mine, "xb", buffering=0) as f:
-            f.write(text)
-        took["create"] += time.monotonic() - t
-        for d, p in zip(readers, theirs):
-            seen.check("create", "stat size " + p, len(text), size_of(p))
-            seen.check("create", "readdir " + d, True, name in os.listdir(d))
-            seen.check("create", "read " + p, text, content(p))
-        held = [attempt(os.open, p, os.O_RDONLY) for p in theirs]
+        for m in readers:  # a cached "there is no such name"
+            seen.check("create", m.path(name) + " before", "ENOENT", m("size", m.path(name)))
+            m.names()
+        change("create", writer, "make", mine, text)
+        for m in readers:
+            p = m.path(name)
+            seen.check("create", "stat size " + p, len(text), m("size", p))
+            seen.check("create", "readdir " + m.dir, True, name in m.names())
+            seen.check("create", "read " + p, text, m("slurp", p))
+            m("keep", held + m.id, p)
 
-        t = time.monotonic()
-        with open(mine, "ab", buffering=0) as f:
-            f.write(text)
-        took["append"] += time.monotonic() - t
-        for p, fd in zip(theirs, held):
-            seen.check("append", "stat size " + p, 2 * len(text), size_of(p))
-            seen.check("append", "read by old descriptor " + p, text * 2, attempt(os.pread, fd, 1 << 16, 0))
-            seen.check("append", "read " + p, text * 2, content(p))
+        change("append", writer, "append_to", mine, text)
+        for m in readers:
+            p = m.path(name)
+            seen.check("append", "size by old descriptor " + p, 2 * len(text), m("fsize", held + m.id))
+            seen.check("append", "stat size " + p, 2 * len(text), m("size", p))
+            seen.check("append", "read by old descriptor " + p, text * 2, m("read", held + m.id, 1 << 16, 0))
+            seen.check("append", "read " + p, text * 2, m("slurp", p))
 
-        t = time.monotonic()
-        os.truncate(mine, 3)
-        took["truncate"] += time.monotonic() - t
-        for p, fd in zip(theirs, held):
-            seen.check("truncate", "read by old descriptor " + p, text[:3], attempt(os.pread, fd, 1 << 16, 0))
-            seen.check("truncate", "stat size " + p, 3, size_of(p))
-            seen.check("truncate", "read " + p, text[:3], content(p))
+        change("truncate", writer, "truncate", mine, 3)
+        for m in readers:
+            p = m.path(name)
+            seen.check("truncate", "size by old descriptor " + p, 3, m("fsize", held + m.id))
+            seen.check("truncate", "read by old descriptor " + p, text[:3], m("read", held + m.id, 1 << 16, 0))
+            seen.check("truncate", "stat size " + p, 3, m("size", p))
+            seen.check("truncate", "read " + p, text[:3], m("slurp", p))
 
         mode = 0o600 if r % 2 else 0o751
-        t = time.monotonic()
-        os.chmod(mine, mode)
-        took["chmod"] += time.monotonic() - t
-        for p in theirs:
-            seen.check("chmod", "stat mode " + p, mode, attempt(lambda q=p: os.stat(q).st_mode & 0o7777))
+        change("chmod", writer, "chmod", mine, mode)
+        for m in readers:
+            seen.check("chmod", "mode by old descriptor " + m.path(name), mode, m("fmode", held + m.id))
+            seen.check("chmod", "stat mode " + m.path(name), mode, m("mode", m.path(name)))
 
-        ino = os.stat(mine).st_ino
-        for d in readers:
-            size_of(os.path.join(d, other))
-        t = time.monotonic()
-        os.rename(mine, os.path.join(dirs[w], other))
-        took["rename"] += time.monotonic() - t
-        for d, p in zip(readers, theirs):
-            q = os.path.join(d, other)
-            seen.check("rename", "stat old name " + p, "ENOENT", size_of(p))
-            seen.check("rename", "open old name " + p, "ENOENT", content(p))
-            seen.check("rename", "stat inode " + q, ino, attempt(lambda s=q: os.stat(s).st_ino))
-            names = os.listdir(d)
-            seen.check("rename", "readdir " + d, (False, True), (name in names, other in names))
-            seen.check("rename", "read " + q, text[:3], content(q))
+        ino = writer.do("ino", mine)
+        for m in readers:
+            m("size", m.path(other))
+        change("rename", writer, "rename", mine, writer.path(other))
+        for m in readers:
+            p, q = m.path(name), m.path(other)
+            seen.check("rename", "stat old name " + p, "ENOENT", m("size", p))
+            seen.check("rename", "open old name " + p, "ENOENT", m("slurp", p))
+            seen.check("rename", "stat inode " + q, ino, m("ino", q))
+            names = m.names()
+            seen.check("rename", "readdir " + m.dir, (False, True), (name in names, other in names))
+            seen.check("rename", "read " + q, text[:3], m("slurp", q))
 
-        t = time.monotonic()
-        os.unlink(os.path.join(dirs[w], other))
-        took["unlink"] += time.monotonic() - t
-        for d, fd in zip(readers, held):
-            q = os.path.join(d, other)
-            seen.check("unlink", "stat " + q, "ENOENT", size_of(q))
-            seen.check("unlink", "open " + q, "ENOENT", content(q))
-            names = os.listdir(d)
-            seen.check("unlink", "readdir " + d, (False, 10), (other in names, len(names)))
-            seen.check("unlink", "open descriptor " + q, text[:3], attempt(os.pread, fd, 64, 0))
-            if isinstance(fd, int):
-                os.close(fd)
+        change("unlink", writer, "unlink", writer.path(other))
+        for m in readers:
+            q = m.path(other)
+            seen.check("unlink", "stat " + q, "ENOENT", m("size", q))
+            seen.check("unlink", "open " + q, "ENOENT", m("slurp", q))
+            names = m.names()
+            seen.check("unlink", "readdir " + m.dir, (False, 10), (other in names, len(names)))
+            seen.check("unlink", "open descriptor " + q, text[:3], m("read", held + m.id, 64, 0))
+            m("close", held + m.id)
 
     for s in STEPS:
         print("%-9s %6d rounds %7d checks %5d stale %8.0f us each" %
-              (s, rounds, seen.checks[s], seen.stale[s], took[s] / max(rounds, 1) * 1e6))
+              (s, made, seen.checks[s], seen.stale[s], took[s] / max(made, 1) * 1e6))
+    if made < opt.rounds / 10:
+        print("too slow: %d rounds of %d in %g s" % (made, opt.rounds, opt.seconds))
+        return 1
     return 1 if any(seen.stale.values()) else 0
 
 

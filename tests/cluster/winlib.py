@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What windows.py stands on: processes that do system calls on the mounts, the admin socket, held fault points.
 
+A node is where its admin socket is: a path on this machine, or agent:HOST:PORT, the agent (tests/vm/agent.py) of a node that is a machine
+of its own. The same calls are made in either case.
 What must never happen: a call on a mount by this process itself (it would hang with it), or a wait without a limit.
 """
 import ast
@@ -44,7 +46,8 @@ def acl(*users):
 
 def c_open(key, path, flags, mode=0o644):
     STATE[key] = os.open(path, flags, mode)
-    os.posix_fadvise(STATE[key], 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead: each window says what it reads
+    if not flags & os.O_PATH:
+        os.posix_fadvise(STATE[key], 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead: each window says what it reads
 
 
 def c_make(path, data, mode=0o644):
@@ -53,12 +56,27 @@ def c_make(path, data, mode=0o644):
     os.close(fd)
 
 
+def c_append_to(path, data):
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        return os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
 def c_slurp(path):
     fd = os.open(path, os.O_RDONLY)
     try:
         return os.read(fd, 1 << 20)
     finally:
         os.close(fd)
+
+
+def c_drop_caches():
+    """The kernel forgets what is not in use, the daemon keeps its tokens."""
+    for _ in range(2):  # what was used a moment ago survives the first
+        with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
+            f.write("2\n")
 
 
 def c_preads(key, count, stagger):
@@ -113,7 +131,8 @@ def c_append_flag(key):
 
 CALLS = {
     "open": c_open, "make": c_make, "slurp": c_slurp, "preads": c_preads, "map": c_map, "poke": c_poke, "falloc": c_falloc, "pokes": c_pokes,
-    "append_flag": c_append_flag, "scan_at": c_scan_at,
+    "append_flag": c_append_flag, "scan_at": c_scan_at, "append_to": c_append_to, "drop_caches": c_drop_caches,
+    "keep": lambda k, p: STATE.__setitem__(k, os.open(p, os.O_RDONLY)),
     "at": lambda k: os.fchdir(STATE[k]),
     "mode_at": lambda k, n: os.stat(n, dir_fd=STATE[k]).st_mode & 0o7777,
     "size_at": lambda k, n: os.stat(n, dir_fd=STATE[k]).st_size,
@@ -142,6 +161,7 @@ CALLS = {
     "utime": lambda p: os.utime(p, (1, 1)),
     "setacl": lambda p, *users: os.setxattr(p, "system.posix_acl_access", acl(*users)),
     "may_read": lambda p: c_slurp(p) is not None,
+    "may_read_at": lambda k: c_slurp("/proc/self/fd/%d" % STATE[k]) is not None,
 }
 
 
@@ -153,30 +173,60 @@ def serve(conn, uid):
         os.setresuid(uid, uid, uid)
     f = conn.makefile("rwb")
     for line in f:
-        name, args = ast.literal_eval(line.decode())
-        try:
-            r = CALLS[name](*args)
-        except OSError as e:
-            r = errno.errorcode.get(e.errno, str(e.errno))
-        f.write(repr(r).encode() + b"\n")
+        f.write(repr(answer(*ast.literal_eval(line.decode()))).encode() + b"\n")
         f.flush()
+
+
+def answer(name, args):
+    try:
+        return CALLS[name](*args)
+    except OSError as e:
+        return errno.errorcode.get(e.errno, str(e.errno))
+    except KeyError:  # could not be opened
+        return "not open"
+
+
+def agent_of(where):
+    """(host, port), or None: this machine."""
+    if not where.startswith("agent:"):
+        return None
+    host, port = where[6:].rsplit(":", 1)
+    return host, int(port)
+
+
+def agent_ask(agent, line):
+    """A connection that the agent was told the purpose of, and its first line."""
+    conn = socket.create_connection(agent, LIMIT)
+    conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    conn.sendall(line.encode() + b"\n")
+    first = b""
+    while not first.endswith(b"\n"):
+        got = conn.recv(1)
+        if not got:
+            raise Hang("agent %s:%d: no answer to %s" % (*agent, line))
+        first += got
+    return conn, first.decode().strip()
 
 
 class Client:
     """A process of node N that makes one call at a time."""
 
-    def __init__(self, node, uid=0):
-        mine, theirs = socket.socketpair()
-        self.node, self.conn, self.buf = node, mine, b""
+    def __init__(self, node, uid=0, where=""):
+        self.node, self.buf, self.call, self.agent = node, b"", None, agent_of(where)
+        if self.agent:
+            self.conn, pid = agent_ask(self.agent, "calls %d" % uid)
+            self.conn.settimeout(None)
+            self.pid = int(pid)
+            return
+        self.conn, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
-            mine.close()
+            self.conn.close()
             try:
                 serve(theirs, uid)
             finally:
                 os._exit(0)
         theirs.close()
-        self.call = None
 
     def start(self, name, *args):
         assert self.call is None, "%s while %s is not over" % (name, self.call)
@@ -215,12 +265,20 @@ class Client:
             raise Stale("node %d: %s%r: expected success, got %s" % (self.node, name, args, r))
         return r
 
-    def end(self):
+    def kill(self):
+        if self.agent:
+            agent_ask(self.agent, "kill %d" % self.pid)[0].close()
+            return
         try:
             os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+    def end(self):
+        self.kill()
         self.conn.close()
+        if self.agent:
+            return
         for _ in range(200):
             if os.waitpid(self.pid, os.WNOHANG)[0]:
                 return
@@ -234,10 +292,17 @@ class Admin:
     def __init__(self, socket_of, fs):
         self.socket_of, self.fs = socket_of, fs
 
+    @staticmethod
+    def connect(where):
+        if agent_of(where):
+            return agent_ask(agent_of(where), "admin")[0]
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(where)
+        return s
+
     def ask(self, node, verb, pos, opt):
-        with socket.socket(socket.AF_UNIX) as s:
+        with self.connect(self.socket_of(node)) as s:
             s.settimeout(LIMIT)
-            s.connect(self.socket_of(node))
             s.sendall(json.dumps({"verb": verb, "pos": pos, "opt": opt}).encode() + b"\n")
             for line in s.makefile():
                 answer = json.loads(line)
@@ -285,6 +350,10 @@ class Hold:
     def open_still(self):
         if not self.row()["waiting"]:
             raise Missed("node %d: the window at %s closed too early" % (self.node, self.point))
+
+    def open_from_the_start(self):
+        if self.row()["timed_out"]:
+            raise Missed("node %d: at %s somebody went on by himself" % (self.node, self.point))
 
     def release(self):
         self.admin.fault(self.node, "release", self.point)

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <grp.h>
 #include <stdarg.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -349,6 +350,16 @@ void px_tick(void)
 int64_t px_ns(struct timespec t)
 {
 	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+bool px_kernel(int major, int minor)
+{
+	struct utsname u;
+	int a = 0, b = 0;
+
+	if (px.local || uname(&u) || sscanf(u.release, "%d.%d", &a, &b) != 2)
+		return true;
+	return a > major || (a == major && b >= minor);
 }
 
 uint64_t px_rnd(void)

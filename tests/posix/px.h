@@ -97,6 +97,7 @@ void px_fill(void *buf, size_t len, unsigned salt);	      /* a pattern that show
 void px_make(const char *path, const void *data, size_t len);  /* a new file 0644 with this content */
 void px_mkfile(const char *path);			      /* a new empty file 0644 */
 int px_open(const char *path, int flags);		      /* NEED(open) with mode 0644 */
+bool px_kernel(int major, int minor);			      /* Tessera's mount is not served by a kernel older than that */
 void px_tick(void);					      /* long enough for every clock to show another time */
 int64_t px_ns(struct timespec t);
 uint64_t px_rnd(void);

@@ -415,6 +415,28 @@ static void ofd(void)
 	end(&b);
 }
 
+/* The same often: who waits must be seen asleep before it is known what it waits for. */
+static void ofd_cycles(void)
+{
+	struct agent a, b;
+	pair(&a, &b);
+	for (int i = 0; i < (px.longrun ? 1000 : 100) && !px_failed(); i++) {
+		EQ(0, LOCK(&a, AG_OFD, 0, F_WRLCK, 0, 1), "lock of A");
+		EQ(0, LOCK(&b, AG_OFD, 0, F_WRLCK, 1, 1), "lock of B");
+		start(&a, lock_order(AG_OFDW, 0, F_WRLCK, 1, 1));
+		start(&b, lock_order(AG_OFDW, 0, F_WRLCK, 0, 1));
+		TRUE(!ended(&b, 10) && !ended(&a, 10), "both wait, round %d", i);
+		for (int k = 0; k < 100 && !ended(&b, 50); k++)
+			kill(b.pid, SIGUSR1); /* again: B may not have begun yet */
+		EQ(EINTR, answer(&b).err, "a signal ends it");
+		EQ(0, LOCK(&b, AG_OFD, 0, F_UNLCK, 0, 0), "B unlocks");
+		woken(&a, "A");
+		EQ(0, LOCK(&a, AG_OFD, 0, F_UNLCK, 0, 0), "A unlocks");
+	}
+	end(&a);
+	end(&b);
+}
+
 /* ---- flock ---- */
 static void flocks(void)
 {
@@ -541,7 +563,8 @@ const struct px_test px_lock_tests[] = {
 	{"lock.wait", wait_woken, 0, 0},     {"lock.signals", signals, 0, 0},
 	{"lock.closes", closes, 0, 0},	     {"lock.upgrades", upgrades, 0, 0},
 	{"lock.deadlock", deadlock, 0, 0},   {"lock.deadlock_ring", deadlock_ring, 0, 0},
-	{"lock.ofd", ofd, 0, 0},	     {"lock.flock", flocks, 0, 0},
+	{"lock.ofd", ofd, 0, 0},	     {"lock.ofd_cycles", ofd_cycles, 0, 0},
+	{"lock.flock", flocks, 0, 0},
 	{"lock.flock_upgrades", flock_upgrades, 0, 0},
 	{"lock.many", many, 0, 0},	     {"lock.exclusion", exclusion, 0, 0},
 	{NULL, NULL, 0, 0},

@@ -2,6 +2,7 @@
 /* Topic: extended attributes: set, get, list, remove, flags, limits, name spaces, and on every kind of object. */
 #include "px.h"
 
+#include <sys/mman.h>
 #include <sys/xattr.h>
 
 /* Through both mounts: the attribute has this value. */
@@ -277,6 +278,17 @@ static void long_list(void)
 	free(list);
 }
 
+/* Not where a security module of the kernel answers for all (bpf, before 6.2): then a file in memory can be given one, too. */
+static bool security_guarded(void)
+{
+	int fd = memfd_create("guarded", MFD_CLOEXEC);
+	bool is = fd < 0 || fsetxattr(fd, "security.x", "y", 1, 0) < 0;
+
+	if (fd >= 0)
+		close(fd);
+	return is;
+}
+
 static void as_user(void *arg)
 {
 	char got[8];
@@ -284,7 +296,8 @@ static void as_user(void *arg)
 	(void)arg;
 	FAILS(EPERM, setxattr(pa("f"), "trusted.x", "y", 1, 0));
 	FAILS(ENODATA, getxattr(pa("f"), "trusted.t", got, 8));
-	FAILS(EPERM, setxattr(pa("f"), "security.x", "y", 1, 0));
+	if (security_guarded())
+		FAILS(EPERM, setxattr(pa("f"), "security.x", "y", 1, 0));
 	EQ(0, listed(false, "f", "trusted."), "trusted attributes listed to a user");
 	EQ(0, listed(px.two, "f", "trusted."), "trusted attributes listed to a user");
 	FAILS(EACCES, setxattr(pa("f"), "user.x", "y", 1, 0));

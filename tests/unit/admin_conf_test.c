@@ -43,15 +43,30 @@ static void good(void **state)
 	assert_string_equal(c.disks[1], "file:///tmp/x");
 	assert_int_equal(c.page_pool_bytes, 64 << 20);
 	assert_int_equal(c.port, 7420);
+	assert_int_equal(conf_times(&c).lease_ms, quorum_times_default.lease_ms);
+	assert_int_equal(conf_times(&c).margin_ms, quorum_times_default.margin_ms);
 	assert_int_equal(c.key[0], 0xab);
 	assert_string_equal(c.initiator, "iqn.2026-11.io.tessera:c1-n7");
+	conf_free(&c);
+}
+
+static void lease(void **state)
+{
+	struct conf c;
+	char err[256] = "";
+	assert_int_equal(load("lease_ms = 10000\n", &c, err), 0);
+	struct quorum_times t = conf_times(&c);
+	assert_int_equal(t.lease_ms, 10000);
+	assert_int_equal(t.renew_ms, 2000);
+	assert_int_equal(t.margin_ms, 2500);
+	assert_int_equal(t.settle_ms, quorum_times_default.settle_ms);
 	conf_free(&c);
 }
 
 static void refused(void **state)
 {
 	static const char *const bad[] = {"colour = red\n", "node_id = 0\n", "node_id = 256\n", "node_id = x\n", "port = 70000\n", "port\n",
-					  "disk = /dev/sda\n", "page_pool = 5Q\n", "page_pool = 0\n", "cluster_name =\n", "log_level = 9\n", "fault_points = maybe\n"};
+					  "disk = /dev/sda\n", "page_pool = 5Q\n", "page_pool = 0\n", "cluster_name =\n", "log_level = 9\n", "fault_points = maybe\n", "lease_ms = 999\n", "lease_ms = 60001\n"};
 	for (size_t i = 0; i < TS_ARRAY_LEN(bad); i++) {
 		struct conf c;
 		char err[256] = "";
@@ -143,7 +158,7 @@ static void verbs(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(good), cmocka_unit_test(refused), cmocka_unit_test(key_refused),
+	const struct CMUnitTest tests[] = {cmocka_unit_test(good), cmocka_unit_test(lease), cmocka_unit_test(refused), cmocka_unit_test(key_refused),
 					   cmocka_unit_test(incarnation_grows), cmocka_unit_test(sizes), cmocka_unit_test(verbs)};
 	if (!mkdtemp(dir))
 		return 1;
