@@ -22,6 +22,7 @@
 #define FH_INO64_GEN	 0x81 /* the kernel's FILEID_INO64_GEN: what FUSE makes of an inode */
 #define TF_LOOK_NS	 300000
 #define TF_APPEND_TRIES	 64
+#define TF_BEFORE_NS	 (10 * TS_NS_PER_MS)
 #define TF_APPLIED_NS	 (20 * TS_NS_PER_MS) /* an answer written longer ago has been applied */
 #define TF_SEND_NS	 100000 /* from taking its version number to queueing a request */
 
@@ -58,17 +59,21 @@ void tf_size_answered(const struct tf_req *q)
 }
 
 /* Until it is over, or sleeps behind its answer; twice, as a look may be old. */
-static int tell_wait(struct tfuse *tf, struct tf_job *j)
+static int tell_wait(struct tfuse *tf, struct tf_job *j, uint64_t until)
 {
 	int rc = 0;
 	for (unsigned asleep = 0; !j->done.done && asleep < 2;) {
+		if (ts_exec_now(tf->exec) >= until) {
+			rc = -ETIMEDOUT;
+			break;
+		}
 		(void)!ts_cond_wait_until(&j->done.cond, ts_exec_now(tf->exec) + TF_LOOK_NS, "kernel to ask for the size", j->node->ino, 0);
 		asleep = !j->done.done && j->answered && tf_job_asleep(j) ? asleep + 1 : 0;
 	}
 	ts_list_del(&j->tell_link);
 	if (!j->done.done) {
 		j->detached = true;
-		return 0;
+		return rc;
 	}
 	rc = j->done.rc;
 	tf_node_unref(tf, j->node);
@@ -150,9 +155,11 @@ void tf_size_append(struct tf_req *q)
 	}
 }
 
-static int tell(struct tfuse *tf, struct tf_node *n, bool *sure)
+static int tell(struct tfuse *tf, struct tf_node *n, uint64_t until, bool *sure)
 {
 	uint64_t invals = atomic_load(&n->invals);
+	if (tf->tellers >= TF_TELLERS && until != UINT64_MAX)
+		return -EBUSY;
 	while (tf->tellers >= TF_TELLERS)
 		ts_cond_wait(&tf->told, "others to tell the kernel a size", n->ino, 0);
 	struct tf_job *j = tf_job_new(tf, job_tell);
@@ -163,7 +170,7 @@ static int tell(struct tfuse *tf, struct tf_node *n, bool *sure)
 	tf->tellers++;
 	ts_list_push_back(&tf->telling, &j->tell_link);
 	tf_job_submit(j);
-	int rc = tell_wait(tf, j);
+	int rc = tell_wait(tf, j, until);
 	tf->tellers--;
 	ts_cond_signal(&tf->told);
 	tf->st.sizes_told += rc == 0;
@@ -177,7 +184,7 @@ static int tell(struct tfuse *tf, struct tf_node *n, bool *sure)
 
 int tf_size_tell(struct tf_req *q)
 {
-	return tell(q->tf, q->node, &q->told);
+	return tell(q->tf, q->node, UINT64_MAX, &q->told);
 }
 
 /* ---- answers that do not count ----
@@ -211,7 +218,7 @@ bool tf_size_overtaken(struct tf_req *q, struct tf_size_asked *a, uint64_t size)
 	    is_teller(q) || tf_fault(q->tf, TF_OMIT_SIZE, n->ino))
 		return false;
 	tf_node_ref(n);
-	rc = tell(q->tf, n, &sure);
+	rc = tell(q->tf, n, UINT64_MAX, &sure);
 	tf_node_unref(q->tf, n);
 	if (rc)
 		a->tries = TF_APPEND_TRIES;
@@ -231,6 +238,7 @@ void tf_size_before_inval(void *arg, uint64_t ino)
 		return;
 	}
 	tf_node_ref(n);
-	(void)!tell(tf, n, &sure);
+	/* Not for long: the look walks to the mount point, and whoever has that directory may wait for this very token. */
+	(void)!tell(tf, n, ts_exec_now(tf->exec) + TF_BEFORE_NS, &sure);
 	tf_node_unref(tf, n);
 }

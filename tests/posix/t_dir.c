@@ -280,7 +280,7 @@ static void other_changes(unsigned n, int stop)
  * time is met exactly once, and a position leads to the same place again. */
 static void positions_far(void)
 {
-	unsigned n = px.longrun ? 1000000 : 6000, dup = 0, missing = 0, moved = 0, step = 0;
+	unsigned n = px.longrun ? 1000000 : px.two ? 2000 : 6000, dup = 0, missing = 0, moved = 0, step = 0;
 	uint8_t *seen = calloc(1, n);
 	int stop[2];
 	pid_t pid;
