@@ -114,7 +114,7 @@ struct fs_datastate {
 	struct ts_list dirty_files;
 	size_t ndirty, dirty_limit; /* pages dirty or being written */
 	size_t nshared, shared_limit; /* blocks that need INODE EX before they can be clean */
-	bool share_kicked, share_all; /* share.c */
+	bool share_all; /* share.c */
 	struct ts_cond share_kick, share_room;
 	struct data_io *ios;
 	struct ts_list io_free;

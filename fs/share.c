@@ -39,7 +39,6 @@ void share_kick(struct fs *fs, bool all)
 {
 	struct fs_datastate *ds = fs->datas;
 
-	ds->share_kicked = true;
 	ds->share_all |= all;
 	ts_cond_signal(&ds->share_kick);
 }
@@ -164,7 +163,7 @@ static void share_fiber(void *arg)
 
 		(void)!ts_cond_wait_until(&ds->share_kick, ts_exec_now(fs->exec) + SHARE_TICK_NS, "shared files to be written down", 0, 0);
 		all = ds->share_all;
-		ds->share_kicked = ds->share_all = false;
+		ds->share_all = false;
 		commit_due(fs, all);
 		if (!over(fs) && fs_share_lazy_all(fs) && !over(fs))
 			ts_debug("%s: sizes of shared files are written down later", fs->super.name);

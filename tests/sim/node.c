@@ -161,7 +161,7 @@ static void mount_fiber(void *arg)
 	if (rc != -EBUSY) /* else it is still there: an evicted node's clients leave files open */
 		l->fs = NULL;
 	l->mounted = false;
-	if (rc && l->evicted) {
+	if (rc && (l->evicted || l->excluded)) { /* it was told while it unmounted */
 		l->excluded = true;
 		return;
 	}
