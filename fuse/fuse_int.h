@@ -141,6 +141,7 @@ struct tfuse {
 	void *arg;
 	struct fs *fs;
 	int fd;
+	struct fs_attr root;	/* of the root directory, as told last: for our own threads (size.c) */
 	bool aborted, have_epoch, setattr_versioned, names, polling, setxattr_ext, local_locks, strict_atime;
 	atomic_bool is_gone;	/* read by notifier threads too */
 	uint32_t proto_minor;	/* the kernel's */
@@ -303,6 +304,7 @@ void tf_retry_clear(struct tfuse *tf);
 /* size.c */
 void tf_size_arrived(struct tf_req *q);				 /* a READ came into its list */
 bool tf_size_doubtful(const struct tf_req *q, uint64_t end);	 /* it meets the end of the file there: may the kernel not believe it? */
+bool tf_size_is_teller(const struct tf_req *q); /* one of our own threads asks */
 void tf_size_answered(const struct tf_req *q);			 /* a GETATTR is being answered */
 int tf_size_tell(struct tf_req *q) TS_MUST_CHECK;		 /* makes the kernel ask; waits */
 void tf_size_replied(struct tfuse *tf, struct tf_node *n, uint64_t size); /* goes out now, with attributes */

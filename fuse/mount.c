@@ -99,6 +99,7 @@ int tfuse_mount(struct tfuse *tf, struct fs *fs, char *errmsg, size_t errlen)
 	struct fs_attr root;
 	tf->fs = fs;
 	int rc = fs_getattr(fs, &cred, FUSE_ROOT_ID, &root);
+	tf->root = root;
 	if (rc == 0 && !tf_node_get(tf, FUSE_ROOT_ID, root.gen)) /* the kernel knows the root without a look-up */
 		rc = -ENOMEM;
 	if (rc) {

@@ -60,10 +60,20 @@ static int attr_reply(struct tf_req *q, const struct fs_attr *a, bool timeout)
 		tf_node_saw(n, a);
 		n->told_size = a->size;
 	}
+	if (a->ino == FUSE_ROOT_ID)
+		q->tf->root = *a;
 	tf_size_answered(q);
 	tf_attr_timeout(q->tf, n, a, &out.attr_valid);
 	if (!timeout)
 		out.attr_valid = 0;
+	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
+}
+
+/* A thread of ours on its way to the mount point must wait for nobody. */
+static int root_for_teller(struct tf_req *q)
+{
+	struct fuse_attr_out out = {0};
+	tf_attr_fill(&out.attr, &q->tf->root);
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
 
@@ -72,6 +82,8 @@ int tf_op_getattr(struct tf_req *q)
 	struct fs_attr a;
 	struct tf_size_asked asked;
 	int rc;
+	if (q->in->nodeid == FUSE_ROOT_ID && tf_size_is_teller(q))
+		return root_for_teller(q);
 	tf_size_asked(q, &asked);
 	do {
 		tf_size_settled(q->tf, q->in->nodeid);

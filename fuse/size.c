@@ -12,7 +12,12 @@
  * leaves it at that: a read behind it would not reach what was just written. So where another node has moved the end, the kernel is
  * told before the append is answered, again until no invalidation came between.
  *
- * Must never happen: pins held while the thread looks; so many threads looking that revokes find none. */
+ * Going to the mount point, the thread's rights in the root directory are checked, and the kernel may ask for that directory's attributes
+ * first. Their token may be with a node that waits for what the READ holds. So that question of our own threads is answered with what
+ * was told last (tf_op_getattr): without a timeout, and the kernel takes nothing from it that is older than what it has.
+ *
+ * Must never happen: pins held while the thread looks; a look that waits for another inode's token; so many threads looking that
+ * revokes find none. */
 #include "fuse/fuse_int.h"
 #include <fcntl.h>
 #include <sched.h>
@@ -56,6 +61,15 @@ void tf_size_answered(const struct tf_req *q)
 		if (q->in->pid == (uint32_t)atomic_load(&j->tid))
 			j->answered = true;
 	}
+}
+
+bool tf_size_is_teller(const struct tf_req *q)
+{
+	ts_list_for(l, &q->tf->telling) {
+		if (q->in->pid == (uint32_t)atomic_load(&ts_list_entry(l, struct tf_job, tell_link)->tid))
+			return true;
+	}
+	return false;
 }
 
 /* Until it is over, or sleeps behind its answer; twice, as a look may be old. */
@@ -192,15 +206,6 @@ int tf_size_tell(struct tf_req *q)
  * A read asks for the size when the kernel has none that it trusts. If an invalidation comes between question and answer, the kernel
  * drops the answer and reads with the size that it had, which may lack what was appended long before. So a GETATTR that was overtaken
  * is answered when another one was not; and what was just answered is told once more before an invalidation that could overtake it. */
-static bool is_teller(const struct tf_req *q)
-{
-	ts_list_for(l, &q->tf->telling) {
-		if (q->in->pid == (uint32_t)atomic_load(&ts_list_entry(l, struct tf_job, tell_link)->tid))
-			return true;
-	}
-	return false;
-}
-
 void tf_size_asked(const struct tf_req *q, struct tf_size_asked *a)
 {
 	const struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
@@ -215,7 +220,7 @@ bool tf_size_overtaken(struct tf_req *q, struct tf_size_asked *a, uint64_t size)
 	bool sure;
 	int rc;
 	if (!n || size == n->sure_size || (!a->doubtful && a->invals == atomic_load(&n->invals)) || a->tries++ >= TF_APPEND_TRIES ||
-	    is_teller(q) || tf_fault(q->tf, TF_OMIT_SIZE, n->ino))
+	    tf_size_is_teller(q) || tf_fault(q->tf, TF_OMIT_SIZE, n->ino))
 		return false;
 	tf_node_ref(n);
 	rc = tell(q->tf, n, UINT64_MAX, &sure);
