@@ -173,6 +173,7 @@ int fs_open(struct fs *fs, const struct fs_cred *c, uint64_t ino, int flags, str
 int fs_create(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *name, size_t len, uint32_t mode, int flags,
 	      struct fs_file **out, struct fs_attr *attr) TS_MUST_CHECK; /* O_EXCL, O_TRUNC honoured */
 int fs_tmpfile(struct fs *fs, const struct fs_cred *c, uint64_t dir, uint32_t mode, int flags, struct fs_file **out, struct fs_attr *attr) TS_MUST_CHECK;
+void fs_file_maps(struct fs_file *f); /* its pages may be mapped and dirtied without a word, until it is released */
 void fs_release(struct fs *fs, struct fs_file *f);
 uint64_t fs_file_ino(const struct fs_file *f);
 bool fs_file_writes(const struct fs_file *f); /* opened for writing */

@@ -228,12 +228,14 @@ struct fs_inode {
 	uint64_t gap_clean;	/* behind this size its last block is zero on disk; UINT64_MAX = not looked at */
 	void *data;		/* data.c: cached blocks of the file */
 	unsigned opens;		/* fs_file count here */
+	unsigned maps;		/* of them, those through which pages may be mapped and dirtied: DATA is taken, and leaves, as a whole */
 	int wb_error;		/* write-behind failed; wb_error_seq tells handles once each */
 	uint64_t wb_error_seq;
 };
 /* With INODE pinned (SH is enough): the inode in memory, referenced; reads its block. -ESTALE if free (mode 0). */
 int fs_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out) TS_MUST_CHECK;
 void fs_inode_put(struct fs *fs, struct fs_inode *ip);
+bool fs_inode_mapped(struct fs *fs, uint64_t ino); /* maps > 0 */
 struct fs_inode *fs_inode_find(struct fs *fs, uint64_t ino); /* cached, referenced, or NULL */
 static inline struct fs_inode_disk *fs_idisk(struct fs_inode *ip) { return (struct fs_inode_disk *)ip->buf->data; }
 /* Puts size and times into the buffer within tx (which must be open; fs_tx_buf is done here). */
@@ -313,6 +315,7 @@ struct fs_file {
 	struct fs_inode *ip;
 	int flags;		/* O_* */
 	struct tok_pin open_pin; /* OPEN SH for as long as it is open */
+	bool maps;		/* counted in ip->maps */
 	uint64_t wb_error_seen;
 	uint64_t ra_next, ra_window, ra_end; /* sequential prefetch: next offset expected, bytes ahead, asked for up to here */
 	struct ts_list link;

@@ -92,6 +92,13 @@ struct fs_inode *fs_inode_find(struct fs *fs, uint64_t ino)
 	return ip;
 }
 
+bool fs_inode_mapped(struct fs *fs, uint64_t ino)
+{
+	const struct fs_inode *ip = lookup(fs, ino);
+
+	return ip && ip->maps;
+}
+
 void fs_inode_put(struct fs *fs, struct fs_inode *ip)
 {
 	TS_ASSERT(ip->refs);

@@ -45,11 +45,18 @@ void fs_release(struct fs *fs, struct fs_file *f)
 	fs->nfiles--;
 	tok_lock_release(fs->tok, ip->ino, (uintptr_t)f);
 	tok_unpin(fs->tok, &f->open_pin);
-	TS_ASSERT(ip->opens);
+	TS_ASSERT(ip->opens && ip->maps >= f->maps);
+	ip->maps -= f->maps;
 	if (!--ip->opens)
 		fs_inode_closed(fs, ip);
 	fs_inode_put(fs, ip);
 	ts_free(f);
+}
+
+void fs_file_maps(struct fs_file *f)
+{
+	f->ip->maps += !f->maps;
+	f->maps = true;
 }
 
 /* ---- open ---------------------------------------------------------------------------------------------------------- */

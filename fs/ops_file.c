@@ -52,6 +52,10 @@ static int pins_take_as(struct fs *fs, struct fs_inode *ip, enum tok_mode data, 
 	int rc;
 
 	memset(p, 0, sizeof(*p));
+	if (ip->maps) { /* a change of size must find all of it here: dirty pages wait for it in the kernel, and revokes for them */
+		off = 0;
+		last = TOK_END;
+	}
 	rc = tok_pin(fs->tok, TOK_DATA, ip->ino, data, TS_ALIGN_DOWN(off, bs), TS_MAX(last, off), flags, &p->data);
 	if (rc)
 		return pin_error(rc);

@@ -60,6 +60,11 @@ static void on_last_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_
 		up->inval_attr(up->arg, id);
 }
 
+static bool on_whole(void *arg, enum tok_kind kind, uint64_t id)
+{
+	return kind == TOK_DATA && fs_inode_mapped(arg, id);
+}
+
 static void on_lost(void *arg)
 {
 	fs_stop(arg, "this node was excluded from the cluster");
@@ -72,7 +77,7 @@ static int start_tokens(struct fs *fs)
 	const struct fs_mount_args *m = &fs->args;
 	struct tok_args t = {.exec = fs->exec, .net = m->net, .group = fs->group, .net_group = m->net_group, .self = fs->self,
 			     .incarnation = fs->incarnation, .max_tokens = m->max_tokens,
-			     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .last_revoke = on_last_revoke, .lost = on_lost, .arg = fs}};
+			     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .last_revoke = on_last_revoke, .whole = on_whole, .lost = on_lost, .arg = fs}};
 
 	fs->tok = tok_mgr_new(&t);
 	return fs->tok ? 0 : -ENOMEM;

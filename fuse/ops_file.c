@@ -18,6 +18,8 @@ static void open_fill(struct tfuse *tf, uint64_t ino, int flags, struct fs_file 
 	struct tf_node *n = tf_node_find(tf, ino);
 	bool first = n && mappable(flags) && n->writers++ == 0;
 	out->fh = (uint64_t)(uintptr_t)f;
+	if (mappable(flags))
+		fs_file_maps(f);
 	if (flags & O_APPEND || (tf->strict_atime && (flags & O_ACCMODE) != O_WRONLY)) {
 		out->fh |= TF_FH_DIRECT;
 		out->open_flags = FOPEN_DIRECT_IO;

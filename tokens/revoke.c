@@ -79,7 +79,10 @@ static bool give_back(struct tok_mgr *m, struct tok *t, struct dlm_want *w)
 	uint64_t id = t->res.key.id;
 	t->revoke_begun = true;
 	wait_min_hold(m, t);
-	if (!t->drop && kind == TOK_DATA) {
+	if (!t->drop && kind == TOK_DATA && e->whole && e->whole(e->arg, kind, id)) {
+		w->start = 0;
+		w->end = TOK_END;
+	} else if (!t->drop && kind == TOK_DATA) {
 		note_contention(m, t);
 		widen(t, w);
 	}

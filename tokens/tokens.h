@@ -56,6 +56,8 @@ struct tok_events {
 	/* Behind it, with new users blocked and those in conflict gone: what kernel caches took meanwhile goes too, for good. Only
 	 * TOK_LATE pins are granted meanwhile: what this waits for must need no other. */
 	void (*last_revoke)(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end);
+	/* Must a DATA token stay in one piece? Then a revoke of a part takes all of it. NULL: never. Does not wait. */
+	bool (*whole)(void *arg, enum tok_kind kind, uint64_t id);
 	/* All tokens of this node are gone (excluded from the group): caches are void, nothing may be written. */
 	void (*lost)(void *arg);
 	void *arg;

@@ -231,7 +231,7 @@ static int setup(void **state)
 				     .self = i,
 				     .incarnation = i,
 				     .max_tokens = max_tokens,
-				     .events = {on_revoke, on_pre_revoke, on_last_revoke, on_lost, n}};
+				     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .last_revoke = on_last_revoke, .lost = on_lost, .arg = n}};
 		n->m = tok_mgr_new(&a);
 		assert_non_null(n->m);
 	}
