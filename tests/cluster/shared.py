@@ -35,7 +35,7 @@ def write(folder, shape, node, nodes, calls, passes, log_path):
     size, place = SHAPES[shape]
     ended = []
     signal.signal(signal.SIGTERM, lambda *args: ended.append(1))
-    fd = os.open(os.path.join(folder, shape), os.O_CREAT | os.O_RDWR, 0o644)
+    fd = os.open(os.path.join(folder, shape), os.O_CREAT | os.O_WRONLY, 0o644)  # for reading too, the token would move as a whole
     with open(log_path, "w", buffering=1, encoding="ascii") as log:
         n = 0
         while not ended and (not passes or n < passes * calls):

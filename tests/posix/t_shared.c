@@ -80,7 +80,9 @@ static void stripe_writer(void *arg, unsigned w)
 {
 	const struct stripes *s = arg;
 	size_t len = s->piece * s->pieces;
-	int fd = px_open(mine(w), O_RDWR | (s->how[w] == DIRECT ? O_DIRECT : 0) | (s->how[w] == SYNCED ? O_DSYNC : 0));
+	int more = (s->how[w] == DIRECT ? O_DIRECT : 0) | (s->how[w] == SYNCED ? O_DSYNC : 0);
+	int fd = px_open(mine(w), (s->how[w] == MAPPED ? O_RDWR : O_WRONLY) | more); /* one that could be mapped moves the token as a whole */
+	int in = px_open(mine(w), O_RDONLY | (more & O_DIRECT));
 	uint8_t *buf = buffer(s->piece), *got = buffer(s->piece), *map = NULL;
 
 	if (s->how[w] == MAPPED) {
@@ -94,14 +96,15 @@ static void stripe_writer(void *arg, unsigned w)
 			memcpy(map + at, buf, s->piece);
 		else
 			EQ(s->piece, pwrite(fd, buf, s->piece, at), "write at %lld through %s", (long long)at, mine(w));
-		EQ(s->piece, pread(fd, got, s->piece, at), "read at %lld through %s", (long long)at, mine(w));
+		EQ(s->piece, pread(in, got, s->piece, at), "read at %lld through %s", (long long)at, mine(w));
 		SAME_BYTES(buf, got, s->piece, "own bytes at %lld through %s", (long long)at, mine(w));
 		if (s->reads && i && s->how[w] != DIRECT)
-			look_left(s, fd, got, i);
+			look_left(s, in, got, i);
 	}
 	if (map)
 		OK(munmap(map, len));
 	OK(close(fd));
+	OK(close(in));
 }
 
 static void run_stripes(struct stripes s, bool sized)
