@@ -52,7 +52,9 @@ static int pins_take_as(struct fs *fs, struct fs_inode *ip, enum tok_mode data, 
 	int rc;
 
 	memset(p, 0, sizeof(*p));
-	if (ip->maps) { /* a change of size must find all of it here: dirty pages wait for it in the kernel, and revokes for them */
+	/* A change of size must find all of it here: dirty pages wait for it in the kernel, and revokes for them. These pages themselves
+	 * came under the token of their block at least. */
+	if (ip->maps && !(flags & TOK_LATE)) {
 		off = 0;
 		last = TOK_END;
 	}
