@@ -57,7 +57,6 @@ int fs_check(const struct fs_check_args *a, bool force_offline, struct fs_check_
 enum { FS_INVAL_LAST = 1 /* nothing is read under the old token any more: pages must not be there behind this */,
        FS_INVAL_SHARED = 2 /* the token stays shared: clean pages may stay, dirty ones and the right to make some may not */ };
 struct fs_upcalls { /* into fuse/ (or the simulator's kernel); may be NULL members. Called on fibers; may wait. */
-	void (*before_inval)(void *arg, uint64_t ino);			       /* both of these follow; the token still serves everybody */
 	void (*inval_attr)(void *arg, uint64_t ino);			       /* attributes, ACLs */
 	/* Pages; dirty mapped pages come as fs_write_mapped meanwhile. how: FS_INVAL_*. */
 	void (*inval_data)(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how);

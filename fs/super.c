@@ -39,8 +39,6 @@ static void on_pre_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_m
 	struct fs *fs = arg;
 	const struct fs_upcalls *up = &fs->args.up;
 
-	if ((kind == TOK_DATA || kind == TOK_INODE) && up->before_inval)
-		up->before_inval(up->arg, id);
 	if (kind == TOK_DIR && up->inval_names)
 		up->inval_names(up->arg, id);
 	if (kind == TOK_DATA && up->inval_data)
@@ -56,8 +54,6 @@ static void on_last_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_
 
 	if (kind == TOK_DATA && up->inval_data)
 		up->inval_data(up->arg, id, start, end, FS_INVAL_LAST | (to == TOK_SH ? FS_INVAL_SHARED : 0));
-	if ((kind == TOK_DATA || kind == TOK_INODE) && up->inval_attr) /* told since the first time, by those who were let through */
-		up->inval_attr(up->arg, id);
 }
 
 static bool on_whole(void *arg, enum tok_kind kind, uint64_t id)

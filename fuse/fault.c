@@ -33,7 +33,6 @@ static const struct {
 	{TF_OMIT_ZERO_ATTR, "omit.no_timeout_for_new", true},
 	{TF_OMIT_ZERO_NAME, "omit.no_timeout_for_listed", true},
 	{TF_OMIT_SIZE, "omit.size_first", true},
-	{TF_OMIT_TORN, "omit.torn", true},
 	{TF_OMIT_CLEAR, "omit.wait_for_hole", true},
 	{TF_OMIT_LATER, "omit.drop_misplaced", true},
 };

@@ -30,7 +30,6 @@ enum tf_fault_point {
 	TF_OMIT_ZERO_ATTR, /* new objects, and SETATTR replies on any kernel, carry an attribute timeout */
 	TF_OMIT_ZERO_NAME, /* listed names carry a timeout */
 	TF_OMIT_SIZE,	   /* the kernel is not made to ask for a size */
-	TF_OMIT_TORN,	   /* pages that an older size may cut stay */
 	TF_OMIT_CLEAR,	   /* a hole that is not answered does not keep the token */
 	TF_OMIT_LATER,	   /* pages of an append at the wrong place stay */
 	TF_FAULT_END

@@ -39,8 +39,7 @@ void tfuse_free(struct tfuse *tf);
 
 struct tfuse_stats {
 	uint64_t requests, op_count[64], inval_attr, inval_data, inval_names, inval_retries, epoch_bumps;
-	uint64_t sizes_told;   /* before the answer to a READ that met the end, or to an append that went elsewhere */
-	uint64_t pages_torn;   /* dropped, because a size told before may have cut them */
+	uint64_t sizes_told;   /* before the answer to a READ that met the end */
 	uint64_t inval_enoent; /* the kernel did not have the inode yet: asked again */
 	uint64_t nodes, in_flight;
 	uint32_t proto_minor;  /* the kernel's; 0: it has not spoken yet */

@@ -78,11 +78,6 @@ struct tf_node { /* an inode the kernel may know */
 	struct ts_list reads;	  /* READs into the page cache not yet answered */
 	uint64_t arrivals;	  /* of both, counted */
 	uint64_t told_size;	  /* by the last GETATTR */
-	uint64_t replied_size, size_ns; /* the last size told with attributes, and when */
-	uint64_t sure_size;	  /* the kernel has, or had, applied this one */
-	bool sized, unsure;	  /* there is such a size; it was told another one since */
-	unsigned torn;		  /* pages answered, that an older size may cut: being dropped */
-	struct ts_cond torn_cond;
 	atomic_uint_least64_t invals; /* calls to drop something of it: begun and ended, counted by their threads */
 	atomic_uint_least64_t inval_ns; /* when the last one began */
 	atomic_uint inval_running;
@@ -113,7 +108,6 @@ struct tf_req {
 	struct ts_list node_link;
 	uint64_t first, last;	/* READ, WRITE: bytes covered */
 	uint64_t invals;	/* READ: of its node, when it came */
-	uint64_t least;		/* READ: the least size that was told since it came */
 	bool doubtful, told;	/* READ: its word about the end may not count; the kernel asked for the size since */
 	uint8_t small[TF_SMALL_BYTES] __attribute__((aligned(8)));
 };
@@ -307,21 +301,6 @@ bool tf_size_doubtful(const struct tf_req *q, uint64_t end);	 /* it meets the en
 bool tf_size_is_teller(const struct tf_req *q); /* one of our own threads asks */
 void tf_size_answered(const struct tf_req *q);			 /* a GETATTR is being answered */
 int tf_size_tell(struct tf_req *q) TS_MUST_CHECK;		 /* makes the kernel ask; waits */
-void tf_size_replied(struct tfuse *tf, struct tf_node *n, uint64_t size); /* goes out now, with attributes */
-void tf_size_torn(struct tf_req *q, struct tf_node *n, uint64_t end); /* behind the answer to a READ; may wait */
-void tf_size_settled(struct tfuse *tf, uint64_t ino); /* waits until no page may be torn */
-/* A GETATTR: snapshot when it comes; before it is answered: true if the answer would not count and the kernel was told in another way,
- * which waited. */
-struct tf_size_asked {
-	uint64_t invals;
-	bool doubtful;
-	unsigned tries;
-};
-void tf_size_asked(const struct tf_req *q, struct tf_size_asked *a);
-bool tf_size_overtaken(struct tf_req *q, struct tf_size_asked *a, uint64_t size);
-void tf_size_before_inval(void *arg, uint64_t ino);
-bool tf_size_is_settled(struct tfuse *tf, uint64_t ino);
-void tf_size_append(struct tf_req *q); /* an append that went elsewhere than the kernel believed: before it is answered; waits */
 
 /* upcalls.c */
 void tf_inval_attr(void *arg, uint64_t ino);
@@ -330,7 +309,6 @@ void tf_inval_names(void *arg, uint64_t dir);
 void tf_stopped(void *arg, const char *why);
 void tf_inval_later(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end); /* after the reply, nobody waits */
 void tf_inval_written(struct tf_req *q, uint64_t start, uint64_t end); /* by a WRITE that may hold a folio, before its answer */
-void tf_inval_torn(struct tfuse *tf, struct tf_node *n, uint64_t start, uint64_t end); /* not for READs that hold these pages: behind them then */
 void tf_inval_now(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end);   /* by a request that holds no folio */
 
 #endif

@@ -45,7 +45,6 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 void tfuse_upcalls(struct tfuse *tf, struct fs_upcalls *out)
 {
 	*out = (struct fs_upcalls){
-		.before_inval = tf_size_before_inval,
 		.inval_attr = tf_inval_attr,
 		.inval_data = tf_inval_data,
 		.inval_names = tf_inval_names,

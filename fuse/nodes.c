@@ -79,7 +79,6 @@ struct tf_node *tf_node_get(struct tfuse *tf, uint64_t ino, uint32_t gen)
 		ts_list_init(&n->writes);
 		ts_list_init(&n->reads);
 		ts_cond_init(&n->late_cond);
-		ts_cond_init(&n->torn_cond);
 		ts_cond_init(&n->clear_cond);
 		if (ts_map_insert(&tf->nodes, &n->node, ts_hash_u64(ino))) {
 			ts_free(n);

@@ -42,13 +42,10 @@ void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a)
 void tf_attr_timeout(struct tfuse *tf, struct tf_node *n, const struct fs_attr *a, uint64_t *valid)
 {
 	*valid = 0;
-	if (!n)
+	if (!n || !a->cacheable)
 		return;
-	n->attr_cached = true; /* without a timeout, too: it may be applied late, over the size of another node's change */
-	if (S_ISREG(a->mode))
-		tf_size_replied(tf, n, a->size);
-	if (a->cacheable)
-		*valid = TF_FOREVER_S;
+	*valid = TF_FOREVER_S;
+	n->attr_cached = true;
 }
 
 static int attr_reply(struct tf_req *q, const struct fs_attr *a, bool timeout)
@@ -80,15 +77,9 @@ static int root_for_teller(struct tf_req *q)
 int tf_op_getattr(struct tf_req *q)
 {
 	struct fs_attr a;
-	struct tf_size_asked asked;
-	int rc;
 	if (q->in->nodeid == FUSE_ROOT_ID && tf_size_is_teller(q))
 		return root_for_teller(q);
-	tf_size_asked(q, &asked);
-	do {
-		tf_size_settled(q->tf, q->in->nodeid);
-		rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
-	} while (rc == 0 && S_ISREG(a.mode) && (!tf_size_is_settled(q->tf, q->in->nodeid) || tf_size_overtaken(q, &asked, a.size)));
+	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
 	return rc ? rc : attr_reply(q, &a, true);
 }
 

@@ -180,14 +180,7 @@ int tf_op_read(struct tf_req *q)
 	if (q->node && r >= 0) /* behind the end, too: the kernel fills the page with zeros */
 		tf_pages_filled(q->node);
 	int rc = r < 0 ? (int)r : tf_reply(q, buf, (size_t)r) ? -TF_NOREPLY : 0;
-	struct tf_node *n = q->node;
-	if (n)
-		tf_node_ref(n);
 	untrack(q);
-	if (n && r > 0)
-		tf_size_torn(q, n, in->offset + (uint64_t)r);
-	if (n)
-		tf_node_unref(q->tf, n);
 	if (in->size <= 4096)
 		ts_free(buf);
 	else
@@ -284,9 +277,6 @@ int tf_op_write(struct tf_req *q)
 		tf_inval_written(q, in->offset, in->offset + (uint64_t)r - 1);
 		tf_inval_written(q, at, at + (uint64_t)r - 1);
 	}
-	tf_size_settled(q->tf, q->in->nodeid);
-	if (r > 0 && at != in->offset && q->node) /* it believes that the file ends where it thinks it wrote */
-		tf_size_append(q);
 	struct fuse_write_out out = {.size = r > 0 ? (uint32_t)r : 0};
 	int rc = r < 0 ? (int)r : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 	untrack(q);

@@ -308,13 +308,6 @@ void tf_inval_later(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end
 	tf_job_submit(j);
 }
 
-void tf_inval_torn(struct tfuse *tf, struct tf_node *n, uint64_t start, uint64_t end)
-{
-	struct tf_job *j = node_job(tf, n, job_inval_data, start, end);
-	tf_job_submit(j);
-	held_wait(tf, n, j);
-}
-
 void tf_inval_now(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end)
 {
 	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, ino);
