@@ -327,6 +327,10 @@ static void by_handle(void)
 	close(fd);
 	OK(unlink(pb("d/g")));
 	px_mkfile(pb("new"));
+	for (unsigned i = 0; i < 100 && (fd = open_by_handle_at(m, &h.h, O_RDONLY)) >= 0; i++) { /* it is freed by others than who removed it */
+		close(fd);
+		usleep(50000);
+	}
 	FAILS(ESTALE, open_by_handle_at(m, &h.h, O_RDONLY));
 	FAILS(ESTALE, open_by_handle_at(mb, &h.h, O_RDONLY));
 	close(mb);
