@@ -150,6 +150,11 @@ static bool others_wait(const struct dlm_mres *r, const struct dlm_waiter *w)
 	return false;
 }
 
+static bool takes_value(const struct dlm_mres *r, const struct dlm_waiter *w)
+{
+	return r->value.set && w->start == 0 && w->end == DLM_END && alone(r, w);
+}
+
 /* Who gets a value must be able to write it down, whatever he asked for. Who has SW and asks for SH gets both, and is told so. */
 static enum dlm_mode mode_for(const struct dlm_mres *r, const struct dlm_waiter *w)
 {
@@ -157,16 +162,14 @@ static enum dlm_mode mode_for(const struct dlm_mres *r, const struct dlm_waiter 
 		return w->mode;
 	if (w->mode != DLM_EX && dlm_rset_covers(&r->granted, w->node, w->mode == DLM_SH ? DLM_SW : DLM_SH, w->start, w->end))
 		return DLM_EX;
-	if (!alone(r, w))
-		return w->mode;
-	return r->value.set || (w->best && !others_wait(r, w)) ? DLM_EX : (enum dlm_mode)w->mode;
+	return takes_value(r, w) || (w->best && alone(r, w) && !others_wait(r, w)) ? DLM_EX : (enum dlm_mode)w->mode;
 }
 
 /* w has no conflict: enters it into the table. out = what it gets. */
 static int enter(struct dlm *d, struct dlm_mres *r, const struct dlm_waiter *w, struct dlm_piece *out,
 		 bool *mastery, struct dlm_value *v)
 {
-	bool takes = r->value.set && mode_for(r, w) == DLM_EX && alone(r, w) && w->start == 0 && w->end == DLM_END;
+	bool takes = takes_value(r, w);
 	*out = (struct dlm_piece){.start = TS_MIN(w->dstart, w->start),
 				  .end = TS_MAX(w->dend, w->end),
 				  .mode = mode_for(r, w),

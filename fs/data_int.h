@@ -240,6 +240,7 @@ static inline bool data_ex_held(struct fs *fs, const struct fs_inode *ip)
 static inline bool data_sharing(const struct fs_inode *ip) { return ip->sw_fiber && ip->sw_fiber == ts_fiber_self(); }
 /* INODE EX pinned and the inode's block in memory. No pins held. */
 int share_pin_ex(struct fs *fs, struct fs_inode *ip, struct tok_pin *pin) TS_MUST_CHECK;
+int share_write_lazy(struct fs *fs, struct fs_inode *ip) TS_MUST_CHECK; /* size and times into the inode, under EX. No pins held. */
 void share_kick(struct fs *fs, bool all);
 void share_mark(struct fs *fs, struct data_blk *b); /* about to be dirtied under SW */
 void share_unmark(struct fs *fs, struct data_blk *b);

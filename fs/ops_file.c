@@ -160,7 +160,7 @@ static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, 
 		return 0;
 	len = TS_MIN(len, FS_MAX_SIZE - off);
 	/* One of several writers knows a size that is at most the true one: below it, that is enough. */
-	shared = tok_holds(fs->tok, TOK_INODE, f->ip->ino, TOK_SW, 0, TOK_END) && !tok_holds(fs->tok, TOK_INODE, f->ip->ino, TOK_SH, 0, TOK_END);
+	shared = !tok_holds(fs->tok, TOK_INODE, f->ip->ino, TOK_SH, 0, TOK_END) && tok_holds(fs->tok, TOK_INODE, f->ip->ino, TOK_SW, 0, TOK_END);
 	rc = pins_take_as(fs, f->ip, data, 0, shared ? TOK_SW : TOK_SH, off, off + len, &p);
 	if (!rc && data_sharing(f->ip) && off + len > f->ip->size) {
 		pins_drop(fs, f->ip, &p);

@@ -35,6 +35,18 @@ int share_pin_ex(struct fs *fs, struct fs_inode *ip, struct tok_pin *pin)
 	return rc;
 }
 
+int share_write_lazy(struct fs *fs, struct fs_inode *ip)
+{
+	struct tok_pin pin;
+	int rc = share_pin_ex(fs, ip, &pin);
+
+	if (rc)
+		return rc;
+	rc = fs_inode_write_lazy(fs, ip);
+	tok_unpin(fs->tok, &pin);
+	return rc;
+}
+
 void share_kick(struct fs *fs, bool all)
 {
 	struct fs_datastate *ds = fs->datas;
@@ -139,15 +151,9 @@ int fs_share_lazy_all(struct fs *fs)
 	int rc = 0;
 
 	while (!rc && n-- && (ip = fs_inode_next_shared(fs))) {
-		struct tok_pin pin;
-
-		rc = share_pin_ex(fs, ip, &pin);
-		if (!rc) {
-			rc = fs_inode_write_lazy(fs, ip);
-			tok_unpin(fs->tok, &pin);
-		} else if (rc == -ESTALE) {
+		rc = share_write_lazy(fs, ip);
+		if (rc == -ESTALE)
 			rc = 0; /* freed meanwhile */
-		}
 		fs_inode_put(fs, ip);
 	}
 	return rc;

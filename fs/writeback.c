@@ -379,14 +379,8 @@ static int sync_inode(struct fs *fs, struct fs_inode *ip)
 
 	if (ip->lazy_dirty && data_ex_held(fs, ip))
 		return fs_inode_write_lazy(fs, ip);
-	if (ip->lazy_dirty) {
-		rc = share_pin_ex(fs, ip, &pin);
-		if (rc)
-			return rc;
-		rc = fs_inode_write_lazy(fs, ip);
-		tok_unpin(fs->tok, &pin);
-		return rc;
-	}
+	if (ip->lazy_dirty)
+		return share_write_lazy(fs, ip);
 	if (!tok_value_kept(fs->tok, TOK_INODE, ip->ino, &v))
 		return 0;
 	rc = tok_pin(fs->tok, TOK_INODE, ip->ino, TOK_SH, 0, TOK_END, 0, &pin); /* whoever has it forces his log first */
