@@ -312,7 +312,7 @@ static int read_block(struct fs *fs, struct fs_buf *b, enum fs_block_type type)
 		rc = verify(fs, b, type);
 	b->reading = false;
 	b->uptodate = !rc && !b->detached && !b->forgotten;
-	if (b->forgotten)
+	if (rc || b->forgotten) /* not to be found again: of two who waited for a read that failed, one would keep it for the other for ever */
 		detach(fs, b);
 	ts_cond_broadcast(&b->cond);
 	return rc ? rc : b->uptodate ? 0 : -TS_ERR_RETRY;

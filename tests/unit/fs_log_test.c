@@ -506,6 +506,51 @@ static void errors_stop(void **state)
 	}
 }
 
+/* ---- a read that several wait for ---------------------------------------------------------------------------------- */
+
+struct readers {
+	struct fsh *h;
+	struct ts_group group;
+	unsigned failed, read;
+};
+static void read_fiber(void *arg)
+{
+	struct readers *r = arg;
+	struct fs_buf *b;
+	int rc = fs_buf_get(r->h->fs, inode_addr(r->h->fs, 40), FS_BT_INODE, TOK_INODE, 40, &b);
+
+	r->failed += rc == -EIO;
+	r->read += rc == 0;
+	if (!rc)
+		fs_buf_put(r->h->fs, b);
+	ts_group_done(&r->group, 0);
+}
+static void readers_fiber(void *arg)
+{
+	struct readers *r = arg;
+
+	r->h->disk[0]->fail_op = NSD_READ;
+	r->h->disk[0]->fail_nth = 1;
+	r->h->disk[0]->fail_rc = -EIO;
+	for (unsigned i = 0; i < 4; i++) {
+		ts_group_add(&r->group);
+		assert_int_equal(ts_fiber_spawn(r->h->x, "reader", read_fiber, r), 0);
+	}
+	assert_int_equal(ts_group_wait(&r->group, "readers"), 0);
+}
+/* Whoever sent it is told; those who waited for it ask again, and nobody waits for ever. */
+static void failed_read_has_waiters(void **state)
+{
+	struct readers r = {.h = start()};
+
+	ts_group_init(&r.group);
+	fsh_run(r.h, readers_fiber, &r);
+	assert_int_equal(r.failed, 1);
+	assert_int_equal(r.read, 3);
+	fsh_crash(r.h, 0);
+	fsh_free(r.h);
+}
+
 /* ---- cost --------------------------------------------------------------------------------------------------------- */
 
 static void cost_fiber(void *arg)
@@ -547,6 +592,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(one_force),	   cmocka_unit_test(group_commit),    cmocka_unit_test(intents_survive),
 		cmocka_unit_test(freed_blocks_stay), cmocka_unit_test(suspension),    cmocka_unit_test(errors_stop),
+		cmocka_unit_test(failed_read_has_waiters),
 		cmocka_unit_test(cost),		   cmocka_unit_test(crashes),
 	};
 
