@@ -325,6 +325,8 @@ int data_gap(struct fs *fs, struct data_file *df, uint64_t old_size, uint64_t to
 	if (!b)
 		return -ENOMEM;
 	rc = data_blk_known(fs, b);
+	if (!rc && (b->ios || b->ready)) /* written before the end was cut, perhaps, and not mapped yet */
+		rc = data_blk_settled(fs, b);
 	end = TS_MIN(to - idx * fs->block_size, (uint64_t)b->map.subs * FS_SUB);
 	if (!rc && b->map.addr && !b->map.unwritten && from < end) {
 		rc = data_zero_pages(fs, b, from, end);
@@ -339,7 +341,9 @@ int data_gap(struct fs *fs, struct data_file *df, uint64_t old_size, uint64_t to
  * zero now (D3). [.., end) of the block is being written. */
 static int clean_tail(struct fs *fs, struct data_blk *b, uint64_t end)
 {
-	uint64_t room = b->next == NEXT_FRESH || b->map.unwritten || !b->map.addr ? 0 : (uint64_t)b->map.subs * FS_SUB;
+	bool fresh = b->next == NEXT_FRESH && !b->ready; /* ready: the disk may have what was cut off since */
+	uint64_t room = fresh || (b->next != NEXT_FRESH && (b->map.unwritten || !b->map.addr)) ? 0 :
+			(uint64_t)(b->next == NEXT_FRESH ? b->ext.subs : b->map.subs) * FS_SUB;
 	int rc = 0;
 
 	if (b->tail_clean)
