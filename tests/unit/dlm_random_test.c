@@ -8,13 +8,6 @@
 #include <stdarg.h>
 #include <cmocka.h>
 
-static uint64_t rng_state;
-static uint64_t rnd(uint64_t n)
-{
-	rng_state = rng_state * 6364136223846793005ULL + 1442695040888963407ULL;
-	return (ts_hash_u64(rng_state) >> 11) % n;
-}
-
 static const struct dlm_key keys[] = {{1, KIND_HASH},		{3, KIND_SEGMENT}, {3 << 9 | 1, KIND_INODE},
 				      {3 << 9 | 2, KIND_INODE}, {4, KIND_SEGMENT}, {4 << 9 | 7, KIND_INODE}};
 
@@ -29,7 +22,7 @@ static void range_of(uint64_t *start, uint64_t *end)
 {
 	static const uint64_t at[][2] = {{0, DLM_END}, {0, 99},	       {100, 199},
 					 {50, 149},    {200, DLM_END}, {7, 7}};
-	unsigned i = (unsigned)rnd(TS_ARRAY_LEN(at));
+	unsigned i = (unsigned)sim_rnd(TS_ARRAY_LEN(at));
 	*start = at[i][0];
 	*end = at[i][1];
 }
@@ -37,18 +30,18 @@ static void range_of(uint64_t *start, uint64_t *end)
 static void random_request(struct walk *w, struct sim_node *n)
 {
 	static const enum dlm_mode modes[] = {DLM_SH, DLM_SH, DLM_EX, DLM_EX, DLM_SW};
-	unsigned k = (unsigned)rnd(w->s.nkeys);
+	unsigned k = (unsigned)sim_rnd(w->s.nkeys);
 	uint64_t start, end;
 	if (!sim_can_request(n, k))
 		return;
 	range_of(&start, &end);
-	enum dlm_mode mode = modes[rnd(TS_ARRAY_LEN(modes))];
-	if (keys[k].kind == KIND_SEGMENT && rnd(4)) {
+	enum dlm_mode mode = modes[sim_rnd(TS_ARRAY_LEN(modes))];
+	if (keys[k].kind == KIND_SEGMENT && sim_rnd(4)) {
 		start = 0;
 		end = DLM_END;
 		mode = DLM_EX;
 	}
-	int rc = sim_request(n, k, mode, start, end, rnd(2), rnd(10) ? 0 : (unsigned)rnd(4));
+	int rc = sim_request(n, k, mode, start, end, sim_rnd(2), sim_rnd(10) ? 0 : (unsigned)sim_rnd(4));
 	assert_true(rc == 0 || rc == 1 || rc == -EAGAIN || rc == -TS_ERR_WOULD_WAIT);
 	if (rc == 1)
 		assert_true(dlm_holds(&n->keys[k].res, mode, start, end));
@@ -56,57 +49,20 @@ static void random_request(struct walk *w, struct sim_node *n)
 
 static void random_shrink(struct walk *w, struct sim_node *n)
 {
-	unsigned k = (unsigned)rnd(w->s.nkeys);
+	unsigned k = (unsigned)sim_rnd(w->s.nkeys);
 	uint64_t start, end;
 	if (!n->keys[k].known)
 		return;
 	range_of(&start, &end);
-	dlm_shrink(n->d, &n->keys[k].res, start, end, rnd(3) ? DLM_NL : DLM_SH);
-}
-
-static void random_deliver(struct walk *w)
-{
-	struct sim *s = &w->s;
-	unsigned found = 0, pick[4] = {0};
-	for (unsigned a = 1; a <= s->n; a++)
-		for (unsigned b = 1; b <= s->n; b++)
-			for (unsigned l = 0; l < NET_LANES; l++)
-				if (!ts_list_empty(&s->q[a][b][l]) && rnd(++found) == 0)
-					pick[0] = a, pick[1] = b, pick[2] = l;
-	if (found)
-		sim_deliver(s, pick[0], pick[1], pick[2]);
-}
-
-static void random_membership(struct walk *w)
-{
-	struct sim *s = &w->s;
-	unsigned id = 1 + (unsigned)rnd(s->n), alive = 0;
-	for (unsigned i = 1; i <= s->n; i++)
-		alive += s->node[i].alive;
-	if (s->nviews + 8 >= SIM_VIEWS)
-		return;
-	if (w->ghost) { /* recovered: what it held may be granted from here on */
-		w->ghost = 0;
-		sim_view_add(s, 0, true);
-	} else if (!s->node[id].alive) { /* a new incarnation joins */
-		dlm_free(s->node[id].d);
-		sim_start_node(s, id);
-		sim_view_add(s, 0, true);
-	} else if (alive > 2 && rnd(2)) {
-		sim_kill(s, id);
-		w->ghost = id;
-		sim_view_add(s, id, true);
-	} else {
-		sim_view_add(s, 0, rnd(2));
-	}
+	dlm_shrink(n->d, &n->keys[k].res, start, end, sim_rnd(3) ? DLM_NL : DLM_SH);
 }
 
 static void step(struct walk *w)
 {
-	struct sim_node *n = &w->s.node[1 + rnd(w->s.n)];
-	unsigned dice = (unsigned)rnd(1000);
+	struct sim_node *n = &w->s.node[1 + sim_rnd(w->s.n)];
+	unsigned dice = (unsigned)sim_rnd(1000);
 	if (dice < 600) {
-		random_deliver(w);
+		sim_random_deliver(&w->s);
 	} else if (!n->alive) {
 		return;
 	} else if (dice < 700) {
@@ -114,7 +70,7 @@ static void step(struct walk *w)
 	} else if (dice < 730) {
 		random_shrink(w, n);
 	} else if (dice < 930) {
-		unsigned k = (unsigned)rnd(w->s.nkeys);
+		unsigned k = (unsigned)sim_rnd(w->s.nkeys);
 		if (sim_can_revoke(n, k))
 			sim_do_revoke(n, k);
 	} else if (dice < 990) {
@@ -122,7 +78,7 @@ static void step(struct walk *w)
 			sim_do_view(n);
 		dlm_tick(n->d);
 	} else if (dice < 992) {
-		random_membership(w);
+		(void)sim_random_membership(&w->s, &w->ghost);
 	}
 }
 
@@ -187,9 +143,9 @@ static void one_walk(uint64_t seed, uint64_t *granted)
 {
 	struct walk *w = ts_xalloc(sizeof *w);
 	memset(w, 0, sizeof *w);
-	rng_state = seed;
+	sim_rng_state = seed;
 	sim_init(&w->s, SIM_NODES, keys, TS_ARRAY_LEN(keys));
-	w->s.full = rnd(3) ? 0 : 7;
+	w->s.full = sim_rnd(3) ? 0 : 7;
 	for (uint64_t i = 0; i < steps; i++) {
 		step(w);
 		if (!sim_lawful(&w->s, w->ghost))

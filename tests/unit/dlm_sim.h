@@ -235,6 +235,54 @@ static inline void sim_kill(struct sim *s, unsigned id)
 	sim_drop_queues(s, id);
 }
 
+/* ---- chance
+ * ------------------------------------------------------------------------------------------------------*/
+
+static uint64_t sim_rng_state;
+static inline uint64_t sim_rnd(uint64_t n)
+{
+	sim_rng_state = sim_rng_state * 6364136223846793005ULL + 1442695040888963407ULL;
+	return (ts_hash_u64(sim_rng_state) >> 11) % n;
+}
+
+static inline void sim_random_deliver(struct sim *s)
+{
+	unsigned found = 0, pick[3] = {0};
+	for (unsigned a = 1; a <= s->n; a++)
+		for (unsigned b = 1; b <= s->n; b++)
+			for (unsigned l = 0; l < NET_LANES; l++)
+				if (!ts_list_empty(&s->q[a][b][l]) && sim_rnd(++found) == 0)
+					pick[0] = a, pick[1] = b, pick[2] = l;
+	if (found)
+		sim_deliver(s, pick[0], pick[1], pick[2]);
+}
+
+/* A death, a recovery, a rejoin or a change of quorum. *ghost: died, not recovered yet. Returns who died now, 0 = nobody. */
+static inline unsigned sim_random_membership(struct sim *s, unsigned *ghost)
+{
+	unsigned id = 1 + (unsigned)sim_rnd(s->n), alive = 0;
+	for (unsigned i = 1; i <= s->n; i++)
+		alive += s->node[i].alive;
+	if (s->nviews + 8 >= SIM_VIEWS)
+		return 0;
+	if (*ghost) { /* recovered: what it held may be granted from here on */
+		*ghost = 0;
+		sim_view_add(s, 0, true);
+	} else if (!s->node[id].alive) { /* a new incarnation joins */
+		dlm_free(s->node[id].d);
+		sim_start_node(s, id);
+		sim_view_add(s, 0, true);
+	} else if (alive > 2 && sim_rnd(2)) {
+		sim_kill(s, id);
+		*ghost = id;
+		sim_view_add(s, id, true);
+		return id;
+	} else {
+		sim_view_add(s, 0, sim_rnd(2));
+	}
+	return 0;
+}
+
 /* ---- the law
  * --------------------------------------------------------------------------------------------------------*/
 

@@ -8,13 +8,6 @@
 #include <stdarg.h>
 #include <cmocka.h>
 
-static uint64_t rng_state;
-static uint64_t rnd(uint64_t n)
-{
-	rng_state = rng_state * 6364136223846793005ULL + 1442695040888963407ULL;
-	return (ts_hash_u64(rng_state) >> 11) % n;
-}
-
 static const struct dlm_key keys[] = {{1, KIND_HASH}, {3, KIND_SEGMENT}, {3 << 9 | 1, KIND_INODE}, {3 << 9 | 2, KIND_INODE}};
 #define NKEYS TS_ARRAY_LEN(keys)
 
@@ -84,17 +77,17 @@ static void look(struct walk *w)
 static void random_request(struct walk *w, struct sim_node *n)
 {
 	static const enum dlm_mode modes[] = {DLM_SH, DLM_SW, DLM_SW, DLM_SW, DLM_EX};
-	unsigned k = (unsigned)rnd(NKEYS);
-	enum dlm_mode mode = keys[k].kind == KIND_SEGMENT ? DLM_EX : modes[rnd(TS_ARRAY_LEN(modes))];
+	unsigned k = (unsigned)sim_rnd(NKEYS);
+	enum dlm_mode mode = keys[k].kind == KIND_SEGMENT ? DLM_EX : modes[sim_rnd(TS_ARRAY_LEN(modes))];
 
 	if (!sim_can_request(n, k))
 		return;
-	(void)!sim_request(n, k, mode, 0, DLM_END, true, (rnd(2) && mode == DLM_SW ? DLM_F_BEST : 0) | (rnd(10) ? 0 : DLM_F_QUICK));
+	(void)!sim_request(n, k, mode, 0, DLM_END, true, (sim_rnd(2) && mode == DLM_SW ? DLM_F_BEST : 0) | (sim_rnd(10) ? 0 : DLM_F_QUICK));
 }
 
 static void random_write(struct walk *w, struct sim_node *n)
 {
-	unsigned k = (unsigned)rnd(NKEYS);
+	unsigned k = (unsigned)sim_rnd(NKEYS);
 
 	if (keys[k].kind == KIND_SEGMENT || (!holds(n, k, DLM_SW) && !holds(n, k, DLM_EX)))
 		return;
@@ -102,62 +95,29 @@ static void random_write(struct walk *w, struct sim_node *n)
 	w->writes++;
 }
 
-static void random_deliver(struct walk *w)
-{
-	struct sim *s = &w->s;
-	unsigned found = 0, pick[3] = {0};
-
-	for (unsigned a = 1; a <= s->n; a++)
-		for (unsigned b = 1; b <= s->n; b++)
-			for (unsigned l = 0; l < NET_LANES; l++)
-				if (!ts_list_empty(&s->q[a][b][l]) && rnd(++found) == 0)
-					pick[0] = a, pick[1] = b, pick[2] = l;
-	if (found)
-		sim_deliver(s, pick[0], pick[1], pick[2]);
-}
-
 static void random_membership(struct walk *w)
 {
-	struct sim *s = &w->s;
-	unsigned id = 1 + (unsigned)rnd(s->n), alive = 0;
+	unsigned died = sim_random_membership(&w->s, &w->ghost);
 
-	for (unsigned i = 1; i <= s->n; i++)
-		alive += s->node[i].alive;
-	if (s->nviews + 8 >= SIM_VIEWS)
-		return;
-	if (w->ghost) {
-		w->ghost = 0;
-		sim_view_add(s, 0, true);
-	} else if (!s->node[id].alive) {
-		dlm_free(s->node[id].d);
-		sim_start_node(s, id);
-		sim_view_add(s, 0, true);
-	} else if (alive > 2 && rnd(2)) {
-		sim_kill(s, id);
-		for (unsigned k = 0; k < NKEYS; k++)
-			w->mine[id][k] = w->wrote[id][k] = 0;
-		w->ghost = id;
-		sim_view_add(s, id, true);
-	} else {
-		sim_view_add(s, 0, rnd(2));
-	}
+	for (unsigned k = 0; died && k < NKEYS; k++)
+		w->mine[died][k] = w->wrote[died][k] = 0;
 }
 
 static void step(struct walk *w)
 {
-	struct sim_node *n = &w->s.node[1 + rnd(w->s.n)];
-	unsigned dice = (unsigned)rnd(1000), k = (unsigned)rnd(NKEYS);
+	struct sim_node *n = &w->s.node[1 + sim_rnd(w->s.n)];
+	unsigned dice = (unsigned)sim_rnd(1000), k = (unsigned)sim_rnd(NKEYS);
 	struct dlm_want want;
 
 	if (dice < 550) {
-		random_deliver(w);
+		sim_random_deliver(&w->s);
 	} else if (!n->alive) {
 		return;
 	} else if (dice < 650) {
 		random_request(w, n);
 	} else if (dice < 670) {
 		if (n->keys[k].known)
-			give_up(w, n, k, rnd(3) ? DLM_NL : DLM_SH);
+			give_up(w, n, k, sim_rnd(3) ? DLM_NL : DLM_SH);
 	} else if (dice < 770) {
 		random_write(w, n);
 	} else if (dice < 930) {
@@ -179,10 +139,10 @@ static const char *one_walk(uint64_t seed, uint64_t steps, enum plant plant, uin
 	const char *broken;
 
 	memset(w, 0, sizeof *w);
-	rng_state = seed;
+	sim_rng_state = seed;
 	w->plant = plant;
 	sim_init(&w->s, SIM_NODES, keys, NKEYS);
-	w->s.full = rnd(3) ? 0 : 7;
+	w->s.full = sim_rnd(3) ? 0 : 7;
 	for (uint64_t i = 0; i < steps && !w->broken; i++) {
 		step(w);
 		look(w);
