@@ -100,7 +100,7 @@ struct dlm_unit {
 	bool closing;		  /* mine, and going back as soon as revokes out are answered */
 	unsigned granter;	  /* closing: who granted the owner token */
 	struct ts_list resources; /* struct dlm_mres mastered here */
-	unsigned nrevokes;	  /* revokes out for them */
+	bool pumping;		  /* it is not freed now */
 };
 struct dlm_mres { /* master side of one resource */
 	struct ts_map_node node;

@@ -243,8 +243,6 @@ static void revoke(struct dlm *d, struct dlm_mres *r, const struct dlm_waiter *w
 	*o = want;
 	o->id = (uint64_t)d->self << 48 | (++d->last_revoke & 0xffffffffffff);
 	ts_list_push_back(&r->revokes, &o->link);
-	if (r->unit)
-		r->unit->nrevokes++;
 	d->st.revokes_sent++;
 	struct dlm_msg m = {.type = DLM_REVOKE,
 			    .key = r->key,
@@ -385,7 +383,6 @@ void dlm_on_release(struct dlm *d, const struct dlm_msg *m)
 	if (dlm_rset_lower(&r->granted, &p, false) < 0)
 		ts_warn("dlm: no memory to split a piece of (%u,%llu) of node %u: revoked again later",
 			r->key.kind, (unsigned long long)r->key.id, m->node);
-	struct dlm_unit *u = r->unit;
 	ts_list_for_safe(n, tmp, &r->revokes)
 	{
 		struct dlm_rout *o = ts_list_entry(n, struct dlm_rout, link);
@@ -393,8 +390,6 @@ void dlm_on_release(struct dlm *d, const struct dlm_msg *m)
 			continue;
 		ts_list_del(&o->link);
 		ts_free(o);
-		if (u)
-			u->nrevokes--;
 	}
 	dlm_master_pump(d, r);
 }

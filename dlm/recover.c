@@ -26,7 +26,7 @@ static int forget_unit(struct ts_map_node *n, void *arg)
 	u->mine = u->mine && !u->closing; /* closing: its token is given up already; the holders report to the
 					     hash master */
 	u->closing = false;
-	u->owner = u->hint = u->nrevokes = 0;
+	u->owner = u->hint = 0;
 	u->own_stamp = 0;
 	u->hash = dlm_hash_master(d, (struct dlm_key){.kind = d->a.owner_kind, .id = u->id});
 	dlm_unit_put(d, u);

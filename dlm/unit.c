@@ -71,7 +71,7 @@ struct dlm_unit *dlm_unit_get(struct dlm *d, uint64_t id)
 
 void dlm_unit_put(struct dlm *d, struct dlm_unit *u)
 {
-	if (u->mine || u->owner || u->hint || u->nrevokes || !ts_list_empty(&u->resources))
+	if (u->mine || u->owner || u->hint || u->pumping || !ts_list_empty(&u->resources))
 		return;
 	ts_map_remove(&d->units, &u->node);
 	ts_free(u);
@@ -210,16 +210,15 @@ static void hand_over(struct dlm *d, struct dlm_unit *u)
 		dlm_mres_free(d, r);
 	}
 	batch_flush(d, u, b, &n, true);
-	u->nrevokes = 0;
 	ts_free(b);
 }
 
 static void repump(struct dlm *d, struct dlm_unit *u)
 {
-	u->nrevokes++; /* keeps it while its last resource may go */
+	u->pumping = true; /* keeps it while its last resource may go */
 	ts_list_for_safe(l, t, &u->resources)
 		dlm_master_pump(d, ts_list_entry(l, struct dlm_mres, unit_link));
-	u->nrevokes--;
+	u->pumping = false;
 }
 
 /* Closing ends at once while the engine runs, else as soon as it does. The owner token's RELEASE goes last, behind the
