@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 
 #define OPT_LOCAL_LOCKS (1ul << 40) /* beside the kernel's MS_* */
-#define OPT_NAMES	(1ul << 41)
+#define OPT_NO_NAMES	(1ul << 41)
 
 static const struct {
 	const char *name;
@@ -19,7 +19,7 @@ static const struct {
 	{"noatime", MS_NOATIME, MS_STRICTATIME}, {"relatime", 0, MS_NOATIME | MS_STRICTATIME}, {"strictatime", MS_STRICTATIME, MS_NOATIME},
 	{"nodiratime", MS_NODIRATIME, 0}, {"diratime", 0, MS_NODIRATIME},
 	{"lazytime", 0, 0}, {"nolazytime", 0, 0}, /* times that reads set are written lazily anyway, others are not */
-	{"locallocks", OPT_LOCAL_LOCKS, 0}, {"namecache", OPT_NAMES, 0}, {"nonamecache", 0, OPT_NAMES},
+	{"locallocks", OPT_LOCAL_LOCKS, 0}, {"namecache", 0, OPT_NO_NAMES}, {"nonamecache", OPT_NO_NAMES, 0},
 	{"defaults", 0, 0},	  {"_netdev", 0, 0},	    {"auto", 0, 0},	      {"noauto", 0, 0}, {"nofail", 0, 0},
 };
 
@@ -202,8 +202,8 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 	if (rc)
 		return rc;
 	struct tfuse_args ta = {.exec = d->exec, .source = m->name, .mountpoint = m->dir,
-				.ms_flags = flags & ~(unsigned long)(MS_STRICTATIME | OPT_LOCAL_LOCKS | OPT_NAMES),
-				.strict_atime = flags & MS_STRICTATIME, .local_locks = flags & OPT_LOCAL_LOCKS, .names = flags & OPT_NAMES, .gone = mount_gone, .stopped = mount_stopped, .arg = m};
+				.ms_flags = flags & ~(unsigned long)(MS_STRICTATIME | OPT_LOCAL_LOCKS | OPT_NO_NAMES),
+				.strict_atime = flags & MS_STRICTATIME, .local_locks = flags & OPT_LOCAL_LOCKS, .names = !(flags & OPT_NO_NAMES), .gone = mount_gone, .stopped = mount_stopped, .arg = m};
 	m->tf = tfuse_new(&ta);
 	if (!m->tf) {
 		snprintf(errmsg, errlen, "mount %s: out of memory", m->dir);

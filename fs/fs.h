@@ -55,12 +55,15 @@ int fs_check(const struct fs_check_args *a, bool force_offline, struct fs_check_
 
 /* ---- mounting ------------------------------------------------------------------------------------------------- */
 enum { FS_INVAL_LAST = 1 /* nothing is read under the old token any more: pages must not be there behind this */,
-       FS_INVAL_SHARED = 2 /* the token stays shared: clean pages may stay, dirty ones and the right to make some may not */ };
+       FS_INVAL_SHARED = 2, /* the token stays shared: clean pages may stay, dirty ones and the right to make some may not */
+       FS_INVAL_HURRY = 4 /* there is no quorum: what is kept may be another node's already */ };
 struct fs_upcalls { /* into fuse/ (or the simulator's kernel); may be NULL members. Called on fibers; may wait. */
 	void (*inval_attr)(void *arg, uint64_t ino);			       /* attributes, ACLs */
 	/* Pages; dirty mapped pages come as fs_write_mapped meanwhile. how: FS_INVAL_*. */
 	void (*inval_data)(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how);
-	void (*inval_names)(void *arg, uint64_t dir_ino);		       /* every entry and readdir cache of this directory */
+	void (*inval_names)(void *arg, uint64_t dir_ino, unsigned how);	       /* every entry and readdir cache of this directory */
+	/* The operation on this fiber is about to wait for the right to change names in this directory. An error is its result. */
+	int (*before_wait)(void *arg, uint64_t dir_ino);
 	void (*stopped)(void *arg, const char *why);			       /* no more I/O: the mount answers EIO from now on */
 	/* Does the operation on this fiber mean another generation of this inode number? Then it gets -ESTALE. Never waits. */
 	bool (*stale)(void *arg, uint64_t ino, uint32_t gen);

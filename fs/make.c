@@ -176,7 +176,7 @@ static int make_result(struct making *k)
 		goto out;
 	if (m->out) {
 		fs_inode_attr(k->fs, ip, m->out);
-		m->out->entry_cacheable = m->name && fs_may_cache(k->fs, TOK_DIR, m->dir);
+		m->out->entry_cacheable = m->name && fs_may_keep_names(k->fs, m->dir);
 	}
 	if (m->file) {
 		fs_file_attach(k->fs, m->file, ip);

@@ -39,8 +39,8 @@ static void on_pre_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_m
 	struct fs *fs = arg;
 	const struct fs_upcalls *up = &fs->args.up;
 
-	if (kind == TOK_DIR && up->inval_names)
-		up->inval_names(up->arg, id);
+	if (kind == TOK_DIR && up->inval_names && (to == TOK_NL || tok_wanted(fs->tok, kind, id)))
+		up->inval_names(up->arg, id, fs->suspended ? FS_INVAL_HURRY : 0);
 	if (kind == TOK_DATA && up->inval_data)
 		up->inval_data(up->arg, id, start, end, to == TOK_SH ? FS_INVAL_SHARED : 0);
 	if ((kind == TOK_DATA || kind == TOK_INODE) && up->inval_attr)
@@ -52,8 +52,16 @@ static void on_last_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_
 	struct fs *fs = arg;
 	const struct fs_upcalls *up = &fs->args.up;
 
+	if (kind == TOK_DIR && up->inval_names && to == TOK_NL) /* moved here by an operation that had the token still */
+		up->inval_names(up->arg, id, FS_INVAL_LAST);
 	if (kind == TOK_DATA && up->inval_data)
 		up->inval_data(up->arg, id, start, end, FS_INVAL_LAST | (to == TOK_SH ? FS_INVAL_SHARED : 0));
+}
+
+static int on_before_wait(void *arg, enum tok_kind kind, uint64_t id)
+{
+	struct fs *fs = arg;
+	return fs->args.up.before_wait ? fs->args.up.before_wait(fs->args.up.arg, id) : 0;
 }
 
 static bool on_whole(void *arg, enum tok_kind kind, uint64_t id)
@@ -73,7 +81,7 @@ static int start_tokens(struct fs *fs)
 	const struct fs_mount_args *m = &fs->args;
 	struct tok_args t = {.exec = fs->exec, .net = m->net, .group = fs->group, .net_group = m->net_group, .self = fs->self,
 			     .incarnation = fs->incarnation, .max_tokens = m->max_tokens,
-			     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .last_revoke = on_last_revoke, .whole = on_whole, .lost = on_lost, .arg = fs}};
+			     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .last_revoke = on_last_revoke, .whole = on_whole, .before_wait = on_before_wait, .lost = on_lost, .arg = fs}};
 
 	fs->tok = tok_mgr_new(&t);
 	return fs->tok ? 0 : -ENOMEM;

@@ -132,6 +132,8 @@ static int errno_for_kernel(int err)
 	switch (err) {
 	case TS_ERR_FENCED:
 		return EIO;
+	case TS_ERR_BOUNCED:
+		return ESTALE;
 	case TS_ERR_RETRY:
 	case TS_ERR_MOVED:
 	case TS_ERR_WOULD_WAIT:
@@ -147,7 +149,8 @@ void tf_reply_err(struct tf_req *q, int err)
 {
 	struct fuse_out_header h = {.len = sizeof(h), .error = -errno_for_kernel(err), .unique = q->in->unique};
 	struct iovec iov = {&h, sizeof(h)};
-	tf_fault_at(q, TF_BEFORE_REPLY);
+	if (err != TS_ERR_BOUNCED) /* it has not begun */
+		tf_fault_at(q, TF_BEFORE_REPLY);
 	ssize_t w = writev(q->tf->fd, &iov, 1);
 	if (w < 0 && errno != ENOENT && errno != ENODEV)
 		ts_err("mount %s: error answer refused by the kernel: %s", q->tf->mountpoint, strerror(errno));
@@ -157,6 +160,7 @@ static void req_free(struct tf_req *q)
 {
 	struct tfuse *tf = q->tf;
 	ts_list_del(&q->link);
+	tf_names_answered(q);
 	if (q->big)
 		tf_buf_put(tf, q->buf);
 	ts_free(q);

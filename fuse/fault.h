@@ -25,10 +25,12 @@ enum tf_fault_point {
 	TF_AT_INVAL_LAST,  /* behind the barrier */
 	TF_AT_INVAL_ROUND, /* a round of dropping pages is over, before the look at what came meanwhile */
 	TF_AT_INVAL_NAMES,
+	TF_AT_INVAL_NAMES_LAST,
 	TF_OMIT_AGAIN,	   /* ENOENT of the kernel is taken for an answer */
 	TF_OMIT_END,	   /* O_APPEND: the kernel's offset is believed */
 	TF_OMIT_ZERO_ATTR, /* new objects, and SETATTR replies on any kernel, carry an attribute timeout */
-	TF_OMIT_ZERO_NAME, /* listed names carry a timeout */
+	TF_OMIT_APPLIED,   /* a name is dropped whether or not a look-up of it may be applied later */
+	TF_OMIT_BEFORE_WAIT, /* a request that waits has names kept in the directory that it has locked */
 	TF_OMIT_SIZE,	   /* the kernel is not made to ask for a size */
 	TF_OMIT_CLEAR,	   /* a hole that is not answered does not keep the token */
 	TF_OMIT_LATER,	   /* pages of an append at the wrong place stay */

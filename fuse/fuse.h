@@ -16,7 +16,7 @@ struct tfuse_args {
 	unsigned long ms_flags; /* MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME */
 	bool strict_atime;	/* every read reaches the daemon: files are opened past the page cache */
 	bool local_locks;	/* locks of applications count on this node only; closing a file sends no message to the daemon */
-	bool names;		/* the kernel may keep names; law 16 in README.md says at what price */
+	bool names;		/* the kernel may keep names, if it is young enough (6.18) */
 	/* The kernel side is gone (umount): called once, on a fiber. */
 	void (*gone)(void *arg);
 	/* The file system stopped itself (I/O error, impossible state): this incarnation must end, so that others recover it. */
@@ -39,11 +39,13 @@ void tfuse_free(struct tfuse *tf);
 
 struct tfuse_stats {
 	uint64_t requests, op_count[64], inval_attr, inval_data, inval_names, inval_retries, epoch_bumps;
+	uint64_t names;	       /* that the kernel keeps, at most */
+	uint64_t names_pruned, names_expired, bounced;
 	uint64_t sizes_told;   /* before the answer to a READ that met the end */
 	uint64_t inval_enoent; /* the kernel did not have the inode yet: asked again */
 	uint64_t nodes, in_flight;
 	uint32_t proto_minor;  /* the kernel's; 0: it has not spoken yet */
-	bool have_epoch;       /* it can be told to look all names up again: then it caches them */
+	bool keeps_names;
 };
 void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out);
 const char *tfuse_op_name(unsigned opcode); /* NULL if unknown */

@@ -16,9 +16,10 @@
 #define TF_NOREPLY     4201 /* handler: already replied, or no reply wanted */
 #define TF_FOREVER_S   (365u * 86400u)
 #define TF_NAME_MAX    255
+#define TF_APPLY_NS    (2 * TS_NS_PER_S) /* a reply written longer ago has been applied by its caller */
 
 /* What kernels can since; the protocol's minor number is all that they tell. */
-#define TF_MINOR_EPOCH	 44 /* 6.16: the entry epoch */
+#define TF_MINOR_PRUNE	 45 /* 6.18: names and inodes that nobody uses can be dropped without a lock; the entry epoch is older */
 #define TF_MINOR_SETATTR 44 /* 6.16: a SETATTR reply is compared with what was invalidated meanwhile, as a GETATTR reply always was */
 
 /* Of the kernel's protocol, and not in every <linux/fuse.h> that this builds with. */
@@ -65,7 +66,19 @@ struct tf_node { /* an inode the kernel may know */
 	bool attr_cached;	  /* a reply with an attribute timeout went out since the last invalidation */
 	bool pages_cached;	  /* opened with page cache since the last invalidation of all data */
 	uint64_t fills;		  /* counts what may have brought pages */
-	uint64_t names_epoch;	  /* entries with a timeout were handed out in this epoch; 0 = none */
+	struct tf_name *name;	  /* by which the kernel keeps it */
+	/* as a directory: names.c, names_drop.c */
+	struct tfuse *tf;
+	struct ts_list names;	  /* tf_name.link */
+	unsigned nnames, nnegative, rests;
+	unsigned unanswered;	  /* requests that made up an answer about its names */
+	unsigned parked;	  /* requests that have it locked and may wait for another node */
+	bool dropping, prune_all;
+	struct tf_job *expiring;
+	uint64_t changed_ns;	  /* a name that was kept was removed: it is applied later; 0: long ago */
+	uint64_t rest_until;	  /* no name is handed out */
+	uint64_t epoch;		  /* in which void names were looked for */
+	struct ts_cond names_cond;
 	unsigned writers;	  /* handles open for reading and writing: pages may be mapped and dirtied without a word */
 	uint64_t late_writes;	  /* WRITEs of dirty mapped pages received */
 	unsigned late_pending;	  /* of these: answered, not yet applied */
@@ -88,6 +101,21 @@ static inline void tf_pages_filled(struct tf_node *n)
 	n->fills++;
 }
 
+#define TF_UNLOCKED 4
+struct tf_unlocked { /* a LOOKUP of a name that the kernel may have had already is applied without the directory's lock */
+	uint32_t tid;
+	uint64_t ns;
+};
+struct tf_name { /* of which the kernel was told that it may keep it */
+	struct ts_map_node node;  /* tfuse.names */
+	struct ts_list link;	  /* its directory's */
+	struct tf_node *dir, *child; /* child NULL: there is nothing of that name */
+	uint64_t armed_ns, stamp;
+	struct tf_unlocked unlocked[TF_UNLOCKED];
+	uint8_t len;
+	char name[];
+};
+
 struct tf_req {
 	struct tfuse *tf;
 	const struct fuse_in_header *in;
@@ -108,6 +136,7 @@ struct tf_req {
 	struct ts_list node_link;
 	uint64_t first, last;	/* READ, WRITE: bytes covered */
 	uint64_t invals;	/* READ: of its node, when it came */
+	struct tf_node *telling[2], *parked[3]; /* counted in their unanswered and parked */
 	bool doubtful, told;	/* READ: its word about the end may not count; the kernel asked for the size since */
 	uint8_t small[TF_SMALL_BYTES] __attribute__((aligned(8)));
 };
@@ -126,6 +155,13 @@ struct tf_renamed {
 	uint64_t dir, hash, until;
 };
 
+#define TF_MISSED  1024
+#define TF_BOUNCED 64
+struct tf_bounced { /* a thread that was answered ESTALE so that its directory's lock got free */
+	uint32_t pid;
+	uint64_t until;
+};
+
 struct tfuse {
 	struct ts_exec *exec;
 	char *source, *mountpoint;
@@ -136,11 +172,15 @@ struct tfuse {
 	struct fs *fs;
 	int fd;
 	struct fs_attr root;	/* of the root directory, as told last: for our own threads (size.c) */
-	bool aborted, have_epoch, setattr_versioned, names, polling, setxattr_ext, local_locks, strict_atime;
+	bool aborted, have_prune, setattr_versioned, keep_names, polling, setxattr_ext, local_locks, strict_atime;
 	atomic_bool is_gone;	/* read by notifier threads too */
 	uint32_t proto_minor;	/* the kernel's */
-	uint64_t epoch;		/* of entry timeouts, from 1 */
 	struct ts_map nodes;
+	struct ts_map names;	/* of which the kernel was told that it may keep them */
+	uint64_t name_stamp, epoch, epoch_ns;
+	uint64_t missed[TF_MISSED]; /* hashes of names that were not there */
+	struct tf_bounced bounced[TF_BOUNCED];
+	unsigned droppers;	/* fibers that take names back */
 	uint8_t *pool[TF_POOL_BUFS];
 	unsigned npool;
 	uint8_t *rbuf;		/* where the next request is read to */
@@ -243,9 +283,10 @@ int tf_op_setlk(struct tf_req *q);
 int tf_op_setlkw(struct tf_req *q);
 
 void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a);
-/* Fills an entry reply, counts the look-up. attrs: hand out the attribute timeout if allowed (never for new objects). */
-struct tf_node *tf_entry_fill(struct tfuse *tf, uint64_t parent, struct fuse_entry_out *e, const struct fs_attr *a, bool attrs, bool names);
-int tf_entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *a, bool attrs);
+/* Fills an entry reply, counts the look-up. attrs: hand out the attribute timeout if allowed (never for new objects). name: of the
+ * entry, whose timeout is handed out if allowed; NULL: never. */
+struct tf_node *tf_entry_fill(struct tf_req *q, const char *name, size_t len, struct fuse_entry_out *e, const struct fs_attr *a, bool attrs);
+int tf_entry_reply(struct tf_req *q, const char *name, size_t len, const struct fs_attr *a, bool attrs);
 void tf_attr_timeout(struct tfuse *tf, struct tf_node *n, const struct fs_attr *a, uint64_t *valid);
 
 bool tf_interrupted(void *arg);
@@ -267,6 +308,22 @@ void tf_node_ref(struct tf_node *n);
 void tf_node_unref(struct tfuse *tf, struct tf_node *n);
 void tf_nodes_clear(struct tfuse *tf);
 
+/* names.c: what follows is told before the answer goes out, with no wait behind the operation */
+/* May the kernel keep this name? Then it is remembered. child NULL: that there is none. unlocked: the thread, if the answer may be applied
+ * without the directory's lock. */
+bool tf_name_arm(struct tf_req *q, uint64_t parent, const char *name, size_t len, struct tf_node *child, uint32_t unlocked);
+void tf_name_removed(struct tf_req *q, uint64_t parent, const char *name, size_t len);
+void tf_name_renamed(struct tf_req *q, uint64_t from, const char *name, size_t len, uint64_t to, const char *newname, size_t nlen, bool exchange);
+void tf_names_unanswered(struct tf_req *q, struct tf_node *dir);
+void tf_names_answered(struct tf_req *q); /* it is over */
+void tf_name_free(struct tfuse *tf, struct tf_name *e);
+void tf_names_forget(struct tfuse *tf, struct tf_node *n); /* the kernel has no inode, hence no name of it or in it */
+void tf_names_rest(struct tfuse *tf, struct tf_node *dir);
+
+/* names_drop.c */
+void tf_inval_names(void *arg, uint64_t dir, unsigned how);
+int tf_names_before_wait(void *arg, uint64_t dir) TS_MUST_CHECK;
+
 /* notify.c: threads for calls that may block in the kernel */
 struct tf_job {
 	struct ts_list link;
@@ -274,6 +331,7 @@ struct tf_job {
 	struct tfuse *tf;
 	struct tf_node *node;
 	uint64_t start, end;
+	void *data;	    /* freed with it */
 	int rc;
 	struct ts_done done;
 	atomic_int tid;	    /* of the thread that runs it */
@@ -286,6 +344,8 @@ int tf_notify_open(struct tfuse *tf) TS_MUST_CHECK;
 void tf_notify_close(struct tfuse *tf);
 struct tf_job *tf_job_new(struct tfuse *tf, int (*fn)(struct tf_job *));
 void tf_job_submit(struct tf_job *j);
+void tf_job_free(struct tf_job *j); /* which is not submitted, or done */
+int tf_notify_write(struct tfuse *tf, int code, const void *data, size_t len, const void *more, size_t more_len); /* may block in the kernel */
 bool tf_job_asleep(const struct tf_job *j); /* its thread has begun and sleeps in the kernel now */
 /* Submits, waits, frees; returns fn's result. */
 int tf_job_run(struct tf_job *j, const char *what, uint64_t id);
@@ -305,7 +365,6 @@ int tf_size_tell(struct tf_req *q) TS_MUST_CHECK;		 /* makes the kernel ask; wai
 /* upcalls.c */
 void tf_inval_attr(void *arg, uint64_t ino);
 void tf_inval_data(void *arg, uint64_t ino, uint64_t start, uint64_t end, unsigned how);
-void tf_inval_names(void *arg, uint64_t dir);
 void tf_stopped(void *arg, const char *why);
 void tf_inval_later(struct tfuse *tf, uint64_t ino, uint64_t start, uint64_t end); /* after the reply, nobody waits */
 void tf_inval_written(struct tf_req *q, uint64_t start, uint64_t end); /* by a WRITE that may hold a folio, before its answer */

@@ -20,7 +20,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 	tf->exec = a->exec;
 	tf->ms_flags = a->ms_flags;
 	tf->local_locks = a->local_locks;
-	tf->names = a->names;
+	tf->keep_names = a->names;
 	tf->strict_atime = a->strict_atime;
 	tf->gone = a->gone;
 	tf->stopped = a->stopped;
@@ -31,6 +31,7 @@ struct tfuse *tfuse_new(const struct tfuse_args *a)
 	tf->mountpoint = strdup(a->mountpoint);
 	tf->rbuf = ts_alloc_aligned(4096, TF_BUF_BYTES);
 	ts_map_init(&tf->nodes);
+	ts_map_init(&tf->names);
 	ts_cond_init(&tf->idle);
 	ts_cond_init(&tf->told);
 	ts_list_init(&tf->telling);
@@ -48,6 +49,7 @@ void tfuse_upcalls(struct tfuse *tf, struct fs_upcalls *out)
 		.inval_attr = tf_inval_attr,
 		.inval_data = tf_inval_data,
 		.inval_names = tf_inval_names,
+		.before_wait = tf_names_before_wait,
 		.stopped = tf_stopped,
 		.interrupted = tf_interrupted,
 		.stale = tf_stale,
@@ -157,8 +159,8 @@ void tfuse_abort(struct tfuse *tf)
 void tfuse_drain(struct tfuse *tf)
 {
 	tf_faults_clear(tf);
-	while (tf->in_flight)
-		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, 0);
+	while (tf->in_flight || tf->droppers)
+		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, tf->droppers);
 	tf_retry_clear(tf);
 }
 
@@ -176,6 +178,7 @@ void tfuse_free(struct tfuse *tf)
 	tf_nodes_clear(tf);
 	tf_faults_free(tf);
 	ts_map_fini(&tf->nodes);
+	ts_map_fini(&tf->names);
 	while (tf->npool)
 		ts_free(tf->pool[--tf->npool]);
 	ts_free(tf->rbuf);
@@ -189,7 +192,7 @@ void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out)
 	*out = tf->st;
 	out->in_flight = tf->in_flight;
 	out->proto_minor = tf->proto_minor;
-	out->have_epoch = tf->have_epoch;
+	out->keeps_names = tf->have_prune;
 	out->inval_enoent = atomic_load(&tf->enoent);
 }
 
@@ -232,7 +235,7 @@ int tf_op_init(struct tf_req *q)
 		want &= ~(uint64_t)(FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS);
 	tf->proto_minor = in->minor;
 	tf->setxattr_ext = want & FUSE_SETXATTR_EXT;
-	tf->have_epoch = tf->names && in->minor >= TF_MINOR_EPOCH;
+	tf->have_prune = tf->keep_names && in->minor >= TF_MINOR_PRUNE;
 	tf->setattr_versioned = in->minor >= TF_MINOR_SETATTR;
 	struct fuse_init_out out = {
 		.major = FUSE_KERNEL_VERSION,
@@ -246,9 +249,9 @@ int tf_op_init(struct tf_req *q)
 		.time_gran = 1,
 		.max_pages = TF_MAX_WRITE / 4096,
 	};
-	if (tf->names && !tf->have_epoch)
-		ts_notice("mount %s: kernel protocol 7.%u has no entry epoch: names are not cached by the kernel",
-			  tf->mountpoint, in->minor);
+	if (tf->keep_names && !tf->have_prune)
+		ts_notice("mount %s: kernel protocol 7.%u is older than 7.%u: names are not kept by the kernel, each is asked for when used",
+			  tf->mountpoint, in->minor, TF_MINOR_PRUNE);
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
 

@@ -80,6 +80,8 @@ struct tf_node *tf_node_get(struct tfuse *tf, uint64_t ino, uint32_t gen)
 		ts_list_init(&n->reads);
 		ts_cond_init(&n->late_cond);
 		ts_cond_init(&n->clear_cond);
+		ts_cond_init(&n->names_cond);
+		ts_list_init(&n->names);
 		if (ts_map_insert(&tf->nodes, &n->node, ts_hash_u64(ino))) {
 			ts_free(n);
 			return NULL;
@@ -104,6 +106,7 @@ void tf_node_forget(struct tfuse *tf, uint64_t nodeid, uint64_t count)
 		return;
 	atomic_store(&n->known, false);
 	n->attr_cached = n->pages_cached = false;
+	tf_names_forget(tf, n);
 	if (n->awaited)
 		fs_forgotten(tf->fs, n->ino);
 	n->awaited = false;
@@ -127,6 +130,7 @@ static int node_drop(struct ts_map_node *m, void *arg)
 	struct tfuse *tf = arg;
 	struct tf_node *n = TS_CONTAINER(m, struct tf_node, node);
 	TS_ASSERT(!n->refs);
+	tf_names_forget(tf, n);
 	ts_map_remove(&tf->nodes, &n->node);
 	ts_free(n->last);
 	ts_free(n);

@@ -30,7 +30,7 @@ static void job_finished(void *arg)
 	if (j->detached) {
 		if (j->node)
 			tf_node_unref(j->tf, j->node);
-		ts_free(j);
+		tf_job_free(j);
 		return;
 	}
 	ts_done_set(&j->done, j->rc);
@@ -122,6 +122,20 @@ struct tf_job *tf_job_new(struct tfuse *tf, int (*fn)(struct tf_job *))
 	return j;
 }
 
+void tf_job_free(struct tf_job *j)
+{
+	ts_free(j->data);
+	ts_free(j);
+}
+
+int tf_notify_write(struct tfuse *tf, int code, const void *data, size_t len, const void *more, size_t more_len)
+{
+	struct fuse_out_header h = {.len = (uint32_t)(sizeof(h) + len + more_len), .error = code, .unique = 0};
+	struct iovec iov[3] = {{&h, sizeof(h)}, {(void *)data, len}, {(void *)more, more_len}};
+	ssize_t n = writev(tf->fd, iov, more_len ? 3 : len ? 2 : 1);
+	return n < 0 ? -errno : 0;
+}
+
 void tf_job_submit(struct tf_job *j)
 {
 	struct tf_notify *t = j->tf->notify;
@@ -156,6 +170,6 @@ int tf_job_run(struct tf_job *j, const char *what, uint64_t id)
 	int rc = ts_done_wait(&j->done, what, id, 0);
 	if (j->node)
 		tf_node_unref(j->tf, j->node);
-	ts_free(j);
+	tf_job_free(j);
 	return rc;
 }

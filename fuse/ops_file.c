@@ -63,13 +63,13 @@ int tf_op_open(struct tf_req *q)
 	return 0;
 }
 
-static int created_reply(struct tf_req *q, struct fs_file *f, const struct fs_attr *a, int flags, bool names)
+static int created_reply(struct tf_req *q, struct fs_file *f, const struct fs_attr *a, int flags, const char *name, size_t len)
 {
 	struct {
 		struct fuse_entry_out e;
 		struct fuse_open_out o;
 	} out = {0};
-	if (!tf_entry_fill(q->tf, q->in->nodeid, &out.e, a, false, names)) {
+	if (!tf_entry_fill(q, name, len, &out.e, a, false)) {
 		fs_release(q->tf->fs, f);
 		return -ENOMEM;
 	}
@@ -98,7 +98,7 @@ int tf_op_create(struct tf_req *q)
 	if (in->open_flags & FUSE_OPEN_KILL_SUIDGID)
 		q->cred.flags |= FS_KILL_SUID;
 	int rc = fs_create(q->tf->fs, &q->cred, q->in->nodeid, name, len, in->mode, (int)in->flags, &f, &a);
-	return rc ? rc : created_reply(q, f, &a, (int)in->flags, true);
+	return rc ? rc : created_reply(q, f, &a, (int)in->flags, name, len);
 }
 
 int tf_op_tmpfile(struct tf_req *q)
@@ -110,7 +110,7 @@ int tf_op_tmpfile(struct tf_req *q)
 		return -EINVAL;
 	q->cred.umask = in->umask;
 	int rc = fs_tmpfile(q->tf->fs, &q->cred, q->in->nodeid, in->mode, (int)in->flags, &f, &a);
-	return rc ? rc : created_reply(q, f, &a, (int)in->flags, false);
+	return rc ? rc : created_reply(q, f, &a, (int)in->flags, NULL, 0);
 }
 
 /* ---- requests in flight, as the invalidation of pages must know them ------------------------------------------------ */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names: look-up, making, removing, renaming, listing.
  * New objects carry attribute timeout 0 (the kernel applies a CREATE or LINK reply without looking at its version);
- * entries carry a timeout only while this node holds the directory's token and the kernel has the entry epoch;
- * READDIRPLUS entries never do (an epoch raised while one is in flight would be undone). */
+ * entries carry a timeout only while this node holds the directory's token, and what carries one is remembered (names.c). */
 #include "fuse/fuse_int.h"
 #include <dirent.h>
+#include <stdio.h>
 
 #define APPLY_NS TS_NS_PER_S
 
@@ -25,30 +25,31 @@ static bool renamed_now(const struct tfuse *tf, uint64_t dir, const char *name, 
 	return false;
 }
 
-struct tf_node *tf_entry_fill(struct tfuse *tf, uint64_t parent, struct fuse_entry_out *e, const struct fs_attr *a, bool attrs, bool names)
+/* Answers are applied with the directory locked, but for that to a LOOKUP of an entry which the kernel has already. It has none of an
+ * inode that it does not know. */
+struct tf_node *tf_entry_fill(struct tf_req *q, const char *name, size_t len, struct fuse_entry_out *e, const struct fs_attr *a, bool attrs)
 {
+	struct tfuse *tf = q->tf;
+	const struct tf_node *known = tf_node_by_id(tf, tf_nodeid(a->ino, a->gen));
+	bool unlocked = q->in->opcode == FUSE_LOOKUP && known && known->nlookup;
 	struct tf_node *n = tf_node_get(tf, a->ino, a->gen);
 	if (!n)
 		return NULL;
 	*e = (struct fuse_entry_out){.nodeid = tf_nodeid(a->ino, a->gen), .generation = a->gen};
 	tf_attr_fill(&e->attr, a);
 	tf_node_saw(n, a);
-	if (attrs || tf_fault(tf, TF_OMIT_ZERO_ATTR, parent))
+	if (attrs || tf_fault(tf, TF_OMIT_ZERO_ATTR, q->in->nodeid))
 		tf_attr_timeout(tf, n, a, &e->attr_valid);
-	if ((names || tf_fault(tf, TF_OMIT_ZERO_NAME, parent)) && tf->have_epoch && a->entry_cacheable) {
-		struct tf_node *d = tf_node_find(tf, parent);
-		if (d) {
-			d->names_epoch = tf->epoch;
-			e->entry_valid = TF_FOREVER_S;
-		}
-	}
+	if (name && a->entry_cacheable && (!unlocked || q->in->pid) &&
+	    tf_name_arm(q, q->in->nodeid, name, len, n, unlocked ? q->in->pid : 0))
+		e->entry_valid = TF_FOREVER_S;
 	return n;
 }
 
-static int entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *a, bool attrs, bool names)
+int tf_entry_reply(struct tf_req *q, const char *name, size_t len, const struct fs_attr *a, bool attrs)
 {
 	struct fuse_entry_out e;
-	if (!tf_entry_fill(q->tf, parent, &e, a, attrs, names))
+	if (!tf_entry_fill(q, name, len, &e, a, attrs))
 		return -ENOMEM;
 	if (tf_reply(q, &e, sizeof(e))) {
 		tf_node_forget(q->tf, e.nodeid, 1); /* the entry did not reach the kernel */
@@ -57,22 +58,34 @@ static int entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *
 	return 0;
 }
 
-int tf_entry_reply(struct tf_req *q, uint64_t parent, const struct fs_attr *a, bool attrs)
+static bool is_dots(const char *name, size_t len)
 {
-	return entry_reply(q, parent, a, attrs, true);
+	return name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.'));
+}
+
+/* There is no such name, and the kernel may keep that; it never applies it to an entry that it has. */
+static int absent_reply(struct tf_req *q, const char *name, size_t len)
+{
+	struct fuse_entry_out e = {.entry_valid = TF_FOREVER_S};
+	if (!tf_name_arm(q, q->in->nodeid, name, len, NULL, 0))
+		return -ENOENT;
+	return tf_reply(q, &e, sizeof(e)) ? -TF_NOREPLY : 0;
 }
 
 int tf_op_lookup(struct tf_req *q)
 {
 	size_t len;
 	const char *name = tf_str(q, 0, 4096, &len, NULL);
-	struct fs_attr a;
+	struct fs_attr a = {0};
 	if (!name)
 		return -EINVAL;
 	if (len > TF_NAME_MAX)
 		return -ENAMETOOLONG;
 	int rc = tf_retry_lookup(q, name, len, &a);
-	return rc ? rc : entry_reply(q, q->in->nodeid, &a, true, !renamed_now(q->tf, q->in->nodeid, name, len));
+	bool keep = !is_dots(name, len) && !renamed_now(q->tf, q->in->nodeid, name, len);
+	if (rc == -ENOENT && keep && a.entry_cacheable)
+		return absent_reply(q, name, len);
+	return rc ? rc : tf_entry_reply(q, keep ? name : NULL, len, &a, true);
 }
 
 static int make(struct tf_req *q, size_t name_off, uint32_t mode, uint32_t umask, uint64_t rdev, const char *target)
@@ -86,7 +99,7 @@ static int make(struct tf_req *q, size_t name_off, uint32_t mode, uint32_t umask
 		return -ENAMETOOLONG;
 	q->cred.umask = umask;
 	int rc = fs_mknod(q->tf->fs, &q->cred, q->in->nodeid, name, len, mode, rdev, target, &a);
-	return rc ? rc : tf_entry_reply(q, q->in->nodeid, &a, false);
+	return rc ? rc : tf_entry_reply(q, name, len, &a, false);
 }
 
 int tf_op_mknod(struct tf_req *q)
@@ -122,7 +135,7 @@ int tf_op_link(struct tf_req *q)
 	if (len > TF_NAME_MAX)
 		return -ENAMETOOLONG;
 	int rc = fs_link(q->tf->fs, &q->cred, tf_second(q, in->oldnodeid), q->in->nodeid, name, len, &a);
-	return rc ? rc : tf_entry_reply(q, q->in->nodeid, &a, false);
+	return rc ? rc : tf_entry_reply(q, name, len, &a, false);
 }
 
 static int remove_name(struct tf_req *q, int (*fn)(struct fs *, const struct fs_cred *, uint64_t, const char *, size_t))
@@ -136,6 +149,7 @@ static int remove_name(struct tf_req *q, int (*fn)(struct fs *, const struct fs_
 	int rc = fn(q->tf->fs, &q->cred, q->in->nodeid, name, len);
 	if (rc)
 		return rc;
+	tf_name_removed(q, q->in->nodeid, name, len);
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
 }
 
@@ -163,6 +177,7 @@ static int rename_any(struct tf_req *q, size_t off, uint64_t newdir, uint32_t fl
 	int rc = fs_rename(q->tf->fs, &q->cred, q->in->nodeid, name, len, tf_second(q, newdir), newname, nlen, flags);
 	if (rc)
 		return rc;
+	tf_name_renamed(q, q->in->nodeid, name, len, q->means[1].ino, newname, nlen, flags & RENAME_EXCHANGE);
 	renamed_note(q->tf, q->in->nodeid, name, len);
 	renamed_note(q->tf, tf_second(q, newdir), newname, nlen);
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
@@ -209,8 +224,7 @@ int tf_op_fsyncdir(struct tf_req *q)
 }
 
 struct listing {
-	struct tfuse *tf;
-	uint64_t dir;
+	struct tf_req *q;
 	uint8_t *buf;
 	size_t used, size;
 	bool plus;
@@ -229,8 +243,7 @@ static bool emit(void *arg, const char *name, size_t len, uint64_t ino, unsigned
 	if (l->plus) {
 		struct fuse_direntplus *dp = (struct fuse_direntplus *)p;
 		d = &dp->dirent;
-		bool dots = name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.'));
-		if (attr && !dots && !tf_entry_fill(l->tf, l->dir, &dp->entry_out, attr, true, false))
+		if (attr && !is_dots(name, len) && !tf_entry_fill(l->q, name, len, &dp->entry_out, attr, true))
 			return false;
 	}
 	d->ino = ino;
@@ -247,7 +260,7 @@ static void listing_undo(struct listing *l)
 	for (size_t off = 0; off + FUSE_NAME_OFFSET_DIRENTPLUS <= l->used;) {
 		struct fuse_direntplus *dp = (struct fuse_direntplus *)(l->buf + off);
 		if (dp->entry_out.nodeid)
-			tf_node_forget(l->tf, dp->entry_out.nodeid, 1);
+			tf_node_forget(l->q->tf, dp->entry_out.nodeid, 1);
 		off += FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + dp->dirent.namelen);
 	}
 }
@@ -257,7 +270,7 @@ static int list(struct tf_req *q, bool plus)
 	const struct fuse_read_in *in = tf_arg(q, sizeof(*in));
 	if (!in)
 		return -EINVAL;
-	struct listing l = {.tf = q->tf, .dir = q->in->nodeid, .size = TS_MIN(in->size, 65536u), .plus = plus};
+	struct listing l = {.q = q, .size = TS_MIN(in->size, 65536u), .plus = plus};
 	l.buf = ts_alloc(l.size);
 	if (!l.buf)
 		return -ENOMEM;

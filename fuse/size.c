@@ -80,7 +80,7 @@ static int tell_wait(struct tfuse *tf, struct tf_job *j)
 	}
 	rc = j->done.rc;
 	tf_node_unref(tf, j->node);
-	ts_free(j);
+	tf_job_free(j);
 	return rc;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Kernel caches go before the token goes.
+/* Attributes and pages go before the token goes; names: names_drop.c.
  *
  * Attributes: inval_inode(ino, -1): takes no lock that a request holds. ENOENT means that the kernel does not have the inode
  * yet although a reply is on its way: retried until it is found or forgotten.
@@ -9,29 +9,18 @@
  * A call that met a request which came after the look is left alone (it ends with that request) and made anew around it.
  * No call is made behind a reply where it can be helped: the next READ's word about the end of the file would not count
  * (fi->attr_version), and an end that another node has moved down would show as zeros.
- * Names: the mount's epoch is raised (kernel 6.16+), which takes no lock at all; on older kernels no entry ever gets a timeout.
  *
  * Must never happen: a return from here while the kernel can still answer from what was cached before. */
 #include "fuse/fuse_int.h"
 #include <time.h>
 #include <unistd.h>
 
-#define TF_NOTIFY_INC_EPOCH 8
 #define TF_PAGE		    4096ULL
 #define TF_BLOCKED_MS	    2
 #define TF_TRY_MS	    1 /* for a folio that a WRITE may hold */
 #define TF_ROUNDS_FIRST	    4   /* readers go on reading: the rest is for the last call */
 #define TF_ROUNDS_LAST	    4096 /* each is made by a request that came meanwhile, and those wait now */
 #define TF_CLEAR_NS	    (20 * TS_NS_PER_MS) /* for the caller of an answered fallocate() */
-#define TF_APPLY_NS	    (2 * TS_NS_PER_S) /* a reply written longer ago has been applied by its caller */
-
-static int notify_write(struct tfuse *tf, int code, const void *data, size_t len)
-{
-	struct fuse_out_header h = {.len = (uint32_t)(sizeof(h) + len), .error = code, .unique = 0};
-	struct iovec iov[2] = {{&h, sizeof(h)}, {(void *)data, len}};
-	ssize_t n = writev(tf->fd, iov, len ? 2 : 1);
-	return n < 0 ? -errno : 0;
-}
 
 /* READs sent before the call do not count as to the end of the file (size.c): counted before and behind it. */
 static int notify_inval_inode(struct tfuse *tf, struct tf_node *n, int64_t off, int64_t len)
@@ -40,7 +29,7 @@ static int notify_inval_inode(struct tfuse *tf, struct tf_node *n, int64_t off, 
 	atomic_fetch_add(&n->inval_running, 1);
 	atomic_fetch_add(&n->invals, 1);
 	atomic_store(&n->inval_ns, ts_now_ns(ts_exec_env(tf->exec)));
-	int rc = notify_write(tf, FUSE_NOTIFY_INVAL_INODE, &o, sizeof(o));
+	int rc = tf_notify_write(tf, FUSE_NOTIFY_INVAL_INODE, &o, sizeof(o), NULL, 0);
 	atomic_fetch_add(&n->invals, 1);
 	atomic_fetch_sub(&n->inval_running, 1);
 	return rc;
@@ -172,7 +161,7 @@ static bool piece_inval(struct tfuse *tf, struct tf_node *n, uint64_t first, uin
 		}
 	}
 	tf_node_unref(tf, n);
-	ts_free(j);
+	tf_job_free(j);
 	return true;
 }
 
@@ -208,7 +197,7 @@ static void held_wait(struct tfuse *tf, struct tf_node *n, struct tf_job *j)
 		return;
 	}
 	tf_node_unref(tf, n);
-	ts_free(j);
+	tf_job_free(j);
 }
 
 /* Pages that WRITEs hold, or not. */
@@ -332,20 +321,6 @@ void tf_inval_written(struct tf_req *q, uint64_t start, uint64_t end)
 	}
 	if (held && page + TF_PAGE <= end)
 		(void)tf_job_run(node_job(tf, n, job_inval_data, page + TF_PAGE, end), "kernel to drop pages written past it", n->ino);
-}
-
-void tf_inval_names(void *arg, uint64_t dir)
-{
-	struct tfuse *tf = arg;
-	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, dir);
-	if (!n || n->names_epoch != tf->epoch || tf_fault(tf, TF_AT_INVAL_NAMES, dir))
-		return; /* nothing handed out since the last raise */
-	int rc = notify_write(tf, TF_NOTIFY_INC_EPOCH, NULL, 0);
-	if (rc && rc != -ENOTCONN && rc != -ENODEV)
-		TS_PANIC("kernel refuses to raise the entry epoch: %s", strerror(-rc));
-	tf->epoch++;
-	tf->st.inval_names++;
-	tf->st.epoch_bumps++;
 }
 
 void tf_stopped(void *arg, const char *why)

@@ -26,6 +26,7 @@ enum ts_internal_error {
 	TS_ERR_MOVED = 4002, /* another node decides this: ask there */
 	TS_ERR_WOULD_WAIT = 4003, /* the caller asked not to wait for a remote node */
 	TS_ERR_FENCED = 4004, /* this incarnation is excluded: stop all I/O */
+	TS_ERR_BOUNCED = 4005, /* whoever asked begins anew, and must let go first what he has locked */
 };
 
 /* Prints the condition, object and place, calls the crash hook (stops I/O), then aborts. Never compiled out. */

@@ -250,6 +250,14 @@ static int pin_slowly(struct tok_mgr *m, struct tok *t, enum tok_mode mode, uint
 	return rc;
 }
 
+static int before_wait(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, unsigned flags)
+{
+	if (kind != TOK_DIR || mode == TOK_SH || flags & (TOK_NOWAIT | TOK_TRY) || !m->a.events.before_wait)
+		return 0;
+	const struct tok *t = tok_find(m, kind, id);
+	return t && held(t, mode, 0, TOK_END) && allowed(t, mode, flags) ? 0 : m->a.events.before_wait(m->a.events.arg, kind, id);
+}
+
 int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start,
 	    uint64_t end, unsigned flags, struct tok_pin *out)
 {
@@ -259,8 +267,9 @@ int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mo
 		start = 0;
 		end = TOK_END;
 	}
-	if (m->failed)
-		return -TS_ERR_FENCED;
+	int rc = before_wait(m, kind, id, mode, flags);
+	if (rc || m->failed)
+		return rc ? rc : -TS_ERR_FENCED;
 	struct tok *t = tok_get(m, kind, id);
 	if (!t)
 		return -ENOMEM;
@@ -269,7 +278,7 @@ int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mo
 		ts_list_del(&t->lru);
 		count_pin(m, t, mode, start, end);
 	} else {
-		int rc = pin_slowly(m, t, mode, start, end, flags);
+		rc = pin_slowly(m, t, mode, start, end, flags);
 		if (rc)
 			return rc;
 		if (m->ntoks > m->a.max_tokens)
@@ -301,6 +310,11 @@ bool tok_cached(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mod
 {
 	const struct tok *t = tok_find(m, kind, id);
 	return t && !m->failed && !t->revoke_begun && held(t, mode, 0, TOK_END);
+}
+bool tok_wanted(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
+{
+	const struct tok *t = tok_find(m, kind, id);
+	return t && !ts_list_empty(&t->waiters);
 }
 bool tok_holds(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start, uint64_t end)
 {

@@ -58,6 +58,9 @@ struct tok_events {
 	void (*last_revoke)(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end);
 	/* Must a DATA token stay in one piece? Then a revoke of a part takes all of it. NULL: never. Does not wait. */
 	bool (*whole)(void *arg, enum tok_kind kind, uint64_t id);
+	/* A pin of DIR that is not SH and will not be had without another node is about to wait: what a revoke of the token would need from
+	 * the caller is to be given up before. May wait; an error is the pin's. NULL: nothing is. */
+	int (*before_wait)(void *arg, enum tok_kind kind, uint64_t id);
 	/* All tokens of this node are gone (excluded from the group): caches are void, nothing may be written. */
 	void (*lost)(void *arg);
 	void *arg;
@@ -101,6 +104,8 @@ int tok_pin(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mo
 void tok_unpin(struct tok_mgr *m, struct tok_pin *p); /* empties *p; harmless on an empty one */
 /* Held here now in at least this mode on the whole resource, and no revoke begun (kernel caching allowed)? */
 bool tok_cached(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode);
+/* Does a fiber of this node wait for it? */
+bool tok_wanted(struct tok_mgr *m, enum tok_kind kind, uint64_t id);
 /* Held here in at least this mode on [start, end], whether or not a revoke has begun? */
 bool tok_holds(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start, uint64_t end);
 /* What a holder of SW changed, on its way to whoever can write it down (dlm/dlm.h). give: in the revoke call-back, before SW

@@ -8,16 +8,6 @@
 # quick
 . "$(dirname "$0")/lib.sh"
 
-# With names in the kernel's cache there are more windows, and less that closes them by chance.
-remount() { # OPTION
-	local n
-	assert_ok "unmount" sb umount
-	for n in 1 2 3; do
-		assert_ok "node $n: mount -o $1" on $n tessera mount -o "$1" "$FS" "$(mnt $n)"
-	done
-}
-remount namecache
-
 d=windows.$$
 mkdir "$(mnt 1)/$d" || fail "node 1: cannot make $d"
 chmod 755 "$(mnt 1)/$d" "$(mnt 1)"
@@ -35,5 +25,4 @@ on 1 tessera diag fault "$FS" clear
 assert_eq "fault points armed" 0 "$(on 1 tessera --json diag fault "$FS" list | jq length)"
 assert_refused "a point that does not exist" "none of that name" 1 tessera diag fault "$FS" arm nothing.before_pin
 assert_refused "a hold that is too long" "must be a number from 1 to 5000" 1 tessera diag fault "$FS" arm mknod.before_pin --hold 60000
-remount nonamecache
 exit 0

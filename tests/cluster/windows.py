@@ -44,6 +44,7 @@ class Run:
 
     def __init__(self, admin, dirs, sub):
         self.admin, self.dirs, self.sub, self.clients, self.stale, self.omission = admin, dirs, sub, [], [], None
+        self.names_kept = admin.fuse(1)["names_cached"]
         self.a, self.b = self.client(1), self.client(2)
         self.a.ok("mkdir", self.p(1))
         self.dir_ino = self.b.ok("ino", self.p(2))
@@ -89,6 +90,19 @@ class Run:
         """The kernel was told to drop an inode that it did not have."""
         if self.admin.fuse(1)["inval_enoent"] <= before:
             raise Missed("the kernel had the inode already")
+
+    def kept(self, name):
+        """Node 1's kernel has the name and asks for it no more."""
+        if not self.names_kept:
+            return
+        self.a.ok("open", "kept", self.p(1), os.O_RDONLY)  # the names above are another matter
+        for _ in range(50):
+            before = self.admin.fuse(1)["ops"].get("lookup", 0)
+            self.a.ok("size_at", "kept", name)
+            if self.admin.fuse(1)["ops"].get("lookup", 0) == before:
+                return
+            time.sleep(0.05)
+        raise Missed("node 1 asks for %s again and again" % name)
 
     def evict(self):
         """The kernel forgets what is not in use, the daemons keep their tokens."""
@@ -150,12 +164,14 @@ def held_lookup(w):
     w.expect("stat of the new name", PAGE, w.a("size", w.p(1, "g")))
 
 
-@window("inval.names", window="cached names")
+NAMES_STAY = "inval.names+inval.names_last"
+
+
+@window(NAMES_STAY, window="cached names")
 def cached_name(w):
     """A name cached with a timeout goes elsewhere. 3f row 4."""
     w.file()
-    w.a.ok("size", w.p(1, "f"))
-    w.a.ok("size", w.p(1, "f"))
+    w.kept("f")
     h = w.hold("inval.names", w.dir_ino, delay=50)
     w.expect("rename elsewhere", None, w.b("rename", w.p(2, "f"), w.p(2, "g")))
     w.expect("stat of the old name", "ENOENT", w.a("size", w.p(1, "f")))
@@ -167,14 +183,19 @@ def cached_name(w):
 def lookup_again_late(w):
     """A LOOKUP that looks a cached name up again is answered but not applied. 3f rows 2 to 4."""
     w.file()
-    w.a.ok("size", w.p(1, "f"))
-    w.b.ok("create", w.p(2, "g"))  # raises the epoch of node 1
+    w.a.ok("open", "f", w.p(1, "f"), os.O_PATH)  # so that its name is only made old
+    w.kept("f")
+    w.b.ok("create", w.p(2, "g"))
+    time.sleep(0.5)  # names are handed out again
     h = w.hold("lookup.before_reply", w.dir_ino)
     w.a.start("size", w.p(1, "f"))
     h.hit()
-    w.expect("rename elsewhere", None, w.meanwhile(h, w.b.start("rename", w.p(2, "f"), w.p(2, "h"))))
+    w.b.start("rename", w.p(2, "f"), w.p(2, "h"))
+    if w.names_kept:
+        w.blocked(h, w.b)
     h.release()
     w.a.result()
+    w.expect("rename elsewhere", None, w.b.result())
     w.expect("stat of the old name", "ENOENT", w.a("size", w.p(1, "f")))
     w.expect("stat of the new name", PAGE, w.a("size", w.p(1, "h")))
 
@@ -199,7 +220,7 @@ def first_lookup_late(w):
     w.expect("mode", 0o751, w.a("fmode", "f"))  # not by name, which may be looked up anew
 
 
-@window("omit.again_on_enoent+omit.no_timeout_for_listed", omission="cached names")
+@window("omit.again_on_enoent", omission="cached names")
 def listing_late(w):
     """READDIRPLUS that brings an inode the kernel lacks is answered but not applied. 3f row 7."""
     w.file(b"", by=1)  # nothing is written behind: its attributes may be cached
@@ -222,7 +243,7 @@ def listing_late(w):
     w.expect("mode", 0o751, w.a("mode_at", "d", "f"))
 
 
-@window("omit.no_timeout_for_listed", omission="cached names")
+@window(NAMES_STAY, omission="cached names")
 def listing_names_late(w):
     """READDIRPLUS is answered but not applied; a name of it goes elsewhere. 3f row 5."""
     w.file(by=1)
@@ -233,9 +254,14 @@ def listing_names_late(w):
     h = w.hold("readdirplus.before_reply", w.dir_ino)
     fd.start("scan_at", "d")
     h.hit()
-    w.expect("rename elsewhere", None, w.meanwhile(h, w.b.start("rename", w.p(2, "f"), w.p(2, "g"))))
+    w.b.start("rename", w.p(2, "f"), w.p(2, "g"))
+    if w.names_kept and not w.omission:
+        w.blocked(h, w.b)
+    else:
+        w.b.over(1.0)
     h.release()
     fd.result()
+    w.expect("rename elsewhere", None, w.b.result())
     w.expect("stat of the old name", "ENOENT", fd("size_at", "d", "f"))
     w.expect("names", ["g"], w.a("list", w.p(1)))
 
@@ -278,9 +304,12 @@ def negative_late(w):
     h = w.hold("lookup.before_reply", w.dir_ino)
     w.a.start("size", w.p(1, "f"))
     h.hit()
-    w.expect("create elsewhere", None, w.meanwhile(h, w.b.start("create", w.p(2, "f"))))
+    w.b.start("create", w.p(2, "f"))
+    if w.names_kept:
+        w.blocked(h, w.b)
     h.release()
     w.a.result()
+    w.expect("create elsewhere", None, w.b.result())
     w.expect("stat", 0, w.a("size", w.p(1, "f")))
 
 
@@ -302,15 +331,16 @@ def readdir_late(w):
 def revoke_of_names_held(w):
     """While a directory is being given back its names still serve. R-C."""
     w.file(by=1)
-    w.a.ok("size", w.p(1, "f"))
-    w.a.ok("size", w.p(1, "f"))
+    w.kept("f")
     h = w.hold("inval.names", w.dir_ino)
     w.b.start("create", w.p(2, "g"))
     h.hit()
     w.expect("stat", PAGE, w.meanwhile(h, w.a.start("size", w.p(1, "f"))))
-    w.expect("create", None, w.meanwhile(h, w.a.start("create", w.p(1, "x"))))
+    w.a.start("create", w.p(1, "x"))  # shared since the other node looked: this one needs more
     w.blocked(h, w.b)
+    w.blocked(h, w.a)
     h.release()
+    w.expect("create", None, w.a.result())
     w.expect("create elsewhere", None, w.b.result())
     w.expect("names", ["f", "g", "x"], w.a("list", w.p(1)))
 

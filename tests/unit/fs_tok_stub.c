@@ -225,6 +225,11 @@ bool tok_cached(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mod
 void tok_drop_hint(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
 {
 }
+bool tok_wanted(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
+{
+	return false;
+}
+
 bool tok_holds(struct tok_mgr *m, enum tok_kind kind, uint64_t id, enum tok_mode mode, uint64_t start, uint64_t end)
 {
 	struct tok *t = find(m, kind, id);

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Names that the kernel keeps: which it was told it may (an entry timeout went out), by directory. What is in the list is
+ * more than what the kernel has, never less: names_drop.c takes them back when the directory's token goes.
+ *
+ *   armed (a reply with a timeout) --> renamed: with its timeout, into the other directory's list
+ *                                  --> removed, or renamed away: out of the list; the caller applies the answer with the directory
+ *                                      locked, so who takes that lock behind it finds nothing (changed_ns)
+ *                                  --> the kernel forgot the inode: it has no name of it
+ *
+ * Must never happen: a timeout in a reply whose name is not in the list; a list without bound. */
+#include "fuse/fuse_int.h"
+
+#define TF_NAMES	  262144 /* of a mount */
+#define TF_NAMES_DIR	  16384
+#define TF_NEGATIVE_DIR	  1024 /* names that are not there: nothing makes the kernel forget them but a call each */
+#define TF_NAME_REST_NS	  (50 * TS_NS_PER_MS)
+#define TF_NAME_REST_MAX  8 /* doublings */
+#define TF_NAME_CALM_NS	  (30 * TS_NS_PER_S)
+
+static uint64_t name_hash(uint64_t dir, const char *name, size_t len)
+{
+	return ts_hash_2(dir, ts_csum64(name, len, 0));
+}
+
+static struct tf_name *name_find(struct tfuse *tf, const struct tf_node *dir, const char *name, size_t len)
+{
+	for (struct ts_map_node *m = ts_map_first(&tf->names, name_hash(dir->ino, name, len)); m; m = ts_map_next(m)) {
+		struct tf_name *e = TS_CONTAINER(m, struct tf_name, node);
+		if (e->dir == dir && e->len == len && !memcmp(e->name, name, len))
+			return e;
+	}
+	return NULL;
+}
+
+static void child_set(struct tf_name *e, struct tf_node *child)
+{
+	if (e->child)
+		e->child->name = NULL;
+	e->dir->nnegative -= !e->child;
+	e->child = child;
+	e->dir->nnegative += !child;
+	if (child)
+		child->name = e;
+}
+
+void tf_name_free(struct tfuse *tf, struct tf_name *e)
+{
+	if (e->child)
+		e->child->name = NULL;
+	e->dir->nnegative -= !e->child;
+	e->dir->nnames--;
+	tf->st.names--;
+	ts_map_remove(&tf->names, &e->node);
+	ts_list_del(&e->link);
+	ts_free(e);
+}
+
+static struct tf_name *name_new(struct tfuse *tf, struct tf_node *dir, const char *name, size_t len, struct tf_node *child)
+{
+	struct tf_name *e = ts_alloc(sizeof(*e) + len);
+	if (!e)
+		return NULL;
+	memcpy(e->name, name, len);
+	e->len = (uint8_t)len;
+	e->dir = dir;
+	e->armed_ns = ts_exec_now(tf->exec);
+	e->stamp = ++tf->name_stamp;
+	if (ts_map_insert(&tf->names, &e->node, name_hash(dir->ino, name, len))) {
+		ts_free(e);
+		return NULL;
+	}
+	ts_list_push_back(&dir->names, &e->link);
+	dir->nnames++;
+	dir->nnegative++;
+	tf->st.names++;
+	child_set(e, child);
+	return e;
+}
+
+/* A name that is asked for and not there is often made next, which its being kept would make dearer: the second time counts. */
+static bool missed_before(struct tfuse *tf, const struct tf_node *dir, const char *name, size_t len)
+{
+	uint64_t h = name_hash(dir->ino, name, len) | 1;
+	uint64_t *slot = &tf->missed[h / 2 % TF_MISSED];
+	bool before = *slot == h;
+	*slot = h;
+	return before;
+}
+
+static bool room(const struct tfuse *tf, const struct tf_node *dir, const struct tf_node *child)
+{
+	return tf->st.names < TF_NAMES && dir->nnames < TF_NAMES_DIR && (child || dir->nnegative < TF_NEGATIVE_DIR);
+}
+
+/* A thread that was told without the directory's lock being held; of each name so many at a time. */
+static bool unlocked_note(struct tfuse *tf, struct tf_name *e, uint32_t tid)
+{
+	uint64_t now = ts_exec_now(tf->exec);
+	for (unsigned i = 0; i < TF_UNLOCKED; i++)
+		if (e->unlocked[i].tid == tid || e->unlocked[i].ns + TF_APPLY_NS < now) {
+			e->unlocked[i] = (struct tf_unlocked){tid, now};
+			return true;
+		}
+	return false;
+}
+
+bool tf_name_arm(struct tf_req *q, uint64_t parent, const char *name, size_t len, struct tf_node *child, uint32_t unlocked)
+{
+	struct tfuse *tf = q->tf;
+	struct tf_node *dir = tf->have_prune ? tf_node_find(tf, parent) : NULL;
+	if (!dir || dir->dropping || dir->parked || tf->is_gone || ts_exec_now(tf->exec) < dir->rest_until)
+		return false;
+	struct tf_name *e = name_find(tf, dir, name, len);
+	if (e && e->child != child) { /* an older one of that name: whatever becomes of it, there is one name more */
+		if (child && child->name)
+			return false;
+		child_set(e, child);
+	}
+	if (!e && ((child && child->name) || !room(tf, dir, child) || (!child && !missed_before(tf, dir, name, len))))
+		return false;
+	if (!e)
+		e = name_new(tf, dir, name, len, child);
+	if (!e || (unlocked && !unlocked_note(tf, e, unlocked)))
+		return false; /* in the list or not: there it does no harm */
+	e->armed_ns = ts_exec_now(tf->exec);
+	tf_names_unanswered(q, dir);
+	return true;
+}
+
+/* Whoever removed a name that was kept applies that later. */
+static void changed(struct tf_req *q, struct tf_node *dir)
+{
+	dir->changed_ns = ts_exec_now(q->tf->exec);
+	tf_names_unanswered(q, dir);
+}
+
+void tf_name_removed(struct tf_req *q, uint64_t parent, const char *name, size_t len)
+{
+	struct tf_node *dir = tf_node_find(q->tf, parent);
+	struct tf_name *e = dir ? name_find(q->tf, dir, name, len) : NULL;
+	if (!e)
+		return;
+	changed(q, dir);
+	tf_name_free(q->tf, e);
+}
+
+/* The kernel moves the entry with its timeout, whether that suits the new directory or not. */
+static void moved(struct tfuse *tf, const struct tf_name *was, uint64_t parent, const char *name, size_t len)
+{
+	struct tf_node *dir = tf_node_find(tf, parent), *child = was->child;
+	if (!dir)
+		return; /* the kernel has its directory locked: it knows it */
+	child->name = NULL;
+	struct tf_name *e = name_new(tf, dir, name, len, child);
+	if (!e)
+		TS_PANIC("mount %s: no memory to remember a name in directory %llu: it could not be taken back", tf->mountpoint,
+			 (unsigned long long)parent);
+	memcpy(e->unlocked, was->unlocked, sizeof(e->unlocked));
+}
+
+/* Its child, if it has one, is known by another name by now. */
+static void name_left(struct tf_req *q, struct tf_name *e, bool went)
+{
+	changed(q, e->dir);
+	if (went) {
+		e->child = NULL;
+		e->dir->nnegative++;
+	}
+	tf_name_free(q->tf, e);
+}
+
+void tf_name_renamed(struct tf_req *q, uint64_t from, const char *name, size_t len, uint64_t to, const char *newname, size_t nlen, bool exchange)
+{
+	struct tfuse *tf = q->tf;
+	struct tf_node *d = tf_node_find(tf, from), *t = tf_node_find(tf, to);
+	struct tf_name *a = d ? name_find(tf, d, name, len) : NULL, *b = t ? name_find(tf, t, newname, nlen) : NULL;
+	bool into = a && a->child, back = exchange && b && b->child;
+	if (a == b) /* or neither is kept */
+		return;
+	if (into)
+		moved(tf, a, to, newname, nlen);
+	if (back)
+		moved(tf, b, from, name, len);
+	if (a)
+		name_left(q, a, into);
+	if (b)
+		name_left(q, b, back);
+	if (into)
+		tf_names_unanswered(q, t);
+}
+
+void tf_names_unanswered(struct tf_req *q, struct tf_node *dir)
+{
+	for (unsigned i = 0; i < TS_ARRAY_LEN(q->telling); i++) {
+		if (q->telling[i] == dir)
+			return;
+		if (q->telling[i])
+			continue;
+		q->telling[i] = dir;
+		dir->unanswered++;
+		tf_node_ref(dir);
+		return;
+	}
+}
+
+void tf_names_answered(struct tf_req *q)
+{
+	for (unsigned i = 0; i < TS_ARRAY_LEN(q->telling) && q->telling[i]; i++) {
+		struct tf_node *dir = q->telling[i];
+		if (dir->changed_ns)
+			dir->changed_ns = ts_exec_now(q->tf->exec);
+		if (--dir->unanswered == 0)
+			ts_cond_broadcast(&dir->names_cond);
+		tf_node_unref(q->tf, dir);
+	}
+	for (unsigned i = 0; i < TS_ARRAY_LEN(q->parked) && q->parked[i]; i++) {
+		q->parked[i]->parked--;
+		tf_node_unref(q->tf, q->parked[i]);
+	}
+}
+
+void tf_names_forget(struct tfuse *tf, struct tf_node *n)
+{
+	ts_list_for_safe(l, t, &n->names)
+		tf_name_free(tf, ts_list_entry(l, struct tf_name, link));
+	if (n->name)
+		tf_name_free(tf, n->name);
+}
+
+/* Handing out begins again, the later the sooner the last ones had to be taken back. */
+void tf_names_rest(struct tfuse *tf, struct tf_node *dir)
+{
+	uint64_t now = ts_exec_now(tf->exec);
+	dir->rests = now > dir->rest_until + TF_NAME_CALM_NS ? 0 : TS_MIN(dir->rests + 1, (unsigned)TF_NAME_REST_MAX);
+	dir->rest_until = now + (TF_NAME_REST_NS << dir->rests);
+}
