@@ -128,7 +128,8 @@ struct fs_attr {
 	int64_t atime_ns, mtime_ns, ctime_ns, btime_ns;
 	uint32_t blksize;
 	bool cacheable;	      /* the inode token is held and no revoke has begun: attributes may be cached until inval_attr */
-	bool entry_cacheable; /* lookup: the directory token is held (shared suffices): the entry may be cached until inval_names */
+	/* look-up: the directory token is held (shared suffices): the entry may be cached until inval_names; it is held exclusively */
+	bool entry_cacheable, entry_private;
 };
 
 struct fs_hold { /* keeps an inode that is no directory from being freed, as an open file does; all zero = empty */

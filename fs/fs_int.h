@@ -403,11 +403,12 @@ static inline bool fs_may_cache(const struct fs *fs, enum tok_kind kind, uint64_
 {
 	return !fs->suspended && tok_cached(fs->tok, kind, id, TOK_SH);
 }
-/* May it keep names of the directory? Not while somebody here waits for the right to change them: he may have it locked in the kernel, and
- * what is kept could not be taken back. */
-static inline bool fs_may_keep_names(const struct fs *fs, uint64_t dir)
+/* May it keep this name of the directory? Not while somebody here waits for the right to change them: he may have it locked in the kernel,
+ * and what is kept could not be taken back. */
+static inline void fs_entry_attr(const struct fs *fs, uint64_t dir, struct fs_attr *a)
 {
-	return fs_may_cache(fs, TOK_DIR, dir) && !tok_wanted(fs->tok, TOK_DIR, dir);
+	a->entry_cacheable = fs_may_cache(fs, TOK_DIR, dir) && !tok_wanted(fs->tok, TOK_DIR, dir);
+	a->entry_private = a->entry_cacheable && tok_cached(fs->tok, TOK_DIR, dir, TOK_EX);
 }
 /* Every module that lives in struct fs has these; called by super.c in this order at mount, reversed at unmount. */
 int fs_io_init(struct fs *fs) TS_MUST_CHECK;

@@ -176,7 +176,8 @@ static int make_result(struct making *k)
 		goto out;
 	if (m->out) {
 		fs_inode_attr(k->fs, ip, m->out);
-		m->out->entry_cacheable = m->name && fs_may_keep_names(k->fs, m->dir);
+		if (m->name)
+			fs_entry_attr(k->fs, m->dir, m->out);
 	}
 	if (m->file) {
 		fs_file_attach(k->fs, m->file, ip);

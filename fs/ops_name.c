@@ -168,7 +168,8 @@ static int lookup_once(struct fs_take *t, void *arg)
 			fs_inode_put(fs, ip);
 	}
 	/* Also for -ENOENT: the absence of the name may be cached, too. */
-	a->out->entry_cacheable = (!rc || rc == -ENOENT) && fs_may_keep_names(fs, a->dir);
+	if (!rc || rc == -ENOENT)
+		fs_entry_attr(fs, a->dir, a->out);
 	return rc;
 }
 
@@ -270,7 +271,7 @@ static void link_tx(struct fs *fs, const struct name_arg *a, struct fs_inode *di
 	d->flags = le32_make(le32_get(d->flags) & ~(uint32_t)(FS_IF_ORPHAN | FS_IF_TMPFILE));
 	fs_tx_commit(&tx);
 	fs_inode_attr(fs, ip, a->out);
-	a->out->entry_cacheable = fs_may_keep_names(fs, a->dir);
+	fs_entry_attr(fs, a->dir, a->out);
 }
 
 static int link_once(struct fs_take *t, void *arg)
@@ -437,7 +438,7 @@ static bool list_attr(struct list_arg *a, const struct fs_dirent *e, struct fs_a
 	known = ip && ip->buf && ip->gen == e->gen;
 	if (known) {
 		fs_inode_attr(a->fs, ip, out);
-		out->entry_cacheable = fs_may_keep_names(a->fs, a->dir);
+		fs_entry_attr(a->fs, a->dir, out);
 	}
 	if (ip)
 		fs_inode_put(a->fs, ip);

@@ -180,6 +180,8 @@ static void req_run(void *arg)
 	if (rc == -ESTALE)
 		rc = tf_removed_dir(q);
 	tf_retry_done(q, rc);
+	if (q->tf->st.bounced)
+		tf_bounce_over(q, rc);
 	if (rc < 0 && rc != -TF_NOREPLY)
 		tf_reply_err(q, -rc);
 	req_free(q);

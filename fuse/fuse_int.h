@@ -77,6 +77,7 @@ struct tf_node { /* an inode the kernel may know */
 	struct tf_job *expiring;
 	uint64_t changed_ns;	  /* a name that was kept was removed: it is applied later; 0: long ago */
 	uint64_t rest_until;	  /* no name is handed out */
+	uint64_t stirred_ns;	  /* this node changed it */
 	uint64_t epoch;		  /* in which void names were looked for */
 	struct ts_cond names_cond;
 	unsigned writers;	  /* handles open for reading and writing: pages may be mapped and dirtied without a word */
@@ -311,8 +312,9 @@ void tf_nodes_clear(struct tfuse *tf);
 /* names.c: what follows is told before the answer goes out, with no wait behind the operation */
 /* May the kernel keep this name? Then it is remembered. child NULL: that there is none. unlocked: the thread, if the answer may be applied
  * without the directory's lock. */
-bool tf_name_arm(struct tf_req *q, uint64_t parent, const char *name, size_t len, struct tf_node *child, uint32_t unlocked);
-void tf_name_removed(struct tf_req *q, uint64_t parent, const char *name, size_t len);
+bool tf_name_arm(struct tf_req *q, const char *name, size_t len, const struct fs_attr *a, struct tf_node *child, uint32_t unlocked);
+void tf_name_made(const struct tf_req *q);
+void tf_name_removed(struct tf_req *q, const char *name, size_t len);
 void tf_name_renamed(struct tf_req *q, uint64_t from, const char *name, size_t len, uint64_t to, const char *newname, size_t nlen, bool exchange);
 void tf_names_unanswered(struct tf_req *q, struct tf_node *dir);
 void tf_names_answered(struct tf_req *q); /* it is over */
@@ -323,6 +325,8 @@ void tf_names_rest(struct tfuse *tf, struct tf_node *dir);
 /* names_drop.c */
 void tf_inval_names(void *arg, uint64_t dir, unsigned how);
 int tf_names_before_wait(void *arg, uint64_t dir) TS_MUST_CHECK;
+bool tf_bounced_lookup_wait(const struct tf_req *q, const struct fs_attr *a);
+void tf_bounce_over(const struct tf_req *q, int rc); /* every request, behind its handler */
 
 /* notify.c: threads for calls that may block in the kernel */
 struct tf_job {

@@ -13,8 +13,8 @@
 #define TF_NAMES	  262144 /* of a mount */
 #define TF_NAMES_DIR	  16384
 #define TF_NEGATIVE_DIR	  1024 /* names that are not there: nothing makes the kernel forget them but a call each */
-#define TF_NAME_REST_NS	  (50 * TS_NS_PER_MS)
-#define TF_NAME_REST_MAX  8 /* doublings */
+#define TF_NAME_REST_NS	  (200 * TS_NS_PER_MS)
+#define TF_NAME_REST_MAX  6 /* doublings */
 #define TF_NAME_CALM_NS	  (30 * TS_NS_PER_S)
 
 static uint64_t name_hash(uint64_t dir, const char *name, size_t len)
@@ -104,11 +104,18 @@ static bool unlocked_note(struct tfuse *tf, struct tf_name *e, uint32_t tid)
 	return false;
 }
 
-bool tf_name_arm(struct tf_req *q, uint64_t parent, const char *name, size_t len, struct tf_node *child, uint32_t unlocked)
+/* Not in a directory that is being fought for: what is handed out there is only in the way. */
+static bool calm(const struct tfuse *tf, const struct tf_node *dir, const struct fs_attr *a)
+{
+	uint64_t now = ts_exec_now(tf->exec);
+	return !dir->dropping && !dir->parked && now >= dir->rest_until && (a->entry_private || now >= dir->stirred_ns + TF_NAME_REST_NS);
+}
+
+bool tf_name_arm(struct tf_req *q, const char *name, size_t len, const struct fs_attr *a, struct tf_node *child, uint32_t unlocked)
 {
 	struct tfuse *tf = q->tf;
-	struct tf_node *dir = tf->have_prune ? tf_node_find(tf, parent) : NULL;
-	if (!dir || dir->dropping || dir->parked || tf->is_gone || ts_exec_now(tf->exec) < dir->rest_until)
+	struct tf_node *dir = tf->have_prune && a->entry_cacheable ? tf_node_find(tf, q->in->nodeid) : NULL;
+	if (!dir || tf->is_gone || !calm(tf, dir, a))
 		return false;
 	struct tf_name *e = name_find(tf, dir, name, len);
 	if (e && e->child != child) { /* an older one of that name: whatever becomes of it, there is one name more */
@@ -134,9 +141,22 @@ static void changed(struct tf_req *q, struct tf_node *dir)
 	tf_names_unanswered(q, dir);
 }
 
-void tf_name_removed(struct tf_req *q, uint64_t parent, const char *name, size_t len)
+static struct tf_node *stir(const struct tf_req *q, uint64_t ino)
 {
-	struct tf_node *dir = tf_node_find(q->tf, parent);
+	struct tf_node *dir = tf_node_find(q->tf, ino);
+	if (dir)
+		dir->stirred_ns = ts_exec_now(q->tf->exec);
+	return dir;
+}
+
+void tf_name_made(const struct tf_req *q)
+{
+	(void)stir(q, q->in->nodeid);
+}
+
+void tf_name_removed(struct tf_req *q, const char *name, size_t len)
+{
+	struct tf_node *dir = stir(q, q->in->nodeid);
 	struct tf_name *e = dir ? name_find(q->tf, dir, name, len) : NULL;
 	if (!e)
 		return;
@@ -172,7 +192,7 @@ static void name_left(struct tf_req *q, struct tf_name *e, bool went)
 void tf_name_renamed(struct tf_req *q, uint64_t from, const char *name, size_t len, uint64_t to, const char *newname, size_t nlen, bool exchange)
 {
 	struct tfuse *tf = q->tf;
-	struct tf_node *d = tf_node_find(tf, from), *t = tf_node_find(tf, to);
+	struct tf_node *d = stir(q, from), *t = stir(q, to);
 	struct tf_name *a = d ? name_find(tf, d, name, len) : NULL, *b = t ? name_find(tf, t, newname, nlen) : NULL;
 	bool into = a && a->child, back = exchange && b && b->child;
 	if (a == b) /* or neither is kept */
@@ -227,10 +247,11 @@ void tf_names_forget(struct tfuse *tf, struct tf_node *n)
 		tf_name_free(tf, n->name);
 }
 
-/* Handing out begins again, the later the sooner the last ones had to be taken back. */
+/* The token goes. Handing out begins again some time later, the later the sooner the last names had to be taken back. */
 void tf_names_rest(struct tfuse *tf, struct tf_node *dir)
 {
 	uint64_t now = ts_exec_now(tf->exec);
-	dir->rests = now > dir->rest_until + TF_NAME_CALM_NS ? 0 : TS_MIN(dir->rests + 1, (unsigned)TF_NAME_REST_MAX);
-	dir->rest_until = now + (TF_NAME_REST_NS << dir->rests);
+	if (dir->nnames)
+		dir->rests = now > dir->rest_until + TF_NAME_CALM_NS ? 0 : TS_MIN(dir->rests + 1, (unsigned)TF_NAME_REST_MAX);
+	dir->rest_until = TS_MAX(dir->rest_until, now + (TF_NAME_REST_NS << dir->rests));
 }

@@ -33,6 +33,7 @@
 #define TF_RAN_NS	    1000000 /* so long a thread does not run between being woken and applying an answer */
 #define TF_LOOK_NS	    1000000
 #define TF_BOUNCE_NS	    (5 * TS_NS_PER_S)
+#define TF_BACK_NS	    (100 * TS_NS_PER_MS)
 #define TF_BOUNCE_REST_NS   (2 * TS_NS_PER_S)
 
 struct prune_msg {
@@ -239,7 +240,6 @@ static void drop_fiber(void *arg)
 		tf_job_free(j);
 	}
 	dir->dropping = false;
-	tf_names_rest(tf, dir);
 	ts_cond_broadcast(&dir->names_cond);
 	if (--tf->droppers == 0)
 		ts_cond_broadcast(&tf->idle);
@@ -252,6 +252,7 @@ static void drop_begin(struct tfuse *tf, struct tf_node *dir)
 		return;
 	dir->dropping = true;
 	dir->tf = tf;
+	tf_names_rest(tf, dir);
 	tf_node_ref(dir);
 	tf->droppers++;
 	tf->st.inval_names++;
@@ -276,7 +277,10 @@ void tf_inval_names(void *arg, uint64_t ino, unsigned how)
 {
 	struct tfuse *tf = arg;
 	struct tf_node *dir = tf->is_gone ? NULL : tf_node_find(tf, ino);
-	if (!dir || !left(tf, dir) || tf_fault(tf, how & FS_INVAL_LAST ? TF_AT_INVAL_NAMES_LAST : TF_AT_INVAL_NAMES, ino))
+	if (!dir)
+		return;
+	tf_names_rest(tf, dir);
+	if (!left(tf, dir) || tf_fault(tf, how & FS_INVAL_LAST ? TF_AT_INVAL_NAMES_LAST : TF_AT_INVAL_NAMES, ino))
 		return;
 	uint64_t until = ts_exec_now(tf->exec) + (how & FS_INVAL_HURRY ? TF_LOCKED_HURRY_NS : TF_LOCKED_NS);
 	tf_node_ref(dir);
@@ -313,6 +317,39 @@ static bool bounce(struct tfuse *tf, uint32_t pid)
 		return false;
 	*free = (struct tf_bounced){.pid = pid, .until = now + TF_BOUNCE_NS};
 	return true;
+}
+
+/* On the way to the directory whose lock it gave up for its names to be taken back: not before they are. true: that took time. */
+bool tf_bounced_lookup_wait(const struct tf_req *q, const struct fs_attr *a)
+{
+	struct tf_node *dir = S_ISDIR(a->mode) && q->tf->st.bounced ? tf_node_find(q->tf, a->ino) : NULL;
+	uint64_t now = ts_exec_now(q->tf->exec);
+	bool back = false;
+	for (unsigned i = 0; i < TF_BOUNCED && dir && dir->dropping; i++)
+		back |= q->tf->bounced[i].pid == q->in->pid && q->tf->bounced[i].until >= now;
+	if (!back)
+		return false;
+	tf_node_ref(dir);
+	while (dir->dropping && ts_cond_wait_until(&dir->names_cond, now + TF_BACK_NS, "names to be taken back from the kernel", a->ino, 0) == 0)
+		;
+	tf_node_unref(q->tf, dir);
+	return true;
+}
+
+/* On its way back it only looks; whatever else it asks for is the call that was begun anew, or a later one. */
+void tf_bounce_over(const struct tf_req *q, int rc)
+{
+	switch (q->in->opcode) {
+	case FUSE_LOOKUP:
+	case FUSE_GETATTR:
+	case FUSE_GETXATTR:
+	case FUSE_READLINK:
+		return;
+	default:
+		for (unsigned i = 0; i < TF_BOUNCED && rc != -TS_ERR_BOUNCED; i++)
+			if (q->tf->bounced[i].pid == q->in->pid)
+				q->tf->bounced[i] = (struct tf_bounced){0};
+	}
 }
 
 /* 0: nothing is kept of it, or nothing can be done about it. */

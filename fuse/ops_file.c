@@ -98,6 +98,7 @@ int tf_op_create(struct tf_req *q)
 	if (in->open_flags & FUSE_OPEN_KILL_SUIDGID)
 		q->cred.flags |= FS_KILL_SUID;
 	int rc = fs_create(q->tf->fs, &q->cred, q->in->nodeid, name, len, in->mode, (int)in->flags, &f, &a);
+	tf_name_made(q);
 	return rc ? rc : created_reply(q, f, &a, (int)in->flags, name, len);
 }
 

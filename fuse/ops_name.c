@@ -40,8 +40,7 @@ struct tf_node *tf_entry_fill(struct tf_req *q, const char *name, size_t len, st
 	tf_node_saw(n, a);
 	if (attrs || tf_fault(tf, TF_OMIT_ZERO_ATTR, q->in->nodeid))
 		tf_attr_timeout(tf, n, a, &e->attr_valid);
-	if (name && a->entry_cacheable && (!unlocked || q->in->pid) &&
-	    tf_name_arm(q, q->in->nodeid, name, len, n, unlocked ? q->in->pid : 0))
+	if (name && (!unlocked || q->in->pid) && tf_name_arm(q, name, len, a, n, unlocked ? q->in->pid : 0))
 		e->entry_valid = TF_FOREVER_S;
 	return n;
 }
@@ -64,10 +63,10 @@ static bool is_dots(const char *name, size_t len)
 }
 
 /* There is no such name, and the kernel may keep that; it never applies it to an entry that it has. */
-static int absent_reply(struct tf_req *q, const char *name, size_t len)
+static int absent_reply(struct tf_req *q, const char *name, size_t len, const struct fs_attr *a)
 {
 	struct fuse_entry_out e = {.entry_valid = TF_FOREVER_S};
-	if (!tf_name_arm(q, q->in->nodeid, name, len, NULL, 0))
+	if (!tf_name_arm(q, name, len, a, NULL, 0))
 		return -ENOENT;
 	return tf_reply(q, &e, sizeof(e)) ? -TF_NOREPLY : 0;
 }
@@ -82,9 +81,11 @@ int tf_op_lookup(struct tf_req *q)
 	if (len > TF_NAME_MAX)
 		return -ENAMETOOLONG;
 	int rc = tf_retry_lookup(q, name, len, &a);
+	if (rc == 0 && tf_bounced_lookup_wait(q, &a))
+		rc = tf_retry_lookup(q, name, len, &a);
 	bool keep = !is_dots(name, len) && !renamed_now(q->tf, q->in->nodeid, name, len);
-	if (rc == -ENOENT && keep && a.entry_cacheable)
-		return absent_reply(q, name, len);
+	if (rc == -ENOENT && keep)
+		return absent_reply(q, name, len, &a);
 	return rc ? rc : tf_entry_reply(q, keep ? name : NULL, len, &a, true);
 }
 
@@ -99,6 +100,7 @@ static int make(struct tf_req *q, size_t name_off, uint32_t mode, uint32_t umask
 		return -ENAMETOOLONG;
 	q->cred.umask = umask;
 	int rc = fs_mknod(q->tf->fs, &q->cred, q->in->nodeid, name, len, mode, rdev, target, &a);
+	tf_name_made(q);
 	return rc ? rc : tf_entry_reply(q, name, len, &a, false);
 }
 
@@ -135,6 +137,7 @@ int tf_op_link(struct tf_req *q)
 	if (len > TF_NAME_MAX)
 		return -ENAMETOOLONG;
 	int rc = fs_link(q->tf->fs, &q->cred, tf_second(q, in->oldnodeid), q->in->nodeid, name, len, &a);
+	tf_name_made(q);
 	return rc ? rc : tf_entry_reply(q, name, len, &a, false);
 }
 
@@ -149,7 +152,7 @@ static int remove_name(struct tf_req *q, int (*fn)(struct fs *, const struct fs_
 	int rc = fn(q->tf->fs, &q->cred, q->in->nodeid, name, len);
 	if (rc)
 		return rc;
-	tf_name_removed(q, q->in->nodeid, name, len);
+	tf_name_removed(q, name, len);
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
 }
 

@@ -131,13 +131,14 @@ static void copy_old_end(void)
 	EQ(10, copy_file_range(a, &from, g, NULL, 10, 0), "copy of them behind the look");
 }
 
-/* A directory that another node has moved, and that the kernel of this one still has under its old name, is not renamed into a third
- * directory before somebody has looked at it. */
+/* A directory that another node has moved, and that the kernel of this one still has under its old name because it is in use, is not
+ * renamed into a third directory before somebody has looked at it. */
 static void moved_directory(void)
 {
 	NEED(mkdir(pa("a"), 0755));
 	NEED(mkdir(pa("b"), 0755));
 	NEED(mkdir(pa("a/s"), 0755));
+	px_open(pa("a/s"), O_PATH | O_DIRECTORY);
 	NEED(rename(pb("a/s"), pb("b/s")));
 	FAILS(ESTALE, rename(pa("b/s"), pa("s")));
 	EQ(2, px_stat(pa("b/s")).st_nlink, "links of the directory, looked at");
