@@ -77,7 +77,7 @@ struct tf_node { /* an inode the kernel may know */
 	struct tf_job *expiring;
 	uint64_t changed_ns;	  /* a name that was kept was removed: it is applied later; 0: long ago */
 	uint64_t rest_until;	  /* no name is handed out */
-	uint64_t stirred_ns;	  /* this node changed it */
+	uint64_t stirred_ns;	  /* this node changed it, or gave its token back */
 	uint64_t epoch;		  /* in which void names were looked for */
 	struct ts_cond names_cond;
 	unsigned writers;	  /* handles open for reading and writing: pages may be mapped and dirtied without a word */
@@ -325,7 +325,7 @@ void tf_names_rest(struct tfuse *tf, struct tf_node *dir);
 /* names_drop.c */
 void tf_inval_names(void *arg, uint64_t dir, unsigned how);
 int tf_names_before_wait(void *arg, uint64_t dir) TS_MUST_CHECK;
-bool tf_bounced_lookup_wait(const struct tf_req *q, const struct fs_attr *a);
+bool tf_bounced_wait(const struct tf_req *q, uint64_t ino);
 void tf_bounce_over(const struct tf_req *q, int rc); /* every request, behind its handler */
 
 /* notify.c: threads for calls that may block in the kernel */

@@ -15,6 +15,7 @@
 #define TF_NEGATIVE_DIR	  1024 /* names that are not there: nothing makes the kernel forget them but a call each */
 #define TF_NAME_REST_NS	  (200 * TS_NS_PER_MS)
 #define TF_NAME_REST_MAX  6 /* doublings */
+#define TF_NEGATIVE_CALM_NS (3 * TS_NS_PER_S)
 #define TF_NAME_CALM_NS	  (30 * TS_NS_PER_S)
 
 static uint64_t name_hash(uint64_t dir, const char *name, size_t len)
@@ -105,17 +106,20 @@ static bool unlocked_note(struct tfuse *tf, struct tf_name *e, uint32_t tid)
 }
 
 /* Not in a directory that is being fought for: what is handed out there is only in the way. */
-static bool calm(const struct tfuse *tf, const struct tf_node *dir, const struct fs_attr *a)
+static bool calm(const struct tfuse *tf, const struct tf_node *dir, const struct fs_attr *a, bool negative)
 {
 	uint64_t now = ts_exec_now(tf->exec);
-	return !dir->dropping && !dir->parked && now >= dir->rest_until && (a->entry_private || now >= dir->stirred_ns + TF_NAME_REST_NS);
+	if (dir->dropping || dir->parked || now < dir->rest_until)
+		return false;
+	/* Without the directory's lock the kernel drops what nobody uses, and that there is no such name never. */
+	return a->entry_private || now >= dir->stirred_ns + (negative ? TF_NEGATIVE_CALM_NS : TF_NAME_REST_NS);
 }
 
 bool tf_name_arm(struct tf_req *q, const char *name, size_t len, const struct fs_attr *a, struct tf_node *child, uint32_t unlocked)
 {
 	struct tfuse *tf = q->tf;
 	struct tf_node *dir = tf->have_prune && a->entry_cacheable ? tf_node_find(tf, q->in->nodeid) : NULL;
-	if (!dir || tf->is_gone || !calm(tf, dir, a))
+	if (!dir || tf->is_gone || !calm(tf, dir, a, !child))
 		return false;
 	struct tf_name *e = name_find(tf, dir, name, len);
 	if (e && e->child != child) { /* an older one of that name: whatever becomes of it, there is one name more */
@@ -250,7 +254,7 @@ void tf_names_forget(struct tfuse *tf, struct tf_node *n)
 /* The token goes. Handing out begins again some time later, the later the sooner the last names had to be taken back. */
 void tf_names_rest(struct tfuse *tf, struct tf_node *dir)
 {
-	uint64_t now = ts_exec_now(tf->exec);
+	uint64_t now = dir->stirred_ns = ts_exec_now(tf->exec);
 	if (dir->nnames)
 		dir->rests = now > dir->rest_until + TF_NAME_CALM_NS ? 0 : TS_MIN(dir->rests + 1, (unsigned)TF_NAME_REST_MAX);
 	dir->rest_until = TS_MAX(dir->rest_until, now + (TF_NAME_REST_NS << dir->rests));

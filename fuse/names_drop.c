@@ -319,10 +319,11 @@ static bool bounce(struct tfuse *tf, uint32_t pid)
 	return true;
 }
 
-/* On the way to the directory whose lock it gave up for its names to be taken back: not before they are. true: that took time. */
-bool tf_bounced_lookup_wait(const struct tf_req *q, const struct fs_attr *a)
+/* On the way back to the directory whose lock it gave up so that its names can be taken back: not before they are. The kernel asks for the
+ * directory's attributes before it locks it. true: that took time. */
+bool tf_bounced_wait(const struct tf_req *q, uint64_t ino)
 {
-	struct tf_node *dir = S_ISDIR(a->mode) && q->tf->st.bounced ? tf_node_find(q->tf, a->ino) : NULL;
+	struct tf_node *dir = q->tf->st.bounced ? tf_node_find(q->tf, ino) : NULL;
 	uint64_t now = ts_exec_now(q->tf->exec);
 	bool back = false;
 	for (unsigned i = 0; i < TF_BOUNCED && dir && dir->dropping; i++)
@@ -330,7 +331,7 @@ bool tf_bounced_lookup_wait(const struct tf_req *q, const struct fs_attr *a)
 	if (!back)
 		return false;
 	tf_node_ref(dir);
-	while (dir->dropping && ts_cond_wait_until(&dir->names_cond, now + TF_BACK_NS, "names to be taken back from the kernel", a->ino, 0) == 0)
+	while (dir->dropping && ts_cond_wait_until(&dir->names_cond, now + TF_BACK_NS, "names to be taken back from the kernel", ino, 0) == 0)
 		;
 	tf_node_unref(q->tf, dir);
 	return true;
@@ -366,6 +367,7 @@ static int names_back(struct tf_req *q, struct tf_node *dir)
 			return 0;
 		dir->rest_until = ts_exec_now(tf->exec) + TF_BOUNCE_REST_NS;
 		tf->st.bounced++;
+		tf_inval_attr(tf, dir->ino);
 		return -TS_ERR_BOUNCED;
 	}
 	return 0;

@@ -79,8 +79,10 @@ int tf_op_getattr(struct tf_req *q)
 	struct fs_attr a;
 	if (q->in->nodeid == FUSE_ROOT_ID && tf_size_is_teller(q))
 		return root_for_teller(q);
+	(void)tf_bounced_wait(q, q->in->nodeid);
 	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
-	return rc ? rc : attr_reply(q, &a, true);
+	const struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
+	return rc ? rc : attr_reply(q, &a, !n || !n->dropping); /* dropping: whoever comes back asks again, and waits here */
 }
 
 static struct tf_sx_time_msg sx_time(int64_t ns)

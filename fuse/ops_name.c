@@ -81,7 +81,7 @@ int tf_op_lookup(struct tf_req *q)
 	if (len > TF_NAME_MAX)
 		return -ENAMETOOLONG;
 	int rc = tf_retry_lookup(q, name, len, &a);
-	if (rc == 0 && tf_bounced_lookup_wait(q, &a))
+	if (rc == 0 && S_ISDIR(a.mode) && tf_bounced_wait(q, a.ino))
 		rc = tf_retry_lookup(q, name, len, &a);
 	bool keep = !is_dots(name, len) && !renamed_now(q->tf, q->in->nodeid, name, len);
 	if (rc == -ENOENT && keep)
