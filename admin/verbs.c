@@ -21,8 +21,8 @@ const struct verb verb_table[] = {
 	{"mount", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount a file system on this node",
 	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, relatime (default), strictatime, nodiratime; lazytime changes nothing. "
 	 "strictatime: every read counts, on every node at once, and none is served by the kernel's page cache. locallocks: fcntl and "
-	 "flock locks count on this node only, and closing a file costs less. namecache: the kernel keeps names, which saves messages to the daemon, but "
-	 "what another node changes takes away mounts upon directories in it and makes getcwd fail at times. `mount -o remount,ro` works as ever, for this node; another "
+	 "flock locks count on this node only, and closing a file costs less. nonamecache: the kernel keeps no names; "
+	 "each is asked for when used, as on kernels before 6.18. `mount -o remount,ro` works as ever, for this node; another "
 	 "change needs umount and mount. Waits for the recovery of nodes that crashed.",
 	 {{"options", 'o', "LIST", "comma-separated mount options"}}},
 	{"umount", "NAME|DIRECTORY", 1, 1, VERB_DAEMON, "unmount a file system from this node",

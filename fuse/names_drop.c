@@ -154,7 +154,9 @@ static bool prunable(const struct tf_name *e, bool last)
 
 static void prune(struct tfuse *tf, struct tf_node *dir, bool last)
 {
-	struct tf_job *j = drop_job(tf, dir, job_prune, (dir->nnames + 1) * sizeof(uint64_t));
+	if (!dir->nnames)
+		return;
+	struct tf_job *j = drop_job(tf, dir, job_prune, dir->nnames * sizeof(uint64_t));
 	uint64_t *id = j->data;
 	ts_list_for(l, &dir->names) {
 		const struct tf_name *e = ts_list_entry(l, struct tf_name, link);
@@ -162,10 +164,7 @@ static void prune(struct tfuse *tf, struct tf_node *dir, bool last)
 			id[j->end++] = tf_nodeid(e->child->ino, e->child->gen);
 	}
 	tf->st.names_pruned += j->end;
-	if (j->end)
-		(void)tf_job_run(j, "kernel to drop names nobody uses", dir->ino); /* what it did not drop is seen */
-	else
-		tf_job_free(j);
+	(void)tf_job_run(j, "kernel to drop names nobody uses", dir->ino); /* what it did not drop is seen */
 }
 
 /* What is left, and the directory's lock once at least. */

@@ -345,6 +345,24 @@ def revoke_of_names_held(w):
     w.expect("names", ["f", "g", "x"], w.a("list", w.p(1)))
 
 
+@window("omit.names_before_wait", window="cached names")
+def change_with_names_kept(w):
+    """A CREATE waits for the token with its directory locked, and a name in use is kept there: it is taken back before. R-B."""
+    w.file()
+    w.a.ok("open", "f", w.p(1, "f"), os.O_RDONLY)
+    w.kept("f")
+    dropped = w.admin.fuse(1)["epoch_bumps"]
+    h = w.hold("inval.names", w.dir_ino)
+    w.b.start("create", w.p(2, "y"))
+    h.hit()
+    w.a.start("create", w.p(1, "x"))
+    w.blocked(h, w.a)
+    h.release()
+    w.expect("create", None, w.a.result())
+    w.expect("create elsewhere", None, w.b.result())
+    w.expect("times all names of the mount were dropped", dropped, w.admin.fuse(1)["epoch_bumps"])
+
+
 @window(window="three nodes")
 def three_creates_held(w):
     """One CREATE a node is kept in the same directory: no node's answer waits for another's. R-D."""

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel of each node keeps: caches.py FS AGENTS DIR; AGENTS has %d for the node
 
-Where the kernel has no entry epoch (before 6.16), names must not be cached: every look at a path asks the daemon. Attributes and pages
+Where the kernel cannot drop names without a lock (before 6.18), names must not be cached: every look at a path asks the daemon. Attributes and pages
 are cached all the same: repeated fstat and read ask nothing, and a repeated stat asks for names only. And they go: the other
 node's change is seen at once, also by a handle that is open.
 """
@@ -52,7 +52,7 @@ def main():
         names = state["names_cached"]
         print("   node %d: kernel %s, protocol 7.%d, names %s" %
               (node, a.ok("kernel"), state["protocol_minor"], "cached" if names else "not cached"))
-        expect("node %d: names are cached exactly where the kernel has the epoch" % node, names == (state["protocol_minor"] >= 44), names)
+        expect("node %d: names are cached exactly where the kernel can drop them" % node, names == (state["protocol_minor"] >= 45), names)
         b.ok("make", f, b"a" * PAGE * 4)
         a.ok("keep", "f", f)
         for what, call, only in (("fstat", ("fsize", "f"), ()), ("read of a page", ("read", "f", PAGE, PAGE), ()),
@@ -73,7 +73,7 @@ def main():
         after = admin.fuse(node)
         for what in ("inval_attr", "inval_data"):
             expect("node %d: the kernel was told to drop (%s)" % (node, what), after[what] > before[what], after[what])
-        expect("node %d: no epoch is raised where there is none" % node, names or after["inval_names"] == 0, after["inval_names"])
+        expect("node %d: no names are taken back where there are none" % node, names or after["inval_names"] == 0, after["inval_names"])
         b.ok("close", "w")
         a.ok("close", "f")
     for c in clients.values():
