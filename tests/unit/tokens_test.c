@@ -199,6 +199,17 @@ static void on_last_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_
 		ts_fiber_yield();
 }
 
+static struct {
+	unsigned calls;
+	int rc;
+} asked; /* before waits */
+static int on_before_wait(void *arg, enum tok_kind kind, uint64_t id)
+{
+	assert_int_equal(kind, TOK_DIR);
+	asked.calls++;
+	return asked.rc;
+}
+
 static void on_lost(void *arg)
 {
 	struct node *n = arg;
@@ -231,7 +242,7 @@ static int setup(void **state)
 				     .self = i,
 				     .incarnation = i,
 				     .max_tokens = max_tokens,
-				     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .last_revoke = on_last_revoke, .lost = on_lost, .arg = n}};
+				     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .last_revoke = on_last_revoke, .before_wait = on_before_wait, .lost = on_lost, .arg = n}};
 		n->m = tok_mgr_new(&a);
 		assert_non_null(n->m);
 	}
@@ -374,6 +385,27 @@ static void late_pins_pass_the_barrier(void **state)
 	assert_int_equal(tok_pin(late.m, TOK_DATA, 8, TOK_EX, 0, TOK_END, TOK_LATE | TOK_TRY, &p), -TS_ERR_WOULD_WAIT); /* gone */
 	late.m = NULL;
 	assert_int_equal(pin_now(1, TOK_DATA, 8, TOK_EX, TOK_LATE), 0); /* without TRY it is waited for */
+}
+
+/* Who wants to change names and has not the right to is asked to give up what he has locked, and may be sent back. */
+static void changes_are_asked_before_they_wait(void **state)
+{
+	asked.calls = 0;
+	asked.rc = 0;
+	assert_int_equal(pin_now(1, TOK_DIR, 9, TOK_SH, 0), 0);
+	assert_int_equal(pin_now(2, TOK_DIR, 9, TOK_SH, 0), 0);
+	assert_int_equal(pin_now(1, TOK_INODE, 9, TOK_EX, 0), 0);
+	assert_int_equal(pin_now(1, TOK_DIR, 9, TOK_EX, TOK_TRY), -TS_ERR_WOULD_WAIT);
+	assert_int_equal(asked.calls, 0);
+	asked.rc = -TS_ERR_BOUNCED;
+	assert_int_equal(pin_now(1, TOK_DIR, 9, TOK_EX, 0), -TS_ERR_BOUNCED);
+	assert_true(tok_holds(W.n[2].m, TOK_DIR, 9, TOK_SH, 0, TOK_END)); /* nothing was asked of others */
+	asked.rc = 0;
+	assert_int_equal(pin_now(1, TOK_DIR, 9, TOK_EX, 0), 0);
+	assert_int_equal(asked.calls, 2);
+	assert_int_equal(pin_now(1, TOK_DIR, 9, TOK_EX, 0), 0); /* held */
+	assert_int_equal(asked.calls, 2);
+	assert_false(tok_wanted(W.n[1].m, TOK_DIR, 9));
 }
 
 static int pin_range(unsigned node, enum tok_mode mode, uint64_t first, uint64_t last)
@@ -847,7 +879,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(pins_share_and_exclude),
 		T(upgrade_storm_makes_progress),
-		T(late_pins_pass_the_barrier),
+		T(late_pins_pass_the_barrier), T(changes_are_asked_before_they_wait),
 		T(ranges_part_where_the_second_begins),
 		T(strided_writers_stop_fighting),
 		T(values_follow_shared_writers),
