@@ -251,7 +251,6 @@ static void drop_begin(struct tfuse *tf, struct tf_node *dir)
 		return;
 	dir->dropping = true;
 	dir->tf = tf;
-	tf_names_rest(tf, dir);
 	tf_node_ref(dir);
 	tf->droppers++;
 	tf->st.inval_names++;
@@ -356,6 +355,8 @@ void tf_bounce_over(const struct tf_req *q, int rc)
 static int names_back(struct tf_req *q, struct tf_node *dir)
 {
 	struct tfuse *tf = q->tf;
+	if (dir->nnames)
+		tf_names_rest(tf, dir);
 	while (left(tf, dir)) {
 		drop_begin(tf, dir);
 		(void)!ts_cond_wait_until(&dir->names_cond, ts_exec_now(tf->exec) + TF_LOOK_NS, "names to be taken back from the kernel", dir->ino,

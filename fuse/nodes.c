@@ -60,6 +60,7 @@ static void node_free_if_idle(struct tfuse *tf, struct tf_node *n)
 {
 	if (n->nlookup || n->refs)
 		return;
+	tf_names_forget(tf, n);
 	ts_map_remove(&tf->nodes, &n->node);
 	tf->st.nodes--;
 	ts_free(n->last);
