@@ -5,6 +5,8 @@
  * from a configuration that is not quorate. */
 #include "quorum/quorum_int.h"
 
+#include <stdio.h>
+
 static void put_banned(struct quorum *q, struct ts_wr *w)
 {
 	for (unsigned i = 0; i < q->nprocs; i++) {
@@ -147,6 +149,28 @@ static bool complete(const struct quorum *q, uint64_t *number, unsigned *source,
 	return any;
 }
 
+/* Whoever recovers a node that nobody remembers waits as long as its own lease lasts: one length for all, that of the state that
+ * goes on. false: ours is another one. */
+static bool lease_fits(struct quorum *q, unsigned source)
+{
+	uint32_t theirs = q->procs[source].sync.lease_ms;
+	char why[192];
+
+	for (unsigned i = 0; i < q->nprocs && q_is_self(q, &q->procs[source]); i++) {
+		const struct q_proc *p = &q->procs[i];
+
+		if (!p->banned && p->sync.lease_ms != theirs)
+			ts_warn("quorum: node %u is refused: its lease_ms is %u, here it is %u; set it to %u there", p->node,
+				p->sync.lease_ms, theirs, theirs);
+	}
+	if (q->a.times.lease_ms == theirs)
+		return true;
+	snprintf(why, sizeof(why), "lease_ms is %u here and %u on node %u, and must be equal: set it to %u in the tesserad.conf of this node",
+		 q->a.times.lease_ms, theirs, q->procs[source].node, theirs);
+	q_die(q, why);
+	return false;
+}
+
 static void remember(struct quorum *q)
 {
 	struct quorum_durable d = {.promised = q->promised, .accepted = q->accepted, .accepted_idx = q->accepted_idx};
@@ -170,6 +194,8 @@ static void evaluate(struct quorum *q)
 		q_send_sync(q);
 		return;
 	}
+	if (!lease_fits(q, source))
+		return;
 	q->phase = Q_PROMISE;
 	q->phase_ns = q_now(q);
 	q->promised = q->round = number;

@@ -42,6 +42,7 @@ static unsigned nviews, ngroups;
 static uint64_t recovered[MAXN + 1][256]; /* incarnations for which recovered was called */
 static unsigned nrecovered[MAXN + 1];
 static bool left_clean[MAXN + 1][4096];
+static char last_why[200]; /* of the last that was excluded */
 static struct {
 	uint64_t views, excluded, writes, evicted, geneses;
 } total;
@@ -129,6 +130,7 @@ static void on_excluded(void *arg, const char *why)
 		printf("%8lu ms node %u inc %lu: excluded: %s\n", nd->s->now / 1000000, nd->id, nd->inc, why);
 	CHECK(!nd->dead && nd->suspended);
 	nd->dead = true;
+	snprintf(last_why, sizeof(last_why), "%s", why);
 	total.excluded++;
 }
 
@@ -522,6 +524,67 @@ static void t_schedules(void **state)
 	CHECK(total.views && total.excluded && total.writes);
 }
 
+/* ---- a node with another lease ----------------------------------------------------------------------------------------- */
+
+static void restart(struct simnode *nd, uint32_t lease_ms)
+{
+	stop_daemon(nd, false);
+	start_daemon(nd);
+	nd->q->a.times.lease_ms = lease_ms; /* it has said nothing yet */
+}
+
+/* Until this node is refused and the two others work without it; it says both values. */
+static void refused(struct sim *s, unsigned out, const char *its, const char *others)
+{
+	struct simnode *nd = &s->node[out];
+	bool calm = false;
+
+	last_why[0] = 0;
+	for (unsigned i = 0; i < 150000 && !calm; i++) {
+		calm = nd->dead || !nd->q;
+		step(s, true);
+		for (unsigned k = 1; k <= s->n && calm; k++)
+			calm = k == out || (s->node[k].q && quorum_may_write(s->node[k].q) && quorum_view_get(s->node[k].q)->nmembers == s->n - 1);
+		for (unsigned k = 1; k <= s->n; k++)
+			CHECK(k == out || !s->node[k].dead);
+	}
+	CHECK(calm && strstr(last_why, "lease_ms") && strstr(last_why, its) && strstr(last_why, others));
+}
+
+static void t_lease(void **state)
+{
+	static struct sim s;
+	static struct ring rings[MAXRINGS];
+
+	for (uint64_t seed = 2; seed < 22; seed++) {
+		seed_now = seed;
+		memset(&s, 0, sizeof(s));
+		s.rings = rings;
+		s.rng = ts_hash_u64(seed) | 1;
+		s.now = 100 * TS_NS_PER_S;
+		s.n = 3;
+		nviews = ngroups = 0;
+		memset(nrecovered, 0, sizeof(nrecovered));
+		for (unsigned i = 1; i <= s.n; i++) {
+			s.node[i].s = &s;
+			s.node[i].id = i;
+			power_on(&s, &s.node[i]);
+		}
+		s.node[3].q->a.times.lease_ms = 12000;
+		split(&s, 1);
+		refused(&s, 3, "12000", "2000"); /* nobody has a state: the lowest node's counts */
+		restart(&s.node[3], 2000);
+		for (unsigned i = 0; i < 150000 && !healed(&s); i++)
+			step(&s, true);
+		CHECK(healed(&s));
+		restart(&s.node[1], 3001);
+		refused(&s, 1, "3001", "2000"); /* those who have a state stay, whoever comes */
+		for (unsigned i = 1; i <= s.n; i++)
+			stop_daemon(&s.node[i], true);
+		sim_free(&s);
+	}
+}
+
 /* ---- hostile bytes: nothing is promised but that nothing is read or written out of bounds ------------------------------ */
 
 static void mutate(struct sim *s, struct simnode *nd)
@@ -598,7 +661,7 @@ static void t_garbage(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(t_schedules), cmocka_unit_test(t_garbage)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(t_schedules), cmocka_unit_test(t_lease), cmocka_unit_test(t_garbage)};
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 
