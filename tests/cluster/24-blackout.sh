@@ -7,27 +7,9 @@
 # its flushes, which the checker must see.
 # timeout: 150
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/failure.sh"
 
-lossy=$TMP/lossy
-# shellcheck disable=SC2046 # words
-cc -std=gnu17 -D_GNU_SOURCE -O2 -Wall -Wextra -o "$TMP/lossydisk" "$HERE/lossydisk.c" $(pkg-config --cflags --libs fuse3) ||
-	fail "lossydisk.c does not compile; is libfuse3-dev there?"
-mkdir "$TMP/backing" "$lossy"
-for k in 1 2; do truncate -s 2G "$TMP/backing/disk$k.img"; done
-# Not one of the background: it ends with its mount, when the sandbox is down.
-"$TMP/lossydisk" "$TMP/backing" "$lossy" &
-wait_until 5 "lossydisk" test -e "$lossy/control"
-own_sandbox --nodes 3 --disks iscsi --disk-count 2 --disk-size 2G --disk-dir "$lossy"
-mapfile -t url < <(urls)
-assert_ok "fs create" on 1 tessera fs create "$FS" "${url[@]}"
-assert_ok "mount" sb mount "$FS"
-
-control() { # COMMAND: to the disks
-	echo "$*" >"$lossy/control" || fail "lossydisk: refused '$*'"
-}
-counted() { # WORD
-	awk -v w="$1" '$1 == w {print $2}' "$lossy/control"
-}
+lossy_sandbox
 
 load_start() { # DIRECTORY: on every node, until its power fails
 	local n

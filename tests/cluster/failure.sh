@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# One node goes while it writes; used by 20-power.sh and 21-crash.sh. The target writes into the page
-# cache of this machine, so a dying node loses what it had not sent, and nothing the target acknowledged:
-# un-flushed writes lost at the disk are tested by 24-blackout.sh, the simulator and tests/crash.
+# What goes while it is in use: one node (survive: 20-power.sh, 21-crash.sh), or all nodes and disks (lossy_sandbox: 24-blackout.sh,
+# 44-lost.sh). The target writes into the page cache of this machine, so a dying node loses what it had not sent, and nothing
+# the target acknowledged; only the disks of lossy_sandbox lose at a power failure what was not flushed.
 
 # survive OBJECT COMMAND...: the command takes node 2 away.
 survive() {
@@ -47,4 +47,28 @@ survive() {
 	assert_ok "$what: mount again" sb mount "$FS"
 	timeout 60 python3 "$HERE/worker.py" verify "$(mnt 1)/$d/by2" "$TMP/acknowledged" >"$TMP/verify" 2>&1 ||
 		fail "$what: after fsck and mount, node 1 misses what was fsynced: $(tail -n 5 "$TMP/verify")"
+}
+
+# A sandbox of three nodes on two such disks (lossydisk.c), with the file system mounted. They obey `control`.
+lossy_sandbox() {
+	local k
+	lossy=$TMP/lossy
+	# shellcheck disable=SC2046 # words
+	cc -std=gnu17 -D_GNU_SOURCE -O2 -Wall -Wextra -o "$TMP/lossydisk" "$HERE/lossydisk.c" $(pkg-config --cflags --libs fuse3) ||
+		fail "lossydisk.c does not compile; is libfuse3-dev there?"
+	mkdir "$TMP/backing" "$lossy"
+	for k in 1 2; do truncate -s 2G "$TMP/backing/disk$k.img"; done
+	# Not one of the background: it ends with its mount, when the sandbox is down.
+	"$TMP/lossydisk" "$TMP/backing" "$lossy" &
+	wait_until 5 "lossydisk" test -e "$lossy/control"
+	own_sandbox --nodes 3 --disks iscsi --disk-count 2 --disk-size 2G --disk-dir "$lossy"
+	mapfile -t url < <(urls)
+	assert_ok "fs create" on 1 tessera fs create "$FS" "${url[@]}"
+	assert_ok "mount" sb mount "$FS"
+}
+control() { # COMMAND: to the disks of lossy_sandbox
+	echo "$*" >"$lossy/control" || fail "lossydisk: refused '$*'"
+}
+counted() { # WORD: what they have counted
+	awk -v w="$1" '$1 == w {print $2}' "$lossy/control"
 }
