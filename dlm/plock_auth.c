@@ -11,6 +11,30 @@ void plock_auth_init(struct plock_auth *a)
 	ts_list_init(&a->waiters);
 }
 
+struct plock_auth *plock_auth_find(const struct ts_map *m, uint64_t ino)
+{
+	for (struct ts_map_node *n = ts_map_first(m, ts_hash_u64(ino)); n; n = ts_map_next(n)) {
+		struct plock_auth *a = TS_CONTAINER(n, struct plock_auth, node);
+		if (a->ino == ino)
+			return a;
+	}
+	return NULL;
+}
+
+struct plock_auth *plock_auth_new(struct ts_map *m, uint64_t ino, size_t size)
+{
+	struct plock_auth *a = ts_alloc(size);
+	if (!a)
+		return NULL;
+	plock_auth_init(a);
+	a->ino = ino;
+	if (ts_map_insert(m, &a->node, ts_hash_u64(ino))) {
+		ts_free(a);
+		return NULL;
+	}
+	return a;
+}
+
 /* Does someone older wait for what w would take? */
 static bool behind(const struct plock_auth *a, const struct plock_want *w)
 {

@@ -46,12 +46,7 @@ static bool pid_holds(const struct plock *p, uint32_t pid)
 
 struct plock_res *plock_res_find(const struct plock *p, uint64_t ino)
 {
-	for (struct ts_map_node *n = ts_map_first(&p->res, ts_hash_u64(ino)); n; n = ts_map_next(n)) {
-		struct plock_res *r = TS_CONTAINER(n, struct plock_res, node);
-		if (r->ino == ino)
-			return r;
-	}
-	return NULL;
+	return (struct plock_res *)plock_auth_find(&p->res, ino);
 }
 
 static struct plock_res *res_get(struct plock *p, uint64_t ino)
@@ -59,19 +54,13 @@ static struct plock_res *res_get(struct plock *p, uint64_t ino)
 	struct plock_res *r = plock_res_find(p, ino);
 	if (r)
 		return r;
-	r = ts_alloc(sizeof *r);
+	r = (struct plock_res *)plock_auth_new(&p->res, ino, sizeof *r);
 	if (!r)
 		return NULL;
-	r->ino = ino;
-	plock_auth_init(&r->a);
 	r->a.t.counted = pid_counted;
 	r->a.t.arg = p;
 	ts_list_init(&r->ops);
 	ts_list_init(&r->idle);
-	if (ts_map_insert(&p->res, &r->node, ts_hash_u64(ino))) {
-		ts_free(r);
-		return NULL;
-	}
 	return r;
 }
 
@@ -86,7 +75,7 @@ static void idle_del(struct plock *p, struct plock_res *r)
 int plock_res_free(struct ts_map_node *n, void *arg)
 {
 	struct plock *p = arg;
-	struct plock_res *r = TS_CONTAINER(n, struct plock_res, node);
+	struct plock_res *r = TS_CONTAINER(n, struct plock_res, a.node);
 	idle_del(p, r);
 	plock_table_fini(&r->a.t);
 	ts_map_remove(&p->res, n);
@@ -98,8 +87,8 @@ static void send_state(struct plock *p, struct plock_res *r, const struct plock_
 		       bool last)
 {
 	struct plock_m m = {
-		.type = PLOCK_STATE, .ino = r->ino, .flags = last ? PLOCK_MF_LAST : 0, .count = n, .ents = e};
-	plock_send(p, plock_master(p, r->ino), &m);
+		.type = PLOCK_STATE, .ino = r->a.ino, .flags = last ? PLOCK_MF_LAST : 0, .count = n, .ents = e};
+	plock_send(p, plock_master(p, r->a.ino), &m);
 }
 
 /* After a change: kept while it says something; a delegation without locks is kept as long as there is room.
@@ -110,7 +99,7 @@ static void settle(struct plock *p, struct plock_res *r)
 	if (r->a.t.n || !ts_list_empty(&r->ops))
 		return;
 	if (!r->delegated) {
-		plock_res_free(&r->node, p);
+		plock_res_free(&r->a.node, p);
 		return;
 	}
 	ts_list_push_back(&p->idle, &r->idle);
@@ -118,7 +107,7 @@ static void settle(struct plock *p, struct plock_res *r)
 		return;
 	r = ts_list_entry(p->idle.next, struct plock_res, idle);
 	send_state(p, r, NULL, 0, true);
-	plock_res_free(&r->node, p);
+	plock_res_free(&r->a.node, p);
 }
 
 /* ---- operations ---- */
@@ -176,7 +165,7 @@ static void decide(struct plock *p, struct plock_res *r, struct plock_op *op)
 		rc = plock_auth_try(&r->a, &op->w);
 		if (rc == -EAGAIN && (op->w.flags & PLOCK_F_WAIT)) {
 			ts_list_push_back(&r->a.waiters, &op->w.link);
-			plock_detect_start(p, r->ino, &r->a, &op->w);
+			plock_detect_start(p, r->a.ino, &r->a, &op->w);
 			return;
 		}
 		end(p, op, rc);
@@ -333,7 +322,7 @@ void plock_on_recall(struct plock *p, const struct plock_m *m)
 	struct plock_entry_msg *e = plock_xalloc(PLOCK_BATCH * sizeof *e, "a recall");
 	uint32_t n = 0;
 	for (uint32_t i = 0; i < r->a.t.n; i++) {
-		plock_encode_lock(&e[n++], r->ino, &r->a.t.v[i]);
+		plock_encode_lock(&e[n++], r->a.ino, &r->a.t.v[i]);
 		if (n == PLOCK_BATCH) {
 			send_state(p, r, e, n, false);
 			n = 0;
@@ -357,7 +346,7 @@ void plock_on_recall(struct plock *p, const struct plock_m *m)
 static int forget_epoch(struct ts_map_node *n, void *arg)
 {
 	struct plock *p = arg;
-	struct plock_res *r = TS_CONTAINER(n, struct plock_res, node);
+	struct plock_res *r = TS_CONTAINER(n, struct plock_res, a.node);
 	r->delegated = false;
 	ts_list_for(l, &r->ops) ts_list_del(&ts_list_entry(l, struct plock_op, link)->w.link);
 	settle(p, r);

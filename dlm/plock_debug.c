@@ -29,9 +29,9 @@ static void walk_auth(struct walk *w, const struct plock_auth *a, struct plock_i
 static int each_res(struct ts_map_node *n, void *arg)
 {
 	struct walk *w = arg;
-	const struct plock_res *r = TS_CONTAINER(n, struct plock_res, node);
+	const struct plock_res *r = TS_CONTAINER(n, struct plock_res, a.node);
 	struct plock_info i = {
-		.ino = r->ino, .delegated = r->delegated, .master = plock_master(w->p, r->ino)};
+		.ino = r->a.ino, .delegated = r->delegated, .master = plock_master(w->p, r->a.ino)};
 	walk_auth(w, &r->a, &i);
 	i.waiting = true;
 	ts_list_for(l, &r->ops)
@@ -48,9 +48,9 @@ static int each_res(struct ts_map_node *n, void *arg)
 static int each_mres(struct ts_map_node *n, void *arg)
 {
 	struct walk *w = arg;
-	const struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, node);
+	const struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, a.node);
 	struct plock_info i = {
-		.ino = r->ino, .delegated = r->delegate != 0, .master = w->p->self, .mastered = true};
+		.ino = r->a.ino, .delegated = r->delegate != 0, .master = w->p->self, .mastered = true};
 	walk_auth(w, &r->a, &i);
 	i.waiting = true;
 	ts_list_for(l, &r->a.waiters)
@@ -100,8 +100,8 @@ static void auth(struct dump *o, const struct plock_auth *a)
 static int dump_res(struct ts_map_node *n, void *arg)
 {
 	struct dump *o = arg;
-	const struct plock_res *r = TS_CONTAINER(n, struct plock_res, node);
-	o->fn(o->arg, r->ino << 1 | r->delegated);
+	const struct plock_res *r = TS_CONTAINER(n, struct plock_res, a.node);
+	o->fn(o->arg, r->a.ino << 1 | r->delegated);
 	auth(o, &r->a);
 	ts_list_for(l, &r->ops)
 	{
@@ -115,8 +115,8 @@ static int dump_res(struct ts_map_node *n, void *arg)
 static int dump_mres(struct ts_map_node *n, void *arg)
 {
 	struct dump *o = arg;
-	const struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, node);
-	o->fn(o->arg, r->ino << 20 | (uint64_t)r->delegate << 12 | r->last << 4 |
+	const struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, a.node);
+	o->fn(o->arg, r->a.ino << 20 | (uint64_t)r->delegate << 12 | r->last << 4 |
 			      (unsigned)r->recalling << 1 | r->contended);
 	o->fn(o->arg, r->streak);
 	auth(o, &r->a);

@@ -89,21 +89,19 @@ struct plock_table {
 			int by); /* may be NULL: each piece that comes or goes */
 	void *arg;
 };
-struct plock_auth { /* all that a decision needs */
+struct plock_auth { /* all that a decision needs; the first of what is known of an inode, in a map by its number */
+	struct ts_map_node node;
+	uint64_t ino;
 	struct plock_table t;
 	struct ts_list waiters; /* struct plock_want, oldest first */
 };
 struct plock_res { /* an inode at a node whose processes use its locks */
-	struct ts_map_node node;
-	uint64_t ino;
 	struct plock_auth a; /* t: what they hold; waiters: only while delegated */
 	struct ts_list ops;  /* struct plock_op without an end yet, oldest first */
 	struct ts_list idle; /* in plock.idle: delegated, nothing held nor asked */
 	bool delegated;
 };
 struct plock_mres { /* an inode at its master */
-	struct ts_map_node node;
-	uint64_t ino;
 	struct plock_auth a; /* empty while delegated */
 	struct ts_list pend; /* plock_qmsg: operations that wait for the recall or for the gate */
 	struct ts_list idle; /* in plock.midle: only history */
@@ -112,6 +110,7 @@ struct plock_mres { /* an inode at its master */
 	bool contended; /* several nodes used it */
 	unsigned last, streak;
 };
+_Static_assert(offsetof(struct plock_res, a) == 0 && offsetof(struct plock_mres, a) == 0, "found as their first member");
 struct plock_pid { /* pieces that processes of this node hold, by pid */
 	struct ts_map_node node;
 	uint32_t pid;
@@ -172,6 +171,9 @@ bool plock_table_has_owner(const struct plock_table *t, const struct plock_piece
 
 /* plock_auth.c */
 void plock_auth_init(struct plock_auth *a);
+struct plock_auth *plock_auth_find(const struct ts_map *m, uint64_t ino);
+/* In the map, with no locks and no waiters, at the head of `size` zeroed bytes; NULL: no memory. */
+struct plock_auth *plock_auth_new(struct ts_map *m, uint64_t ino, size_t size);
 int plock_auth_try(struct plock_auth *a,
 		   const struct plock_want *w) TS_MUST_CHECK; /* 0 = raised, -EAGAIN, -ENOLCK */
 struct plock_want *plock_auth_next(struct plock_auth *a,

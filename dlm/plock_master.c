@@ -11,12 +11,7 @@
 
 struct plock_mres *plock_mres_find(const struct plock *p, uint64_t ino)
 {
-	for (struct ts_map_node *n = ts_map_first(&p->mres, ts_hash_u64(ino)); n; n = ts_map_next(n)) {
-		struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, node);
-		if (r->ino == ino)
-			return r;
-	}
-	return NULL;
+	return (struct plock_mres *)plock_auth_find(&p->mres, ino);
 }
 
 static struct plock_mres *mres_get(struct plock *p, uint64_t ino)
@@ -24,17 +19,11 @@ static struct plock_mres *mres_get(struct plock *p, uint64_t ino)
 	struct plock_mres *r = plock_mres_find(p, ino);
 	if (r)
 		return r;
-	r = ts_alloc(sizeof *r);
+	r = (struct plock_mres *)plock_auth_new(&p->mres, ino, sizeof *r);
 	if (!r)
 		return NULL;
-	r->ino = ino;
-	plock_auth_init(&r->a);
 	ts_list_init(&r->pend);
 	ts_list_init(&r->idle);
-	if (ts_map_insert(&p->mres, &r->node, ts_hash_u64(ino))) {
-		ts_free(r);
-		return NULL;
-	}
 	return r;
 }
 
@@ -56,7 +45,7 @@ static void free_waiters(struct plock_mres *r)
 int plock_mres_free(struct ts_map_node *n, void *arg)
 {
 	struct plock *p = arg;
-	struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, node);
+	struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, a.node);
 	struct ts_list *l;
 	idle_del(p, r);
 	free_waiters(r);
@@ -76,7 +65,7 @@ static void settle_one(struct plock *p, struct plock_mres *r)
 	if (r->a.t.n || r->delegate || !ts_list_empty(&r->a.waiters) || !ts_list_empty(&r->pend))
 		return;
 	if (!r->contended) {
-		plock_mres_free(&r->node, p);
+		plock_mres_free(&r->a.node, p);
 		return;
 	}
 	ts_list_push_back(&p->midle, &r->idle);
@@ -85,7 +74,7 @@ static void settle_one(struct plock *p, struct plock_mres *r)
 static void trim(struct plock *p)
 {
 	while (p->nmidle > p->a.max_idle)
-		plock_mres_free(&ts_list_entry(p->midle.next, struct plock_mres, idle)->node, p);
+		plock_mres_free(&ts_list_entry(p->midle.next, struct plock_mres, idle)->a.node, p);
 }
 static void settle(struct plock *p, struct plock_mres *r)
 {
@@ -109,7 +98,7 @@ static void pump(struct plock *p, struct plock_mres *r)
 	struct plock_want *w;
 	int rc;
 	while (plock_granting(p) && !r->delegate && (w = plock_auth_next(&r->a, &rc))) {
-		answer(p, r->ino, w->p.node, w->op, rc, NULL);
+		answer(p, r->a.ino, w->p.node, w->op, rc, NULL);
 		ts_free(w);
 	}
 }
@@ -127,7 +116,7 @@ struct plock_want *plock_waiter_find(struct plock_auth *a, unsigned node, uint64
 
 void plock_master_end(struct plock *p, struct plock_mres *r, struct plock_want *w, int rc)
 {
-	answer(p, r->ino, w->p.node, w->op, rc, NULL);
+	answer(p, r->a.ino, w->p.node, w->op, rc, NULL);
 	ts_list_del(&w->link);
 	ts_free(w);
 	pump(p, r);
@@ -158,12 +147,12 @@ static void raise(struct plock *p, struct plock_mres *r, const struct plock_m *m
 	if (rc == -EAGAIN && (m->flags & PLOCK_F_WAIT)) {
 		struct plock_want *w = enqueue(r, m);
 		if (w) {
-			plock_detect_start(p, r->ino, &r->a, w);
+			plock_detect_start(p, r->a.ino, &r->a, w);
 			return;
 		}
 		rc = -ENOLCK;
 	}
-	answer(p, r->ino, m->src, m->op, rc, NULL);
+	answer(p, r->a.ino, m->src, m->op, rc, NULL);
 }
 
 static void decide(struct plock *p, struct plock_mres *r, const struct plock_m *m)
@@ -175,11 +164,11 @@ static void decide(struct plock *p, struct plock_mres *r, const struct plock_m *
 		break;
 	case PLOCK_LOWER:
 		plock_must(plock_table_set(&r->a.t, &m->p, false), "an unlock");
-		answer(p, r->ino, m->src, m->op, 0, NULL);
+		answer(p, r->a.ino, m->src, m->op, 0, NULL);
 		pump(p, r);
 		break;
 	default:
-		answer(p, r->ino, m->src, m->op, 0,
+		answer(p, r->a.ino, m->src, m->op, 0,
 		       plock_table_first_clash(&r->a.t, &m->p, &found) ? &found : NULL);
 	}
 }
@@ -198,7 +187,7 @@ static bool only_of(const struct plock_mres *r, unsigned node)
  * operations. */
 static void delegate_maybe(struct plock *p, struct plock_mres *r, unsigned node)
 {
-	struct plock_m m = {.type = PLOCK_DELEGATE, .ino = r->ino};
+	struct plock_m m = {.type = PLOCK_DELEGATE, .ino = r->a.ino};
 	if (!plock_granting(p) || r->delegate || !ts_list_empty(&r->pend) ||
 	    (r->contended && r->streak < p->a.alone) || !only_of(r, node))
 		return;
@@ -230,7 +219,7 @@ static void pend_run(struct plock *p, struct plock_mres *r)
 
 static void recall(struct plock *p, struct plock_mres *r)
 {
-	struct plock_m m = {.type = PLOCK_RECALL, .ino = r->ino};
+	struct plock_m m = {.type = PLOCK_RECALL, .ino = r->a.ino};
 	if (r->recalling)
 		return;
 	r->recalling = r->contended = true;
@@ -285,7 +274,7 @@ void plock_on_cancel(struct plock *p, const struct plock_m *m)
 			continue;
 		ts_list_del(&q->link);
 		ts_free(q);
-		answer(p, r->ino, m->src, m->op, -EINTR, NULL);
+		answer(p, r->a.ino, m->src, m->op, -EINTR, NULL);
 		settle(p, r);
 		return;
 	}
@@ -314,7 +303,7 @@ void plock_on_state(struct plock *p, const struct plock_m *m)
 	r->streak = 0;
 	pump(p, r);
 	ts_list_for(n, &r->a.waiters)
-		plock_detect_start(p, r->ino, &r->a, ts_list_entry(n, struct plock_want, link));
+		plock_detect_start(p, r->a.ino, &r->a, ts_list_entry(n, struct plock_want, link));
 	pend_run(p, r);
 	settle(p, r);
 }
@@ -338,7 +327,7 @@ void plock_master_insert(struct plock *p, uint64_t ino, const struct plock_piece
 static int open_each(struct ts_map_node *n, void *arg)
 {
 	struct plock *p = arg;
-	struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, node);
+	struct plock_mres *r = TS_CONTAINER(n, struct plock_mres, a.node);
 	pump(p, r);
 	pend_run(p, r);
 	settle_one(p, r);

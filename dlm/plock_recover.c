@@ -46,8 +46,8 @@ static int report(struct ts_map_node *n, void *arg)
 {
 	struct outgoing *o = arg;
 	struct plock *p = o->p;
-	const struct plock_res *r = TS_CONTAINER(n, struct plock_res, node);
-	unsigned i = 0, to = plock_master(p, r->ino);
+	const struct plock_res *r = TS_CONTAINER(n, struct plock_res, a.node);
+	unsigned i = 0, to = plock_master(p, r->a.ino);
 	while (p->members[i] != to)
 		i++;
 	for (uint32_t k = 0; k < r->a.t.n; k++) {
@@ -55,12 +55,12 @@ static int report(struct ts_map_node *n, void *arg)
 		piece.handle = 0;
 		o->sent[i]++;
 		if (to == p->self) {
-			plock_master_insert(p, r->ino, &piece);
+			plock_master_insert(p, r->a.ino, &piece);
 			continue;
 		}
 		if (!o->to[i])
 			o->to[i] = plock_xalloc(PLOCK_BATCH * sizeof *o->to[i], "recovery");
-		plock_encode_lock(&o->to[i][o->n[i]++], r->ino, &piece);
+		plock_encode_lock(&o->to[i][o->n[i]++], r->a.ino, &piece);
 		if (o->n[i] == PLOCK_BATCH)
 			flush(o, i);
 	}
