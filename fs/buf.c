@@ -204,17 +204,30 @@ static void pin(struct fs_buf *b)
 		ts_list_del(&b->lru_link);
 }
 
-void fs_buf_put(struct fs *fs, struct fs_buf *b)
+static void put(struct fs *fs, struct fs_buf *b, bool cold)
 {
-	if (!b)
-		return;
 	TS_ASSERT(b->pins && !b->tx);
 	if (--b->pins)
 		return;
+	b->cold = cold;
 	if (b->detached || (!b->uptodate && !b->reading) || (b->fresh && !b->dirty))
 		detach(fs, b); /* gone, unreadable, or never committed */
+	else if (cold && !b->dirty) /* else home.c, when it is clean */
+		ts_list_push_front(&fs->bufs->lru, &b->lru_link);
 	else
 		ts_list_push_back(&fs->bufs->lru, &b->lru_link);
+}
+
+void fs_buf_put(struct fs *fs, struct fs_buf *b)
+{
+	if (b)
+		put(fs, b, false);
+}
+
+void fs_buf_put_cold(struct fs *fs, struct fs_buf *b)
+{
+	if (b)
+		put(fs, b, true);
 }
 
 static bool evict_one(struct fs *fs)

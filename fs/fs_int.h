@@ -74,6 +74,7 @@ struct fs_buf {
 	unsigned pins;
 	bool uptodate, dirty, reading, detached;
 	bool writing;		/* home write or its flush under way */
+	bool cold;		/* not pinned, and not to be kept when it is clean */
 	bool fresh;		/* from fs_buf_new, not committed yet: whole image */
 	bool forgotten;		/* freed while its home write was under way */
 	bool redirtied;		/* changed since the home write in flight took its copy */
@@ -96,6 +97,7 @@ int fs_buf_get(struct fs *fs, fs_addr a, enum fs_block_type type, enum tok_kind 
 /* A block about to be made: zeroed, header filled, no read; goes into a transaction by fs_tx_buf as a whole image. */
 int fs_buf_new(struct fs *fs, fs_addr a, enum fs_block_type type, enum tok_kind kind, uint64_t res_id, uint32_t res_gen, struct fs_buf **out) TS_MUST_CHECK;
 void fs_buf_put(struct fs *fs, struct fs_buf *b);
+void fs_buf_put_cold(struct fs *fs, struct fs_buf *b); /* its user has kept it long enough: the next to be evicted */
 struct fs_buf *fs_buf_peek(struct fs *fs, fs_addr a); /* if cached and uptodate: pinned; else NULL; never waits */
 /* The block was freed: nobody writes it home any more (its log records stay, versions protect). Call after commit. */
 void fs_buf_forget(struct fs *fs, fs_addr a);

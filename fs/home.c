@@ -180,6 +180,10 @@ static void end_one(struct fs *fs, struct fs_buf *b, int rc)
 		dirty_insert(c, b);
 	} else if (!rc) {
 		fs_home_clean(fs, b);
+		if (b->cold && !b->pins) {
+			ts_list_del(&b->lru_link);
+			ts_list_push_front(&c->lru, &b->lru_link);
+		}
 	}
 	ts_cond_broadcast(&b->cond);
 }

@@ -57,8 +57,8 @@ static void buf_release(struct fs *fs, struct fs_inode *ip)
 
 static void evict(struct fs *fs, struct fs_inode *ip)
 {
-	TS_ASSERT(!ip->refs && !ip->data);
-	buf_release(fs, ip);
+	TS_ASSERT(!ip->refs && !ip->data && !ip->lazy_dirty);
+	fs_buf_put_cold(fs, ip->buf); /* else blocks of inodes that had their time here would drive out those of directories */
 	ts_map_remove(&fs->icache->map, &ip->node);
 	ts_list_del(&ip->lru_link);
 	fs->icache->count--;

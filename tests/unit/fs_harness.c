@@ -316,6 +316,7 @@ static void core_fiber(void *arg)
 	if (rc)
 		TS_PANIC("replay: %d", rc);
 	h->fs->args.net = h->net;
+	h->fs->args.meta_pool_bytes = a.meta_pool_bytes;
 	net_lamport_raise(h->net, h->fs->lamport);
 	h->fs->self = 1;
 	h->fs->incarnation = h->incarnation;
