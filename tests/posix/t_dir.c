@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <limits.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 
 static unsigned entries(void)
@@ -262,67 +263,117 @@ static unsigned entry_number(const char *name)
 	return sscanf(name, "entry-%u", &k) == 1 ? k : UINT_MAX;
 }
 
-static void other_changes(unsigned n, int stop)
-{
-	char c;
+#define FAR_PARTS 4
 
-	for (unsigned i = 0; read(stop, &c, 1) != 0; i++) { /* until the reader has closed it */
+struct far_dir {
+	unsigned n, changes; /* changes: shared with the process that makes them */
+};
+
+static void far_make(void *arg, unsigned part)
+{
+	const struct far_dir *f = arg;
+
+	for (unsigned i = part; i < f->n; i += FAR_PARTS)
+		px_mkfile(pa("d/entry-%06u", i));
+}
+
+static void far_remove(void *arg, unsigned part)
+{
+	const struct far_dir *f = arg;
+
+	for (unsigned i = part; i < f->n; i += FAR_PARTS)
+		if (unlink(pa("d/entry-%06u", i)) && !(errno == ENOENT && i % 2))
+			OK(-1);
+}
+
+/* Through B, until the reader has closed its end of `stop`; says once that it has begun. */
+static void far_change(struct far_dir *f, int stop, int begun)
+{
+	char c = 0;
+
+	for (unsigned i = 0; read(stop, &c, 1) != 0; i++) {
 		px_mkfile(pb("d/new-%u", i));
-		unlink(pb("d/entry-%06u", 1 + i * 2 % n)); /* odd ones go, and come again */
+		unlink(pb("d/entry-%06u", 1 + i * 2 % f->n)); /* odd ones go, and come again */
 		if (i > 100)
 			OK(unlink(pb("d/new-%u", i - 100)));
 		if (i > 1000)
-			px_mkfile(pb("d/entry-%06u", 1 + (i - 1000) * 2 % n));
+			px_mkfile(pb("d/entry-%06u", 1 + (i - 1000) * 2 % f->n));
+		f->changes++;
+		if (i == 0)
+			NEED(write(begun, &c, 1));
 	}
 }
 
-/* A large directory is read by pieces from saved positions while the other mount makes and removes names: what is there all the
- * time is met exactly once, and a position leads to the same place again. */
-static void positions_far(void)
+/* Another handle goes to where this one is. Returns whether the next even entry there was met before. */
+static bool far_reopen(DIR **d, const uint8_t *seen, unsigned n)
 {
-	unsigned n = px.longrun ? 1000000 : px.two ? 2000 : 6000, dup = 0, missing = 0, moved = 0, step = 0;
+	long pos = telldir(*d);
+	struct dirent *e;
+
+	closedir(*d);
+	NEED((*d = opendir(pa("d"))) ? 0 : -1);
+	seekdir(*d, pos);
+	while ((e = readdir(*d)) && (entry_number(e->d_name) >= n || entry_number(e->d_name) % 2))
+		;
+	seekdir(*d, pos);
+	return e && seen[entry_number(e->d_name)];
+}
+
+static void far_read(const struct far_dir *f)
+{
+	unsigned n = f->n, dup = 0, missing = 0, moved = 0, step = 0;
 	uint8_t *seen = calloc(1, n);
-	int stop[2];
-	pid_t pid;
 	DIR *d;
 
-	NEED(mkdir(pa("d"), 0755));
-	make_many("d", n);
-	NEED(pipe2(stop, O_NONBLOCK));
-	pid = NEED(fork());
-	if (!pid) {
-		close(stop[1]);
-		other_changes(n, stop[0]);
-		_exit(0);
-	}
-	close(stop[0]);
 	NEED((d = opendir(pa("d"))) ? 0 : -1);
+	errno = 0;
 	for (struct dirent *e; (e = readdir(d)); step++) {
 		unsigned k = entry_number(e->d_name);
-		long pos;
 
 		if (k < n && k % 2 == 0)
 			dup += seen[k]++ != 0;
-		if (step % 997)
-			continue;
-		pos = telldir(d); /* another handle goes there, and back here */
-		closedir(d);
-		NEED((d = opendir(pa("d"))) ? 0 : -1);
-		seekdir(d, pos);
-		while ((e = readdir(d)) && (entry_number(e->d_name) >= n || entry_number(e->d_name) % 2))
-			;
-		moved += e && seen[entry_number(e->d_name)];
-		seekdir(d, pos);
+		if (step % 997 == 0)
+			moved += far_reopen(&d, seen, n);
+		errno = 0;
 	}
+	EQ(0, errno, "readdir to the end");
 	closedir(d);
-	close(stop[1]);
-	OK(waitpid(pid, NULL, 0));
 	for (unsigned i = 0; i < n; i += 2)
 		missing += !seen[i];
 	EQ(0, dup, "entries met twice, of %u", n);
 	EQ(0, missing, "entries not met although they were there all the time, of %u", n);
 	EQ(0, moved, "positions that led back to what was met before");
 	free(seen);
+}
+
+/* A large directory is read by pieces from saved positions while the other mount makes and removes names: what is there all the
+ * time is met exactly once, and a position leads to the same place again. */
+static void positions_far(void)
+{
+	struct far_dir *f = mmap(NULL, sizeof(*f), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int stop[2], begun[2];
+	char c;
+	pid_t pid;
+
+	f->n = px.longrun ? 1000000 : 20000;
+	NEED(mkdir(pa("d"), 0755));
+	px_parallel(FAR_PARTS, far_make, f);
+	NEED(pipe2(stop, O_NONBLOCK));
+	NEED(pipe(begun));
+	pid = NEED(fork());
+	if (!pid) {
+		close(stop[1]);
+		far_change(f, stop[0], begun[1]);
+		_exit(0);
+	}
+	close(stop[0]);
+	close(begun[1]);
+	EQ(1, read(begun[0], &c, 1), "first change through B");
+	far_read(f);
+	close(stop[1]);
+	OK(waitpid(pid, NULL, 0));
+	px_note("%u rounds of changes through B while %u names were read", f->changes, f->n);
+	px_parallel(FAR_PARTS, far_remove, f);
 }
 
 /* More than 16 bits of subdirectories. */
@@ -361,7 +412,7 @@ const struct px_test px_dir_tests[] = {
 	{"dir.rewind", rewind_sees, 0, 0},
 	{"dir.grow_and_shrink", grow_and_shrink, 0, 0},
 	{"dir.many_dirs", many_dirs, 0, 0},
-	{"dir.positions_far", positions_far, 0, 3000},
+	{"dir.positions_far", positions_far, 0, 300},
 	{"dir.subdirs_beyond", subdirs_beyond, PX_LONG, 600},
 	{NULL, NULL, 0, 0},
 };
