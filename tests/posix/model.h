@@ -133,6 +133,7 @@ struct model {
 	} h[MODEL_MOUNTS][MODEL_SLOTS];
 	int map[MODEL_MOUNTS][MODEL_MAPS];
 	struct model_lock lock[MODEL_LOCKS];
+	int64_t clocks_ns; /* by so much the clocks of the mounts' nodes may differ */
 	int8_t flocked[MODEL_MOUNTS][MODEL_SLOTS]; /* 0, 1 shared, 2 exclusive */
 	unsigned nmounts;
 };
@@ -214,6 +215,7 @@ struct model_run {
 	char *const *dirs;
 	unsigned nmounts;
 	uint64_t seed, plant;
+	uint64_t clocks_ms;
 	uint64_t done, looks, planted; /* added up over all runs */
 	uint64_t by_kind[MODEL_KINDS];
 	bool verbose;

@@ -178,6 +178,7 @@ void model_run_script(struct model_run *r, struct model_op *ops, size_t n, uint3
 	}
 	s.r = r;
 	model_init(&s.m, r->nmounts);
+	s.m.clocks_ns = (int64_t)r->clocks_ms * 1000000;
 	s.plant = model_plant_new(r->plant);
 	for (size_t k = 0; k < n && !f->part;) {
 		if (classes)

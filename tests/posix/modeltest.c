@@ -35,6 +35,7 @@ static void usage(FILE *f)
 	      "  --per-seed N    operations of a seed (1000)  --seconds N    no new seed after this time\n"
 	      "  --locks         with OFD locks and flock\n"
 	      "  --no-CLASS      without data, append, truncate, map, name, link, symlink, mode or xattr\n"
+	      "  --clocks MS     the mounts are on machines whose clocks may differ by so much\n"
 	      "  --save DIR      put there the script of a failure, whole and shrunk\n"
 	      "  --replay FILE   this script instead of random operations\n"
 	      "  --counter CMD   prints how many requests reached the daemons; asked before and behind\n"
@@ -79,6 +80,7 @@ static int parse(int argc, char **argv, struct model_run *r, struct args *a)
 		if (number("--seed", o, v, &r->seed) || number("--ops", o, v, &a->total) ||
 		    number("--per-seed", o, v, &a->per_seed) || number("--seconds", o, v, &a->seconds) ||
 		    number("--plant", o, v, &r->plant) || word("--save", o, v, &a->save) ||
+		    number("--clocks", o, v, &r->clocks_ms) ||
 		    word("--replay", o, v, &a->replay) || word("--counter", o, v, &r->counter)) {
 			i++;
 		} else if (!strcmp(o, "--locks")) {
