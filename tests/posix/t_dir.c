@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 
 static unsigned entries(void)
 {
@@ -269,6 +270,14 @@ struct far_dir {
 	unsigned n, changes; /* changes: shared with the process that makes them */
 };
 
+static double seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 static void far_make(void *arg, unsigned part)
 {
 	const struct far_dir *f = arg;
@@ -351,6 +360,7 @@ static void far_read(const struct far_dir *f)
 static void positions_far(void)
 {
 	struct far_dir *f = mmap(NULL, sizeof(*f), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	double t[4] = {seconds()};
 	int stop[2], begun[2];
 	char c;
 	pid_t pid;
@@ -358,6 +368,7 @@ static void positions_far(void)
 	f->n = px.longrun ? 1000000 : 20000;
 	NEED(mkdir(pa("d"), 0755));
 	px_parallel(FAR_PARTS, far_make, f);
+	t[1] = seconds();
 	NEED(pipe2(stop, O_NONBLOCK));
 	NEED(pipe(begun));
 	pid = NEED(fork());
@@ -372,8 +383,11 @@ static void positions_far(void)
 	far_read(f);
 	close(stop[1]);
 	OK(waitpid(pid, NULL, 0));
-	px_note("%u rounds of changes through B while %u names were read", f->changes, f->n);
+	t[2] = seconds();
 	px_parallel(FAR_PARTS, far_remove, f);
+	t[3] = seconds();
+	px_note("%u names made in %.1f s, read in %.1f s (%u rounds of changes through B meanwhile), removed in %.1f s", f->n,
+		t[1] - t[0], t[2] - t[1], f->changes, t[3] - t[2]);
 }
 
 /* More than 16 bits of subdirectories. */
