@@ -8,6 +8,7 @@
 #define LOG_MIN	     (512u << 10)
 #define LOG_SMALL    (4u << 20)
 #define LOG_LARGE    (64u << 20)
+#define LOG_SHARE    128 /* of the space, all slots together: in a large directory every change is a leaf in the log until the next checkpoint */
 #define BYTES_PER_INODE (16u << 10)
 #define MIN_REGIONS  4 /* metadata, data, and one more of each */
 #define WANT_REGIONS 64
@@ -87,7 +88,7 @@ static void place_system(struct layout *l)
 	unsigned n = l->a->ndisks, pieces;
 
 	if (!log_bytes)
-		log_bytes = TS_MIN((uint64_t)LOG_LARGE, TS_MAX((uint64_t)LOG_SMALL, total * FS_SUB / 512 / l->nslots));
+		log_bytes = TS_MIN((uint64_t)LOG_LARGE, TS_MAX((uint64_t)LOG_SMALL, total * FS_SUB / LOG_SHARE / l->nslots));
 	l->log_subs = (uint32_t)(log_bytes / FS_SUB);
 	for (unsigned i = 0; i < l->nslots; i++)
 		l->slot[i] = place(l, i % n, l->log_subs);
