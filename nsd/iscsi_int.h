@@ -54,6 +54,7 @@ struct iscsi_dev {
 	uint64_t isid;
 
 	struct iscsi_context *ctx;
+	struct ts_fiber *fiber; /* the session's; it alone ends a session */
 	int fd;
 	uint32_t fd_events;
 	enum iscsi_state state;
@@ -95,6 +96,7 @@ int nsd_iscsi_resolve(struct iscsi_target *t, char *errmsg, size_t errlen);
 /* iscsi.c: the session */
 void nsd_iscsi_lost(struct iscsi_dev *d, const char *why);
 void nsd_iscsi_recheck(struct iscsi_dev *d);
+void nsd_iscsi_drop(struct iscsi_dev *d); /* on the session's fiber only */
 void nsd_iscsi_watch(struct iscsi_dev *d); /* sends what is queued and watches the socket as libiscsi wants */
 
 /* iscsi_io.c: requests */

@@ -294,6 +294,35 @@ static void frozen_target_and_deadline(void *arg)
 	nsd_close(d);
 }
 
+static void see_control(void *arg, const char *name, const char *what, uint64_t a, uint64_t b, uint64_t since)
+{
+	if (!strcmp(what, "iSCSI control command"))
+		*(bool *)arg = true;
+}
+
+/* The target stops answering while a new session is just being set up: the session's own fiber waits for a command, and
+ * nobody else could give that up. */
+static void target_frozen_in_set_up(void *arg)
+{
+	struct nsd_dev *d = open_as("a", 1);
+	uint8_t *b = ts_alloc_aligned(4096, 4096);
+	bool seen = false;
+
+	kill_sessions();
+	for (int i = 0; !seen && i < 5000; i++) {
+		ts_fiber_each_waiting(ts_exec_self(), see_control, &seen);
+		if (!seen)
+			ts_sleep_until(ts_exec_now(ts_exec_self()) + TS_NS_PER_MS / 5);
+	}
+	assert_true(seen);
+	kill(tgtd, SIGSTOP);
+	pause_ms(6000); /* beyond the time that a set-up may take */
+	kill(tgtd, SIGCONT);
+	assert_int_equal(nsd_read(d, b, 4096, 0), 0);
+	ts_free(b);
+	nsd_close(d);
+}
+
 static bool gate_open;
 static bool gate(void *arg)
 {
@@ -545,7 +574,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(opens_and_tells_what_it_is), T(depth_64_verified), T(long_scattered_unaligned_memory),
-		T(sessions_killed_under_writes), T(frozen_target_and_deadline), T(gate_is_asked_again_on_resend),
+		T(sessions_killed_under_writes), T(frozen_target_and_deadline), T(target_frozen_in_set_up), T(gate_is_asked_again_on_resend),
 		T(two_nodes_and_a_fence), T(fenced_while_away), T(label_on_a_lun), T(wrong_addresses),
 		T(chap_is_needed_and_never_told), T(failing_allocations), T(closing_while_the_target_is_gone),
 		T(target_restarted_under_writes), T(speed),
