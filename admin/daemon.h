@@ -73,6 +73,7 @@ uint64_t fs_group_of(const uint8_t fs_id[16]);
 uint64_t key_of(void *arg, unsigned node, uint64_t incarnation);
 int keys_register(struct daemon *d, struct disk **disks, unsigned n, bool *have, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void keys_unregister(struct daemon *d, struct disk **disks, unsigned n);
+int keys_lost(void *arg, struct nsd_dev *dev) TS_MUST_CHECK; /* nsd_gate.registration_lost */
 
 /* peers.c */
 void peers_open(struct daemon *d);

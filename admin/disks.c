@@ -52,7 +52,7 @@ static int disk_try(struct daemon *d, struct disk *k)
 		.url = k->url,
 		.initiator_name = d->conf.initiator,
 		.isid = 0x7420,
-		.gate = {may_write, d},
+		.gate = {.may_write = may_write, .registration_lost = keys_lost, .arg = d},
 	};
 	k->state = DISK_OPENING;
 	int rc = nsd_open(&a, &k->dev, k->error, sizeof(k->error));

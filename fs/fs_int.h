@@ -28,12 +28,14 @@ enum { FS_NEED_SPACE = 4101, FS_NEED_INODE = 4102, FS_NEED_META = 4103, FS_NEED_
 
 /* ======== io.c: addresses to disks ================================================================================ */
 struct fs_disk {
+	struct fs *fs;
 	struct nsd_dev *dev;
 	struct fs_disk_ent_disk ent;
 	uint64_t write_gen;   /* writes completed */
 	uint64_t data_gen;    /* write_gen after the last write of file data */
 	uint64_t flushed_gen; /* writes up to here are stable */
 	uint64_t flush_target; /* write_gen when the flush in flight began */
+	uint64_t losses;      /* nsd_losses() under the oldest write that is not stable */
 	bool flushing;
 	int flush_rc; /* of the last flush */
 	struct nsd_req flush_req;

@@ -236,7 +236,7 @@ static int start_session(struct iscsi_dev *d)
 	if (!rc)
 		rc = same_unit(d);
 	if (!rc)
-		rc = nsd_iscsi_pr_check(d, deadline);
+		rc = nsd_iscsi_pr_check(d, true);
 	return rc == -TS_ERR_MOVED ? -EIO : rc;
 }
 
@@ -276,7 +276,7 @@ static int tend(struct iscsi_dev *d)
 		ts_sleep_until(ts_exec_now(d->exec) + 5 * TS_NS_PER_MS); /* a busy unit wants a pause */
 		rc = nsd_iscsi_ready(d, deadline);
 		if (!rc)
-			rc = nsd_iscsi_pr_check(d, deadline);
+			rc = nsd_iscsi_pr_check(d, false);
 		if (rc == -TS_ERR_FENCED)
 			return rc;
 		if (rc)

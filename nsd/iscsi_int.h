@@ -66,6 +66,9 @@ struct iscsi_dev {
 	char error[256];
 	uint64_t gen;	     /* sessions so far */
 	uint64_t pr_key;     /* our registration, 0 = none */
+	bool pr_reserved;    /* and we asked for the reservation, which must stand from then on */
+	bool pr_lost;	     /* it vanished with a session, and the gate has not said yet that it may stand again */
+	bool reinstating;    /* gate.registration_lost is at work on the session's fiber */
 	bool aptpl;	     /* target keeps reservations over power loss */
 	struct nsd_info info;
 
@@ -116,6 +119,7 @@ int nsd_iscsi_probe(struct iscsi_dev *d, uint64_t deadline_ns); /* fills info */
 
 /* iscsi_pr.c */
 int nsd_iscsi_pr(struct nsd_dev *dev, int verb, uint64_t key, uint64_t other, struct nsd_pr_state *out);
-int nsd_iscsi_pr_check(struct iscsi_dev *d, uint64_t deadline_ns); /* are we still registered? -TS_ERR_FENCED: no */
+/* Are we still registered, and does the reservation stand? -TS_ERR_FENCED: no. On a new session the gate is asked first. */
+int nsd_iscsi_pr_check(struct iscsi_dev *d, bool new_session);
 
 #endif

@@ -79,6 +79,11 @@ uint64_t nsd_session_gen(const struct nsd_dev *d)
 	return d->session_gen;
 }
 
+uint64_t nsd_losses(const struct nsd_dev *d)
+{
+	return d->losses;
+}
+
 void *nsd_dev_priv(const struct nsd_dev *d)
 {
 	return d->priv;

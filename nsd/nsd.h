@@ -48,6 +48,11 @@ struct nsd_info {
 struct nsd_gate {
 	bool (*may_write)(void *arg);
 	void *arg;
+	/* A new session finds our registration gone: the unit has lost its memory, or we were excluded; only the cluster can
+	 * tell. On the session's fiber, while nothing else reaches the unit; nsd_pr_* work on d. 0: registered and reserved
+	 * again. -TS_ERR_FENCED: this incarnation is out, for ever. Else: asked again with the next session.
+	 * NULL: out. Never called when the registration vanishes within a session. */
+	int (*registration_lost)(void *arg, struct nsd_dev *d);
 };
 
 struct nsd_open_args {
@@ -65,6 +70,8 @@ void nsd_close(struct nsd_dev *d); /* from a fiber; waits for what is in flight 
 const struct nsd_info *nsd_info(const struct nsd_dev *d);
 const char *nsd_url(const struct nsd_dev *d);
 uint64_t nsd_session_gen(const struct nsd_dev *d);
+/* How often the unit has lost its memory, as far as is known: what was not flushed before may be lost with it. */
+uint64_t nsd_losses(const struct nsd_dev *d);
 void nsd_submit(struct nsd_dev *d, struct nsd_req *r);
 
 /* The same from fibers, waiting. buf 4096-aligned. */
