@@ -75,6 +75,10 @@ int keys_register(struct daemon *d, struct disk **disks, unsigned n, bool *have,
 void keys_unregister(struct daemon *d, struct disk **disks, unsigned n);
 int keys_lost(void *arg, struct nsd_dev *dev) TS_MUST_CHECK; /* nsd_gate.registration_lost */
 
+/* able.c: what the disks can do about nodes that must not write */
+int able_probe(struct daemon *d, struct disk **disks, unsigned n, uint32_t *able, char *errmsg, size_t errlen) TS_MUST_CHECK;
+void able_json(const struct disk *k, json_t *to);
+
 /* peers.c */
 void peers_open(struct daemon *d);
 int peers_reachable(struct daemon *d, char *errmsg, size_t errlen) TS_MUST_CHECK; /* from a fiber; at most 3 s a member */

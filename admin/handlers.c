@@ -162,15 +162,30 @@ static int create_disks(struct call *k, const char *name, struct disk **use, str
 	return rc;
 }
 
+static json_t *created_json(const char *name, struct disk **use, unsigned n)
+{
+	json_t *fencing = json_array();
+	for (unsigned i = 0; i < n; i++) {
+		json_t *o = json_pack("{s:s}", "disk", use[i]->url);
+		able_json(use[i], o);
+		json_array_append_new(fencing, o);
+	}
+	return json_pack("{s:s,s:i,s:o}", "name", name, "disks", (int)n, "fencing", fencing);
+}
+
 static int create_locked(struct call *k, const char *name, struct fs_format_args *f, bool force)
 {
 	unsigned n = (unsigned)json_array_size(k->pos) - 1;
 	struct disk **use = ts_alloc(n * sizeof(*use));
 	f->disks = ts_alloc(n * sizeof(*f->disks));
 	f->ndisks = n;
+	uint32_t *able = ts_alloc(n * sizeof(*able));
 	uint8_t id[16];
-	int rc = use && f->disks ? create_disks(k, name, use, f->disks, n, force) : -ENOMEM;
+	int rc = use && f->disks && able ? create_disks(k, name, use, f->disks, n, force) : -ENOMEM;
 	bool have;
+	f->able = able;
+	if (rc == 0)
+		rc = able_probe(k->d, use, n, able, k->a->error, sizeof(k->a->error));
 	if (rc == 0) {
 		rc = keys_register(k->d, use, n, &have, k->a->error, sizeof(k->a->error));
 		if (rc == 0) {
@@ -180,7 +195,10 @@ static int create_locked(struct call *k, const char *name, struct fs_format_args
 	}
 	for (unsigned i = 0; rc == 0 && i < n; i++)
 		rc = disk_label_refresh(use[i]);
+	if (rc == 0)
+		k->a->data = created_json(name, use, n);
 	ts_free(use);
+	ts_free(able);
 	ts_free(f->disks);
 	return k->a->rc = rc;
 }
@@ -206,10 +224,8 @@ static void h_fs_create(struct call *k)
 	};
 	memcpy(f.cluster_id, k->d->cluster_id, 16);
 	ts_mutex_lock(&k->d->mount_lock, "another mount or format");
-	if (create_locked(k, name, &f, opt_set(k, "force")) == 0) {
+	if (create_locked(k, name, &f, opt_set(k, "force")) == 0)
 		ts_notice("file system %s: made on %u disks", name, f.ndisks);
-		k->a->data = json_pack("{s:s,s:i}", "name", name, "disks", (int)f.ndisks);
-	}
 	ts_mutex_unlock(&k->d->mount_lock);
 }
 

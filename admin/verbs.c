@@ -11,13 +11,18 @@ const struct verb verb_table[] = {
 	{"fs create", "NAME URL...", 2, 4097, VERB_DAEMON, "make a file system over shared disks",
 	 "Every URL must name a disk that all nodes reach (iscsi://host:port/iqn/lun or file:///path). A disk that carries a "
 	 "partition table, another file system, LVM or a Tessera label is refused; --force overwrites foreign contents, never "
-	 "a Tessera file system that is mounted anywhere.",
+	 "a Tessera file system that is mounted anywhere. Reservations are tried: a second identity is registered and preempted, and then must "
+	 "be refused. What came of it is in the labels and shown here and by `disk list`: a disk that lets a preempted node write counts as one "
+	 "without reservations, and fencing waits for leases there.",
 	 {{"block-size", 'b', "SIZE", "data block size, 64K to 16M, power of two (default 1M)"},
 	  {"log-slots", 's', "N", "nodes that can mount at once, 1 to 256 (default 8)"},
 	  {"log-size", 0, "SIZE", "log of one node (default by disk size, 4M to 64M)"},
 	  {"force", 'f', NULL, "overwrite what is on the disks"}}},
 	{"fs list", "", 0, 0, VERB_DAEMON, "list the file systems on the disks this node sees", "", {{0}}},
-	{"disk list", "", 0, 0, VERB_DAEMON, "list the disks of this node with what is on them", "", {{0}}},
+	{"disk list", "", 0, 0, VERB_DAEMON, "list the disks of this node with what is on them",
+	 "FENCING says how a node is kept off: preempt-abort or preempt (by its reservation key), or lease (by waiting until its lease is over). "
+	 "With --json: what was found out when the file system was made (abilities).",
+	 {{0}}},
 	{"mount", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount a file system on this node",
 	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, relatime (default), strictatime, nodiratime; lazytime changes nothing. "
 	 "strictatime: every read counts, on every node at once, and none is served by the kernel's page cache. locallocks: fcntl and "

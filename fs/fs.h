@@ -27,6 +27,7 @@ struct fs_format_args {
 	uint64_t log_bytes;	   /* per slot; 0 = by size: 4 MiB .. 64 MiB */
 	struct nsd_dev **disks;	   /* 1..4096, opened, foreign contents already refused by the caller */
 	unsigned ndisks;
+	const uint32_t *able;	   /* NSD_ABLE_* of each disk, for its label; NULL: nothing is known */
 	const struct ts_env *env;
 	void (*progress)(void *arg, const char *step, unsigned permille);
 	void *arg;

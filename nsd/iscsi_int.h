@@ -121,5 +121,10 @@ int nsd_iscsi_probe(struct iscsi_dev *d, uint64_t deadline_ns); /* fills info */
 int nsd_iscsi_pr(struct nsd_dev *dev, int verb, uint64_t key, uint64_t other, struct nsd_pr_state *out);
 /* Are we still registered, and does the reservation stand? -TS_ERR_FENCED: no. On a new session the gate is asked first. */
 int nsd_iscsi_pr_check(struct iscsi_dev *d, bool new_session);
+int nsd_iscsi_meaning(const struct iscsi_answer *a); /* 0, -TS_ERR_FENCED (conflict), -EOPNOTSUPP, -EAGAIN, -EIO */
+int nsd_iscsi_wait_up(struct iscsi_dev *d, uint64_t deadline);
+
+/* iscsi_raw.c */
+int nsd_iscsi_raw(struct nsd_dev *dev, enum nsd_raw what, uint64_t off, const void *sector);
 
 #endif

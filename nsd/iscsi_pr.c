@@ -20,7 +20,7 @@ static uint64_t be(const uint8_t *p, int n)
 }
 
 /* 0, -TS_ERR_FENCED (conflict), -EOPNOTSUPP, -EAGAIN (unit attention), -EIO; -ENOTCONN from below. */
-static int meaning(const struct iscsi_answer *a)
+int nsd_iscsi_meaning(const struct iscsi_answer *a)
 {
 	if (a->status == SCSI_STATUS_GOOD)
 		return 0;
@@ -56,7 +56,7 @@ static int pr_out(struct iscsi_dev *d, struct iscsi_answer *a, int action, uint6
 								   registering ? 0 : TYPE_WEAR, &p),
 				   a, deadline);
 		if (!rc)
-			rc = meaning(a);
+			rc = nsd_iscsi_meaning(a);
 		if (rc == -EAGAIN)
 			ts_sleep_until(ts_exec_now(d->exec) + 5 * TS_NS_PER_MS);
 	}
@@ -86,7 +86,7 @@ static int pr_in(struct iscsi_dev *d, struct iscsi_answer *a, int action, uint64
 								  ISCSI_KEYS_BYTES),
 				   a, deadline);
 		if (!rc)
-			rc = meaning(a);
+			rc = nsd_iscsi_meaning(a);
 	}
 	if (!rc && a->len < 8)
 		rc = -EIO;
@@ -320,7 +320,7 @@ static int once(struct iscsi_dev *d, struct iscsi_answer *a, int verb, uint64_t 
 	return -EINVAL;
 }
 
-static int wait_up(struct iscsi_dev *d, uint64_t deadline)
+int nsd_iscsi_wait_up(struct iscsi_dev *d, uint64_t deadline)
 {
 	while (d->state != ISCSI_UP) {
 		if (d->state == ISCSI_FENCED)
@@ -351,7 +351,7 @@ int nsd_iscsi_pr(struct nsd_dev *dev, int verb, uint64_t key, uint64_t other, st
 	ts_mutex_lock(&d->pr_mutex, "reservation command");
 	/* Every verb may be repeated when a session is lost under it: the end state is the same. */
 	do {
-		rc = wait_up(d, deadline);
+		rc = nsd_iscsi_wait_up(d, deadline);
 		if (!rc)
 			rc = once(d, a, verb, key, other, out, TS_MIN(deadline, ts_exec_now(d->exec) + ISCSI_SETUP_NS));
 	} while (rc == -ENOTCONN && ts_exec_now(d->exec) < deadline);

@@ -230,6 +230,7 @@ static int probe_reservations(struct iscsi_dev *d, struct iscsi_answer *a, uint6
 		return rc;
 	if (a->status == SCSI_STATUS_GOOD && a->len >= 8) {
 		d->aptpl = a->data[2] & 1;
+		d->info.keeps_reservations = d->aptpl;
 		/* type mask valid? then it must offer ours; else reserving will tell */
 		wear = !(a->data[3] & 0x80) || (a->data[4] & 0x80);
 	}

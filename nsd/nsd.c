@@ -23,6 +23,7 @@ struct nsd_dev *nsd_dev_new(struct ts_exec *x, const struct nsd_ops *ops, void *
 	d->ops = ops;
 	d->priv = priv;
 	d->info = *info;
+	d->reported_reservations = info->has_reservations;
 	if (!d->info.max_io_bytes)
 		d->info.max_io_bytes = NSD_MAX_IO_DEFAULT;
 	if (gate)

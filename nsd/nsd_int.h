@@ -17,6 +17,7 @@ struct nsd_dev {
 	struct nsd_gate gate;
 	char *url; /* never with a password */
 	bool read_only;
+	bool reported_reservations; /* as the back end said at open */
 	bool zero_by_write; /* the back end cannot zero: zeros are written */
 	uint64_t session_gen, losses;
 	struct nsd_stats stats;

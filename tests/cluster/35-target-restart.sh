@@ -29,6 +29,8 @@ assert_eq "a stranger's write to a disk of nobody" written "$(outsider)"
 [ "$(sum)" != "$before" ] || fail "a stranger's write: expected another sum of the disk, got the same: nothing is proven below"
 
 assert_ok "fs create" on 1 tessera fs create "$FS" "$url" --log-slots 4
+able() { on 3 tessera --json disk list | jq -r ".[0] | .fencing, (.abilities | to_entries[] | select(.value) | .key)" | paste -sd ' '; }
+assert_eq "what the disk can do, as its label tells another node" "preempt probed enforces flush_fenced" "$(able)"
 assert_ok "mount" sb mount "$FS"
 assert_eq "a stranger's write to a mounted disk" refused "$(outsider)"
 

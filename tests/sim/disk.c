@@ -238,7 +238,7 @@ static void disk_close(struct nsd_dev *nd)
 {
 }
 
-static const struct nsd_ops ops = {disk_submit, disk_close, disk_pr};
+static const struct nsd_ops ops = {.submit = disk_submit, .close = disk_close, .pr = disk_pr};
 
 struct nsd_dev *sim_disk_open(struct sim_life *l, unsigned no)
 {

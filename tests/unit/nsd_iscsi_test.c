@@ -458,6 +458,37 @@ static void fenced_while_away(void *arg)
 	nsd_close(a);
 }
 
+/* Stock tgt: no PREEMPT AND ABORT, and UNMAP and WRITE SAME of a preempted node are executed. Which is why they are never sent. */
+static void abilities_are_found_out(void *arg)
+{
+	struct nsd_dev *a = open_as("a", 1), *b = open_as("a:probe", 2), *c;
+	uint8_t *buf = ts_alloc_aligned(4096, 4096), *after = ts_alloc_aligned(4096, 4096);
+	struct nsd_pr_state *s = ts_xalloc(sizeof(*s));
+	char err[200] = "";
+	uint32_t able;
+
+	fill(buf, 4096, 5);
+	assert_int_equal(nsd_write(a, buf, 4096, 800u << 10), 0);
+	if (nsd_able_probe(a, KEY_A, b, KEY_B, 800u << 10, &able, err, sizeof(err)))
+		fail_msg("%s", err);
+	for (unsigned i = 0, bit; nsd_able_name(i, &bit); i++)
+		printf("%s: %s\n", nsd_able_name(i, &bit), able & bit ? "yes" : "no");
+	assert_int_equal(able, NSD_ABLE_PROBED | NSD_ABLE_ENFORCES | NSD_ABLE_FLUSH_FENCED);
+	assert_int_equal(nsd_read(a, after, 4096, 800u << 10), 0);
+	assert_memory_not_equal(buf, after, 4096); /* the UNMAP did happen: the answer was true */
+	assert_int_equal(nsd_pr_read(a, s), 0);
+	assert_int_equal(s->nkeys, 0);
+	assert_int_equal(s->type, NSD_PR_NONE);
+	c = open_as("c", 3);
+	assert_int_equal(nsd_write(c, buf, 4096, 0), 0); /* nothing is left behind */
+	nsd_close(a);
+	nsd_close(b);
+	nsd_close(c);
+	ts_free(buf);
+	ts_free(after);
+	ts_free(s);
+}
+
 /* ---- a target that restarts and has forgotten all registrations ------------------------------------------------------ */
 
 #define LOST_OFF (8u << 20)
@@ -713,7 +744,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(opens_and_tells_what_it_is), T(depth_64_verified), T(long_scattered_unaligned_memory),
 		T(sessions_killed_under_writes), T(frozen_target_and_deadline), T(target_frozen_in_set_up), T(gate_is_asked_again_on_resend),
-		T(two_nodes_and_a_fence), T(fenced_while_away), T(label_on_a_lun), T(wrong_addresses),
+		T(two_nodes_and_a_fence), T(fenced_while_away), T(abilities_are_found_out), T(label_on_a_lun), T(wrong_addresses),
 		T(chap_is_needed_and_never_told), T(failing_allocations), T(closing_while_the_target_is_gone),
 		T(target_restarted_under_writes), T(registration_lost_with_the_target), T(reservation_is_looked_at), T(speed),
 	};
