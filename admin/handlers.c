@@ -44,6 +44,11 @@ static void h_fs_list(struct call *k)
 	k->a->data = status_fs_list(k->d);
 }
 static void h_waiters(struct call *k) { k->a->data = diag_waiters(k->d); }
+static void h_recovery(struct call *k) { k->a->data = diag_recovery(k->d, pos_str(k, 0)); }
+static void h_node_list(struct call *k) { k->a->data = node_list(k->d); }
+static void h_node_show(struct call *k) { node_show(k->d, pos_str(k, 0), opt_set(k, "keys"), k->a); }
+static void h_node_fence(struct call *k) { node_fence(k->d, pos_str(k, 0), opt_set(k, "power"), opt_set(k, VERB_SURE), k->a); }
+static void h_confirm_dead(struct call *k) { node_confirm_dead(k->d, k->c, pos_str(k, 0), opt_set(k, VERB_SURE), k->a); }
 static void h_log(struct call *k) { k->a->data = diag_log(k->d, pos_str(k, 0)); }
 
 static void h_tokens(struct call *k)
@@ -268,7 +273,12 @@ static void h_fault(struct call *k)
 		refuse(k, -ENOENT, "%s: not mounted on this node; see `tessera status`", name);
 		return;
 	}
-	if (!strcmp(what, "list") && !point) {
+	if (point && !strcmp(point, "recovery.fence")) {
+		uint64_t times = 0;
+		if (!strcmp(what, "arm") && opt_number(k, "times", 1, UINT32_MAX, false, &times))
+			return;
+		fs_fault_fence(m->fs, strcmp(what, "arm") ? 0 : times ? (unsigned)times : UINT32_MAX);
+	} else if (!strcmp(what, "list") && !point) {
 		k->a->data = json_array();
 		tfuse_fault_each(m->tf, fault_row, k->a->data);
 	} else if (!strcmp(what, "clear") && !point)
@@ -377,6 +387,8 @@ static const struct {
 	{"status", h_status, false},	 {"fs create", h_fs_create, true}, {"fs list", h_fs_list, false},
 	{"disk list", h_disk_list, false}, {"mount", h_mount, true},	   {"umount", h_umount, false},
 	{"fsck", h_fsck, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
+	{"node list", h_node_list, false}, {"node show", h_node_show, false}, {"node fence", h_node_fence, true},
+	{"node confirm-dead", h_confirm_dead, true}, {"diag recovery", h_recovery, false},
 	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},
 };
 
