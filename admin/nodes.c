@@ -92,7 +92,11 @@ static json_t *keys_json(struct daemon *d, const struct quorum_member *m)
 		struct disk *k = ts_list_entry(l, struct disk, link);
 		if (!k->mount || !nsd_info(k->dev)->has_reservations)
 			continue;
+		struct mount *used = k->mount; /* its disks stay open as long as it is looked at */
+		used->users++;
 		int rc = nsd_pr_read(k->dev, s);
+		used->users--;
+		ts_cond_broadcast(&d->changed);
 		bool there = false;
 		for (unsigned i = 0; rc == 0 && i < s->nkeys; i++)
 			there |= m && s->keys[i] == key_of(d, m->node, m->incarnation);
@@ -224,7 +228,8 @@ static int sums(struct doomed_list *l, bool compare, bool *grows)
 		uint64_t s;
 		if (l->v[i].slot == UINT32_MAX)
 			continue;
-		int rc = l->v[i].mount->fs ? fs_slot_sum(l->v[i].mount->fs, l->v[i].slot, &s) : -ESHUTDOWN;
+		struct mount *m = l->v[i].mount; /* kept by users(); its fs is not, while it is being unmounted */
+		int rc = m->fs && m->state == MOUNT_LIVE ? fs_slot_sum(m->fs, l->v[i].slot, &s) : -ESHUTDOWN;
 		if (rc)
 			return rc;
 		*grows |= compare && s != l->v[i].sum;

@@ -106,16 +106,20 @@ int fs_slot_sum(struct fs *fs, uint32_t slot, uint64_t *sum)
 	*sum = 0;
 	if (!a)
 		return -EINVAL;
+	if (fs->run != FS_RUN_LIVE || fs->stopping_threads)
+		return -ESHUTDOWN;
 	buf = ts_alloc_aligned(FS_SUB, SUM_BYTES);
 	if (!buf)
 		return -ENOMEM;
+	ts_group_add(&fs->background); /* an unmount waits for us */
 	for (uint64_t off = 0; off < ring && !rc; off += SUM_BYTES) {
 		size_t n = (size_t)TS_MIN((uint64_t)SUM_BYTES, ring - off);
 
-		rc = fs_io_read(fs, a + off / FS_SUB, buf, n);
+		rc = fs->stopping_threads ? -ESHUTDOWN : fs_io_read(fs, a + off / FS_SUB, buf, n);
 		*sum = ts_csum64(buf, n, *sum);
 	}
 	ts_free(buf);
+	ts_group_done(&fs->background, 0);
 	return rc;
 }
 
