@@ -5,7 +5,7 @@
 # killed and started. The survivors put keys and reservation back before they write and go on; a machine that is not registered is
 # refused; and when the dead node wakes up not one byte on the disk changes. Last, a restart under load: who had something that was
 # not flushed goes out, and nothing that fsync promised is lost.
-# timeout: 240
+# timeout: 300
 . "$(dirname "$0")/lib.sh"
 
 # shellcheck disable=SC2046 # words

@@ -4,7 +4,7 @@
 # The day when fencing fails (a fault point makes it): the recovery stays at that step, says so, and nothing of what the dead node held
 # is given out. `node confirm-dead` is refused while anything says that the node lives (member, corosync, lease, log), and without
 # confirmation; then it lets the recovery go on. A node with a power switch is switched off by itself. `node fence` puts one out.
-# timeout: 240
+# timeout: 300
 . "$(dirname "$0")/lib.sh"
 
 cc -std=gnu17 -D_GNU_SOURCE -O2 -I"$TOP" -o "$TMP/logscratch" "$HERE/logscratch.c" || fail "logscratch.c does not compile"
