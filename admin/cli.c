@@ -98,6 +98,23 @@ static int args_parse(const struct verb *v, int argc, char **argv, json_t *pos, 
 	return 0;
 }
 
+/* What cannot be undone is typed twice. */
+static int confirmed(const struct verb *v, json_t *pos, json_t *opt)
+{
+	const char *name = json_string_value(json_array_get(pos, 0));
+	char line[128] = "";
+	if (!verb_confirm(v) || json_object_get(opt, VERB_SURE) || !isatty(0))
+		return 0; /* the daemon refuses what is not confirmed */
+	fprintf(stderr, "tessera %s %s: %s.\nType %s to go on: ", v->name, name, verb_confirm(v), name);
+	if (!fgets(line, sizeof(line), stdin))
+		line[0] = 0;
+	line[strcspn(line, "\n")] = 0;
+	if (strcmp(line, name))
+		return fail(1, "%s %s: not confirmed, nothing was done", v->name, name);
+	json_object_set_new(opt, VERB_SURE, json_true());
+	return 0;
+}
+
 static int connect_daemon(void)
 {
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
@@ -248,6 +265,8 @@ int main(int argc, char **argv)
 		return exec_sandbox(argc - i, argv + i);
 	json_t *pos = json_array(), *opt = json_object();
 	int rc = args_parse(v, argc - i, argv + i, pos, opt);
+	if (rc == 0)
+		rc = confirmed(v, pos, opt);
 	if (rc == 0)
 		rc = v->where == VERB_LOCAL ? local_verb(v, pos) : ask(v, pos, opt);
 	json_decref(pos);

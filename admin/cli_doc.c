@@ -29,7 +29,7 @@ void cli_usage(void)
 {
 	printf("usage: tessera [--socket PATH] [--json] VERB [ARGUMENTS]\n\n");
 	for (size_t i = 0; i < verb_count; i++)
-		printf("  %-14s %-18s %s\n", verb_table[i].name, verb_table[i].args, verb_table[i].help);
+		printf("  %-17s %-18s %s\n", verb_table[i].name, verb_table[i].args, verb_table[i].help);
 	printf("\n`tessera help VERB` explains one. Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon.\n");
 }
 
@@ -73,6 +73,21 @@ void cli_man(void)
 	printf(".SH EXIT STATUS\n0 done, 1 refused or failed, 2 wrong usage, 3 no daemon answers.\n.SH SEE ALSO\ntesserad(8), mount.tessera(8)\n");
 }
 
+/* Verbs of two words, by their first: "  fs) words="create list" ;;". They stand together in the table. */
+static void groups(void)
+{
+	for (size_t i = 0, n; i < verb_count; i += n) {
+		size_t len = strcspn(verb_table[i].name, " ");
+		n = 1;
+		if (!verb_table[i].name[len])
+			continue;
+		printf("  %.*s) words=\"%s", (int)len, verb_table[i].name, verb_table[i].name + len + 1);
+		while (i + n < verb_count && !strncmp(verb_table[i + n].name, verb_table[i].name, len + 1))
+			printf(" %s", verb_table[i + n++].name + len + 1);
+		printf("\" ;;\n");
+	}
+}
+
 void cli_completion(void)
 {
 	printf("_tessera() {\n  local cur=\"${COMP_WORDS[COMP_CWORD]}\" line=\"${COMP_WORDS[*]:1:COMP_CWORD-1}\" words=\"\"\n  case \"$line\" in\n");
@@ -82,7 +97,8 @@ void cli_completion(void)
 			printf(" --%s", verb_table[i].opts[k].name);
 		printf("\" ;;\n");
 	}
-	printf("  fs) words=\"create list\" ;;\n  disk) words=\"list\" ;;\n  diag) words=\"waiters tokens log locks fault\" ;;\n  *) words=\"--json --socket");
+	groups();
+	printf("  *) words=\"--json --socket");
 	for (size_t i = 0; i < verb_count; i++) {
 		size_t n = strcspn(verb_table[i].name, " ");
 		if (i == 0 || strncmp(verb_table[i].name, verb_table[i - 1].name, n + 1))

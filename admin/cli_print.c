@@ -14,7 +14,8 @@ struct layout {
 
 static const struct layout layouts[] = {
 	{"fs list", {{"name", "NAME", 20}, {"disks_found", "FOUND", 5}, {"disks", "DISKS", 5}, {"size_bytes", "BYTES", 16}, {"mounted_on", "MOUNTED ON", 16}, {"pending_recovery", "TO RECOVER", 10}}},
-	{"disk list", {{"url", "DISK", 56}, {"state", "STATE", 8}, {"label", "LABEL", 8}, {"contents", "CONTENTS", 20}, {"size_bytes", "BYTES", 16}, {"error", "ERROR", 0}}},
+	{"disk list", {{"url", "DISK", 56}, {"state", "STATE", 8}, {"label", "LABEL", 8}, {"contents", "CONTENTS", 20}, {"size_bytes", "BYTES", 16}, {"fencing", "FENCING", 13}, {"error", "ERROR", 0}}},
+	{"node list", {{"node", "NODE", 5}, {"state", "STATE", 17}, {"machine_up", "MACHINE", 7}, {"addr", "ADDRESS", 16}, {"incarnation", "INCARNATION", 20}, {"mounted", "MOUNTED", 20}, {"to_recover", "TO RECOVER", 14}, {"power_switch", "SWITCH", 6}}},
 	{"diag waiters", {{"who", "WHO", 16}, {"waits_for", "WAITS FOR", 36}, {"object", "OBJECT", 16}, {"detail", "DETAIL", 12}, {"since_ms", "MS", 8}}},
 	{"diag fault", {{"point", "POINT", 28}, {"action", "ACTION", 6}, {"ino", "INODE", 14}, {"ms", "MS", 5}, {"passed", "PASSED", 7}, {"caught", "CAUGHT", 7}, {"waiting", "WAITING", 7}, {"timed_out", "TIMED OUT", 9}}},
 	{"diag locks", {{"fs", "FS", 12}, {"role", "ROLE", 7}, {"id", "INODE", 14}, {"node", "NODE", 4}, {"pid", "PID", 8}, {"kind", "KIND", 6}, {"type", "TYPE", 5}, {"start", "FROM", 12}, {"end", "TO", 20}, {"waiting", "WAITS", 5}, {"master", "MASTER", 6}, {"since_ms", "MS", 8}}},

@@ -58,12 +58,27 @@ static int set_disk(struct conf *c, const char *v)
 	return c->disks[c->ndisks++] ? 0 : -ENOMEM;
 }
 
+/* NODE PROGRAM FILE, both absolute. */
+static int set_agent(struct conf *c, const char *v)
+{
+	struct conf_agent a;
+	int end = -1;
+	if (c->nagents == TS_ARRAY_LEN(c->agents) || sscanf(v, "%u %255s %255s %n", &a.node, a.program, a.file, &end) != 3 || end < 0 || v[end] ||
+	    !a.node || a.node >= NET_MAX_NODES || a.program[0] != '/' || a.file[0] != '/')
+		return -EINVAL;
+	for (unsigned i = 0; i < c->nagents; i++)
+		if (c->agents[i].node == a.node)
+			return -EINVAL;
+	c->agents[c->nagents++] = a;
+	return 0;
+}
+
 static const struct conf_key keys[] = {
 	{"cluster_name", set_cluster}, {"node_id", set_node},	     {"state_dir", set_state},
 	{"run_dir", set_run},	       {"cluster_key_file", set_keyfile}, {"port", set_port},
 	{"initiator_name", set_initiator}, {"log_level", set_loglevel}, {"page_pool", set_pagepool},
 	{"meta_pool", set_metapool},   {"disk", set_disk},	     {"fault_points", set_faults},
-	{"lease_ms", set_lease},
+	{"lease_ms", set_lease},       {"fence_agent", set_agent},
 };
 
 static char *trim(char *s)

@@ -8,6 +8,11 @@
 #include "quorum/quorum.h"
 
 #define CONF_MAX_DISKS 256
+/* The power switch of a node: a program in the manner of fence agents, and the file whose lines it gets on stdin. */
+struct conf_agent {
+	unsigned node;
+	char program[256], file[256];
+};
 struct conf {
 	char cluster_name[64];
 	unsigned node_id;
@@ -20,6 +25,8 @@ struct conf {
 	uint8_t key[32];
 	char *disks[CONF_MAX_DISKS];
 	unsigned ndisks;
+	struct conf_agent agents[QUORUM_MAX_NODES];
+	unsigned nagents;
 };
 int conf_load(const char *path, struct conf *c, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void conf_free(struct conf *c);

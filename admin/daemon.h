@@ -55,6 +55,8 @@ struct daemon {
 	int listen_fd;
 	unsigned clients;
 	uint64_t view_seen[QUORUM_MAX_NODES * 4]; /* incarnation per node id, as given to net */
+	struct quorum_member confirmed[64]; /* switched off for certain, says an operator or a power switch; a ring */
+	unsigned nconfirmed;
 };
 
 /* disks.c */
@@ -73,10 +75,29 @@ uint64_t fs_group_of(const uint8_t fs_id[16]);
 uint64_t key_of(void *arg, unsigned node, uint64_t incarnation);
 int keys_register(struct daemon *d, struct disk **disks, unsigned n, bool *have, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void keys_unregister(struct daemon *d, struct disk **disks, unsigned n);
+int keys_lost(void *arg, struct nsd_dev *dev) TS_MUST_CHECK; /* nsd_gate.registration_lost */
+
+/* able.c: what the disks can do about nodes that must not write */
+int able_probe(struct daemon *d, struct disk **disks, unsigned n, uint32_t *able, char *errmsg, size_t errlen) TS_MUST_CHECK;
+void able_json(const struct disk *k, json_t *to);
 
 /* peers.c */
 void peers_open(struct daemon *d);
 int peers_reachable(struct daemon *d, char *errmsg, size_t errlen) TS_MUST_CHECK; /* from a fiber; at most 3 s a member */
+
+void peers_confirm_dead(struct daemon *d, unsigned to, unsigned node, uint64_t incarnation);
+
+/* agent.c: power switches. Statuses of action=status: 0 on, 2 off. From fibers */
+#define AGENT_OFF 2
+const struct conf_agent *agent_of(const struct conf *c, unsigned node);
+int agent_run(struct ts_exec *x, const struct conf_agent *a, const char *action, uint64_t deadline) TS_MUST_CHECK; /* exit status or -errno */
+int agent_power_off(struct ts_exec *x, const struct conf_agent *a, uint64_t timeout_ns) TS_MUST_CHECK; /* 0: its status says off */
+
+/* recovery.c */
+int fence_otherwise(void *arg, unsigned node, uint64_t incarnation, unsigned disk, int rc) TS_MUST_CHECK; /* fs_mount_args */
+bool confirmed_dead(const struct daemon *d, unsigned node, uint64_t incarnation);
+void confirm_dead(struct daemon *d, unsigned node, uint64_t incarnation, unsigned from);
+json_t *diag_recovery(struct daemon *d, const char *name);
 
 /* mounts.c */
 int mount_start(struct daemon *d, const char *name, const char *dir, const char *opts, char *errmsg, size_t errlen) TS_MUST_CHECK;
@@ -98,6 +119,11 @@ struct answer {
 	int rc;
 };
 void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a);
+/* nodes.c */
+json_t *node_list(struct daemon *d);
+void node_show(struct daemon *d, const char *node, bool keys, struct answer *a);
+void node_fence(struct daemon *d, const char *node, bool power, bool sure, struct answer *a);
+void node_confirm_dead(struct daemon *d, struct client *c, const char *node, bool sure, struct answer *a);
 /* status.c */
 json_t *status_json(struct daemon *d);
 json_t *status_fs_list(struct daemon *d);

@@ -42,6 +42,8 @@ int disk_label_refresh(struct disk *k)
 	int rc = nsd_label_read(k->dev, &k->label, &k->label_state, k->label_what, sizeof(k->label_what));
 	if (rc)
 		snprintf(k->error, sizeof(k->error), "label: %s", strerror(-rc));
+	else
+		nsd_able_apply(k->dev, k->label_state == NSD_LABEL_OK ? le32_get(k->label.flags) : 0);
 	return rc;
 }
 
@@ -52,7 +54,7 @@ static int disk_try(struct daemon *d, struct disk *k)
 		.url = k->url,
 		.initiator_name = d->conf.initiator,
 		.isid = 0x7420,
-		.gate = {may_write, d},
+		.gate = {.may_write = may_write, .registration_lost = keys_lost, .arg = d},
 	};
 	k->state = DISK_OPENING;
 	int rc = nsd_open(&a, &k->dev, k->error, sizeof(k->error));

@@ -44,6 +44,11 @@ static void h_fs_list(struct call *k)
 	k->a->data = status_fs_list(k->d);
 }
 static void h_waiters(struct call *k) { k->a->data = diag_waiters(k->d); }
+static void h_recovery(struct call *k) { k->a->data = diag_recovery(k->d, pos_str(k, 0)); }
+static void h_node_list(struct call *k) { k->a->data = node_list(k->d); }
+static void h_node_show(struct call *k) { node_show(k->d, pos_str(k, 0), opt_set(k, "keys"), k->a); }
+static void h_node_fence(struct call *k) { node_fence(k->d, pos_str(k, 0), opt_set(k, "power"), opt_set(k, VERB_SURE), k->a); }
+static void h_confirm_dead(struct call *k) { node_confirm_dead(k->d, k->c, pos_str(k, 0), opt_set(k, VERB_SURE), k->a); }
 static void h_log(struct call *k) { k->a->data = diag_log(k->d, pos_str(k, 0)); }
 
 static void h_tokens(struct call *k)
@@ -162,15 +167,30 @@ static int create_disks(struct call *k, const char *name, struct disk **use, str
 	return rc;
 }
 
+static json_t *created_json(const char *name, struct disk **use, unsigned n)
+{
+	json_t *fencing = json_array();
+	for (unsigned i = 0; i < n; i++) {
+		json_t *o = json_pack("{s:s}", "disk", use[i]->url);
+		able_json(use[i], o);
+		json_array_append_new(fencing, o);
+	}
+	return json_pack("{s:s,s:i,s:o}", "name", name, "disks", (int)n, "fencing", fencing);
+}
+
 static int create_locked(struct call *k, const char *name, struct fs_format_args *f, bool force)
 {
 	unsigned n = (unsigned)json_array_size(k->pos) - 1;
 	struct disk **use = ts_alloc(n * sizeof(*use));
 	f->disks = ts_alloc(n * sizeof(*f->disks));
 	f->ndisks = n;
+	uint32_t *able = ts_alloc(n * sizeof(*able));
 	uint8_t id[16];
-	int rc = use && f->disks ? create_disks(k, name, use, f->disks, n, force) : -ENOMEM;
+	int rc = use && f->disks && able ? create_disks(k, name, use, f->disks, n, force) : -ENOMEM;
 	bool have;
+	f->able = able;
+	if (rc == 0)
+		rc = able_probe(k->d, use, n, able, k->a->error, sizeof(k->a->error));
 	if (rc == 0) {
 		rc = keys_register(k->d, use, n, &have, k->a->error, sizeof(k->a->error));
 		if (rc == 0) {
@@ -180,7 +200,10 @@ static int create_locked(struct call *k, const char *name, struct fs_format_args
 	}
 	for (unsigned i = 0; rc == 0 && i < n; i++)
 		rc = disk_label_refresh(use[i]);
+	if (rc == 0)
+		k->a->data = created_json(name, use, n);
 	ts_free(use);
+	ts_free(able);
 	ts_free(f->disks);
 	return k->a->rc = rc;
 }
@@ -206,10 +229,8 @@ static void h_fs_create(struct call *k)
 	};
 	memcpy(f.cluster_id, k->d->cluster_id, 16);
 	ts_mutex_lock(&k->d->mount_lock, "another mount or format");
-	if (create_locked(k, name, &f, opt_set(k, "force")) == 0) {
+	if (create_locked(k, name, &f, opt_set(k, "force")) == 0)
 		ts_notice("file system %s: made on %u disks", name, f.ndisks);
-		k->a->data = json_pack("{s:s,s:i}", "name", name, "disks", (int)f.ndisks);
-	}
 	ts_mutex_unlock(&k->d->mount_lock);
 }
 
@@ -252,7 +273,12 @@ static void h_fault(struct call *k)
 		refuse(k, -ENOENT, "%s: not mounted on this node; see `tessera status`", name);
 		return;
 	}
-	if (!strcmp(what, "list") && !point) {
+	if (point && !strcmp(point, "recovery.fence")) {
+		uint64_t times = 0;
+		if (!strcmp(what, "arm") && opt_number(k, "times", 1, UINT32_MAX, false, &times))
+			return;
+		fs_fault_fence(m->fs, strcmp(what, "arm") ? 0 : times ? (unsigned)times : UINT32_MAX);
+	} else if (!strcmp(what, "list") && !point) {
 		k->a->data = json_array();
 		tfuse_fault_each(m->tf, fault_row, k->a->data);
 	} else if (!strcmp(what, "clear") && !point)
@@ -361,6 +387,8 @@ static const struct {
 	{"status", h_status, false},	 {"fs create", h_fs_create, true}, {"fs list", h_fs_list, false},
 	{"disk list", h_disk_list, false}, {"mount", h_mount, true},	   {"umount", h_umount, false},
 	{"fsck", h_fsck, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
+	{"node list", h_node_list, false}, {"node show", h_node_show, false}, {"node fence", h_node_fence, true},
+	{"node confirm-dead", h_confirm_dead, true}, {"diag recovery", h_recovery, false},
 	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},
 };
 

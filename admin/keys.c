@@ -5,6 +5,9 @@
 #include "admin/daemon.h"
 #include <stdio.h>
 
+#define BARRIER_POLL_NS (20 * TS_NS_PER_MS)
+#define BARRIER_MAX_NS	(5 * TS_NS_PER_S)
+
 uint64_t key_of(void *arg, unsigned node, uint64_t incarnation)
 {
 	(void)arg;
@@ -20,18 +23,39 @@ static bool key_is_member(struct daemon *d, uint64_t key)
 	return false;
 }
 
-/* Keys of lives that ended before this view: their owners must not write any more. */
-static int sweep(struct daemon *d, struct disk *k, uint64_t mine)
+/* Until a renewal of our lease that was sent after now has come back. Then this life was a member until now, at least, and whatever
+ * the cluster had agreed before now is known here. */
+static int barrier(struct daemon *d)
+{
+	uint64_t begin = ts_exec_now(d->exec), lease = (uint64_t)conf_times(&d->conf).lease_ms * TS_NS_PER_MS;
+	while (!d->excluded && quorum_lease_until_ns(d->quorum) <= begin + lease) {
+		if (d->stopping || ts_exec_now(d->exec) > begin + BARRIER_MAX_NS)
+			return -EAGAIN;
+		ts_sleep_until(ts_exec_now(d->exec) + BARRIER_POLL_NS);
+	}
+	return d->excluded ? -TS_ERR_FENCED : 0;
+}
+
+/* Keys of lives that ended before this view: their owners must not write any more. Not those of nodes whose joining is still
+ * on its way to us. */
+static int sweep(struct daemon *d, struct nsd_dev *dev, uint64_t mine)
 {
 	struct nsd_pr_state *s = ts_alloc(sizeof(*s));
+	bool asked = false;
 	if (!s)
 		return -ENOMEM;
-	int rc = nsd_pr_read(k->dev, s);
+	int rc = nsd_pr_read(dev, s);
 	for (unsigned i = 0; rc == 0 && i < s->nkeys; i++) {
 		if (s->keys[i] == mine || key_is_member(d, s->keys[i]))
 			continue;
-		ts_notice("disk %s: fencing key %llx of a node that is no member", k->url, (unsigned long long)s->keys[i]);
-		rc = nsd_pr_fence(k->dev, mine, s->keys[i]);
+		if (!asked) {
+			asked = true;
+			rc = barrier(d);
+			if (rc || key_is_member(d, s->keys[i]))
+				continue;
+		}
+		ts_notice("disk %s: fencing key %llx of a node that is no member", nsd_url(dev), (unsigned long long)s->keys[i]);
+		rc = nsd_pr_fence(dev, mine, s->keys[i]);
 		if (rc == -ENOENT)
 			rc = 0;
 	}
@@ -39,12 +63,30 @@ static int sweep(struct daemon *d, struct disk *k, uint64_t mine)
 	return rc;
 }
 
-static int register_one(struct daemon *d, struct disk *k, uint64_t key)
+static int register_one(struct daemon *d, struct nsd_dev *dev, uint64_t key)
 {
-	int rc = nsd_pr_register(k->dev, key);
+	int rc = nsd_pr_register(dev, key);
 	if (rc == 0)
-		rc = nsd_pr_reserve(k->dev, key);
-	return rc ? rc : sweep(d, k, key);
+		rc = nsd_pr_reserve(dev, key);
+	return rc ? rc : sweep(d, dev, key);
+}
+
+/* A disk has forgotten our key (a target that restarts may), or we are out: nobody is fenced that the cluster has not excluded before. So
+ * a life that is a member still registers again, for all that the disk knows of the others is gone, too; then it makes sure that it was
+ * a member when its key was there. Before this is through, nothing of this node reaches the disk. */
+int keys_lost(void *arg, struct nsd_dev *dev)
+{
+	struct daemon *d = arg;
+	uint64_t key = key_of(d, d->conf.node_id, d->incarnation);
+	ts_warn("disk %s: our reservation key is gone; asking the cluster whether this node is still a member", nsd_url(dev));
+	int rc = barrier(d);
+	if (rc == 0)
+		rc = register_one(d, dev, key);
+	if (rc == 0)
+		rc = barrier(d);
+	if (rc == 0)
+		ts_warn("disk %s: its target had lost all reservations; ours stands again, and nothing was written before", nsd_url(dev));
+	return rc;
 }
 
 int keys_register(struct daemon *d, struct disk **disks, unsigned n, bool *have, char *errmsg, size_t errlen)
@@ -59,7 +101,7 @@ int keys_register(struct daemon *d, struct disk **disks, unsigned n, bool *have,
 	for (unsigned i = 0; i < n; i++) {
 		if (!nsd_info(disks[i]->dev)->has_reservations)
 			continue;
-		int rc = register_one(d, disks[i], key);
+		int rc = register_one(d, disks[i]->dev, key);
 		if (rc) {
 			snprintf(errmsg, errlen, "disk %s: reservation key could not be registered: %s", disks[i]->url,
 				 rc == -TS_ERR_FENCED ? "this node was fenced; restart tesserad" : strerror(-rc));

@@ -213,7 +213,7 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 	struct fs_mount_args a = {
 		.exec = d->exec, .disks = m->devs, .ndisks = m->ndisks, .net = d->net, .quorum = d->quorum,
 		.pr_key = have_keys ? key_of(d, d->conf.node_id, d->incarnation) : 0,
-		.key_of = have_keys ? key_of : NULL, .key_arg = d, .times = conf_times(&d->conf),
+		.key_of = have_keys ? key_of : NULL, .fence_otherwise = fence_otherwise, .key_arg = d, .times = conf_times(&d->conf),
 		.read_only = flags & MS_RDONLY, .noatime = flags & MS_NOATIME, .nodiratime = flags & MS_NODIRATIME, .strictatime = flags & MS_STRICTATIME,
 		.page_pool_bytes = d->conf.page_pool_bytes, .meta_pool_bytes = d->conf.meta_pool_bytes,
 		.net_group = (uint32_t)m->group ? (uint32_t)m->group : 1,

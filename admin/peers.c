@@ -6,18 +6,37 @@
 #include <stdio.h>
 
 #define PEER_HELLO	0x301
+#define PEER_CONFIRM	0x302 /* one-way: an operator says that this incarnation's machine is off */
 #define PEER_TIMEOUT_NS (3 * TS_NS_PER_S)
 
-static void on_hello(void *arg, const struct net_msg *m)
+struct peer_confirm_msg {
+	le64 node, incarnation;
+};
+
+static void on_message(void *arg, const struct net_msg *m)
 {
 	struct daemon *d = arg;
+	struct ts_rd rd = {.p = m->payload, .left = m->len};
+	if (m->type == PEER_CONFIRM) {
+		uint64_t node = ts_rd_u64(&rd), incarnation = ts_rd_u64(&rd);
+		if (!rd.bad && node < NET_MAX_NODES && node != d->conf.node_id)
+			confirm_dead(d, (unsigned)node, incarnation, m->src_node);
+	}
 	if (m->type == PEER_HELLO && m->call_id && net_reply(d->net, m, 0, NULL, 0))
 		ts_debug("peer %u: its greeting could not be answered", m->src_node);
 }
 
 void peers_open(struct daemon *d)
 {
-	net_handle(d->net, PEER_HELLO & 0xff00, on_hello, d);
+	net_handle(d->net, PEER_HELLO & 0xff00, on_message, d);
+}
+
+void peers_confirm_dead(struct daemon *d, unsigned to, unsigned node, uint64_t incarnation)
+{
+	struct peer_confirm_msg w = {.node = le64_make(node), .incarnation = le64_make(incarnation)};
+	struct net_out o = {.dst_node = to, .lane = NET_RECOVERY, .type = PEER_CONFIRM, .payload = &w, .len = sizeof(w)};
+	if (net_send(d->net, &o))
+		ts_warn("node %u: could not be told that node %u is confirmed dead; say it there, too, if it is the one that recovers", to, node);
 }
 
 int peers_reachable(struct daemon *d, char *errmsg, size_t errlen)

@@ -42,6 +42,7 @@ json_t *status_disks(struct daemon *d)
 			json_object_update_new(o, json_pack("{s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I}}", "io", "reads", (json_int_t)s.reads, "writes",
 							    (json_int_t)s.writes, "flushes", (json_int_t)s.flushes, "read_bytes", (json_int_t)s.read_bytes,
 							    "write_bytes", (json_int_t)s.write_bytes, "errors", (json_int_t)s.errors, "resends", (json_int_t)s.resends));
+			able_json(k, o);
 			if (k->label_state == NSD_LABEL_OK)
 				json_object_set_new(o, "disk_no", json_integer(le16_get(k->label.disk_no)));
 		}

@@ -11,13 +11,18 @@ const struct verb verb_table[] = {
 	{"fs create", "NAME URL...", 2, 4097, VERB_DAEMON, "make a file system over shared disks",
 	 "Every URL must name a disk that all nodes reach (iscsi://host:port/iqn/lun or file:///path). A disk that carries a "
 	 "partition table, another file system, LVM or a Tessera label is refused; --force overwrites foreign contents, never "
-	 "a Tessera file system that is mounted anywhere.",
+	 "a Tessera file system that is mounted anywhere. Reservations are tried: a second identity is registered and preempted, and then must "
+	 "be refused. What came of it is in the labels and shown here and by `disk list`: a disk that lets a preempted node write counts as one "
+	 "without reservations, and fencing waits for leases there.",
 	 {{"block-size", 'b', "SIZE", "data block size, 64K to 16M, power of two (default 1M)"},
 	  {"log-slots", 's', "N", "nodes that can mount at once, 1 to 256 (default 8)"},
 	  {"log-size", 0, "SIZE", "log of one node (default by disk size, 4M to 64M)"},
 	  {"force", 'f', NULL, "overwrite what is on the disks"}}},
 	{"fs list", "", 0, 0, VERB_DAEMON, "list the file systems on the disks this node sees", "", {{0}}},
-	{"disk list", "", 0, 0, VERB_DAEMON, "list the disks of this node with what is on them", "", {{0}}},
+	{"disk list", "", 0, 0, VERB_DAEMON, "list the disks of this node with what is on them",
+	 "FENCING says how a node is kept off: preempt-abort or preempt (by its reservation key), or lease (by waiting until its lease is over). "
+	 "With --json: what was found out when the file system was made (abilities).",
+	 {{0}}},
 	{"mount", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount a file system on this node",
 	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, relatime (default), strictatime, nodiratime; lazytime changes nothing. "
 	 "strictatime: every read counts, on every node at once, and none is served by the kernel's page cache. locallocks: fcntl and "
@@ -31,6 +36,24 @@ const struct verb verb_table[] = {
 	{"fsck", "NAME|URL", 1, 1, VERB_DAEMON, "check a file system that no node has mounted",
 	 "Replays the logs of crashed nodes, then cross-checks every inode, directory, block and link count.",
 	 {{"no-repair", 'n', NULL, "only report (default)"}, {"yes", 'y', NULL, "repair what is found"}}},
+	{"node list", "", 0, 0, VERB_DAEMON, "list the nodes of the cluster and how they are",
+	 "STATE is member (its daemon is in the view), dead, to recover (what it held is blocked until its log is replayed), no daemon (corosync sees its "
+	 "machine) or away.",
+	 {{0}}},
+	{"node show", "NODE", 1, 1, VERB_DAEMON, "show one node", "",
+	 {{"keys", 0, NULL, "ask the disks for its reservation key, too (waits for them)"}}},
+	{"node fence", "NODE", 1, 1, VERB_DAEMON, "put a node out of the cluster",
+	 "It is excluded everywhere, its reservation keys are removed and its log is replayed; its daemon ends and may come back as a new life of itself. "
+	 "For a node that hangs but renews its lease, or that has to be kept from the disks now. --power switches its machine off, too, by the program "
+	 "that `fence_agent = NODE PROGRAM FILE` in tesserad.conf names: a fence agent, which gets the lines of FILE and action=off or action=status on "
+	 "stdin.",
+	 {{VERB_SURE, 0, NULL, "do not ask"}, {"power", 0, NULL, "switch its machine off as well"}}},
+	{"node confirm-dead", "NODE", 1, 1, VERB_DAEMON, "take your word that a dead node is switched off",
+	 "For the day when a dead node cannot be fenced: `diag recovery` stays at the step fence, and what the node held stays blocked. Make sure that its "
+	 "machine is switched off or cut off the disks, then say this on any node. Refused while the node is a member, while corosync sees its "
+	 "machine, while its lease may last, and when its log on the disks is written meanwhile (it is watched for a lease and its margin). If the "
+	 "node still writes after this, the file system is destroyed.",
+	 {{VERB_SURE, 0, NULL, "do not ask"}}},
 	{"diag waiters", "", 0, 0, VERB_DAEMON, "who waits for what, since when", "", {{0}}},
 	{"diag tokens", "[NAME]", 0, 1, VERB_DAEMON, "tokens held and mastered here, with holders and waiters", "",
 	 {{"limit", 0, "N", "at most N rows (default 200)"}}},
@@ -38,11 +61,16 @@ const struct verb verb_table[] = {
 	 "Rows of role 'holder' are processes of this node, rows of role 'master' what this node decides about for all. An inode used by "
 	 "one node is delegated: that node decides itself, and the master has no rows for it.",
 	 {{"limit", 0, "N", "at most N rows (default 200)"}}},
+	{"diag recovery", "[NAME]", 0, 1, VERB_DAEMON, "what the recovery of dead nodes is doing, and did",
+	 "The node that recovers (coordinator) shows its step, about which node, since when, how far and what failed last. Steps: ask the other nodes, list the "
+	 "dead, fence them, wait for their leases where disks cannot fence, settle (late writes land), seal the log, replay it, verify what was written, adopt "
+	 "its intents, close the log, report. A recovery that fails is tried again every second.",
+	 {{0}}},
 	{"diag log", "[NAME]", 0, 1, VERB_DAEMON, "state of this node's log and write-behind", "", {{0}}},
 	{"diag fault", "NAME arm|release|clear|list [POINT]", 2, 3, VERB_DAEMON, "for tests: hold up or break a mount at a named point",
 	 "Refused unless the configuration of tesserad says 'fault_points = yes', which no node with real data should. POINT is "
-	 "OP.before_pin, OP.before_reply or OP.after_reply, with OP a request of the kernel as counted by 'tessera status', or one "
-	 "of the points in fuse/fault.c. Whatever is caught there goes on by itself after 5 s at the latest.",
+	 "OP.before_pin, OP.before_reply or OP.after_reply, with OP a request of the kernel as counted by 'tessera status', one "
+	 "of the points in fuse/fault.c, or recovery.fence, where --times so many fences fail. Whatever is caught there goes on by itself after 5 s at the latest.",
 	 {{"ino", 'i', "N", "only for this inode (a request: the one it names first, for names their directory)"},
 	  {"nth", 'n', "N", "from the n-th passage on (default 1)"},
 	  {"times", 't', "N", "catch at most N passages"},
@@ -59,6 +87,20 @@ const struct verb verb_table[] = {
 	{"version", "", 0, 0, VERB_LOCAL, "print the version", "", {{0}}},
 };
 const size_t verb_count = TS_ARRAY_LEN(verb_table);
+
+const char *verb_confirm(const struct verb *v)
+{
+	static const struct {
+		const char *verb, *what;
+	} rows[] = {
+		{"node fence", "puts it out of the cluster, and whatever it has not written is lost"},
+		{"node confirm-dead", "lets the others work on what it held. If its machine still runs, that destroys the file system"},
+	};
+	for (size_t i = 0; i < TS_ARRAY_LEN(rows); i++)
+		if (!strcmp(rows[i].verb, v->name))
+			return rows[i].what;
+	return NULL;
+}
 
 static int words_match(const char *name, int argc, char **argv)
 {

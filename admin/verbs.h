@@ -23,11 +23,14 @@ struct verb {
 	const char *detail; /* paragraphs for the man page and --help */
 	struct verb_opt opts[VERB_MAX_OPTS];
 };
+#define VERB_SURE "yes-i-know" /* the option that stands for typing the first argument again */
 extern const struct verb verb_table[];
 extern const size_t verb_count;
 
 /* The verb whose words stand first in argv; *used = how many words it takes. NULL: unknown. */
 const struct verb *verb_find(int argc, char **argv, int *used);
+/* What it does to its first argument, if that must be confirmed; else NULL. */
+const char *verb_confirm(const struct verb *v);
 /* "64K", "1M", "8GiB" to bytes; -EINVAL for anything else. */
 int verb_size_parse(const char *text, uint64_t *out) TS_MUST_CHECK;
 

@@ -119,7 +119,7 @@ static void label_right(struct chk *c, unsigned i, struct nsd_label_disk *l)
 
 	memcpy(l->magic, "TSSRNSD\n", 8);
 	l->version = le32_make(NSD_LABEL_VERSION);
-	l->flags = le32_make(0);
+	l->flags = le32_make(le32_get(l->flags) & NSD_ABLE_PROBED ? le32_get(l->flags) & NSD_ABLE_ALL : 0);
 	memcpy(l->cluster_id, c->super.cluster_id, 16);
 	memcpy(l->fs_id, c->super.fs_id, 16);
 	memcpy(l->disk_uuid, e->uuid, 16);

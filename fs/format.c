@@ -392,7 +392,8 @@ static int write_labels(struct layout *l)
 	int rc = 0;
 
 	for (unsigned i = 0; i < l->a->ndisks && !rc; i++) {
-		*b = (struct nsd_label_disk){.version = le32_make(NSD_LABEL_VERSION), .disk_no = le16_make((uint16_t)i),
+		*b = (struct nsd_label_disk){.version = le32_make(NSD_LABEL_VERSION),
+					     .flags = le32_make(l->a->able ? l->a->able[i] : 0), .disk_no = le16_make((uint16_t)i),
 					     .disk_count = le16_make((uint16_t)l->a->ndisks),
 					     .failure_group = le16_make((uint16_t)i),
 					     .size_bytes = le64_make(l->disk[i].size_subs * FS_SUB),

@@ -27,6 +27,7 @@ struct fs_format_args {
 	uint64_t log_bytes;	   /* per slot; 0 = by size: 4 MiB .. 64 MiB */
 	struct nsd_dev **disks;	   /* 1..4096, opened, foreign contents already refused by the caller */
 	unsigned ndisks;
+	const uint32_t *able;	   /* NSD_ABLE_* of each disk, for its label; NULL: nothing is known */
 	const struct ts_env *env;
 	void (*progress)(void *arg, const char *step, unsigned permille);
 	void *arg;
@@ -82,7 +83,10 @@ struct fs_mount_args {
 	uint64_t pr_key;	/* this node's reservation key on the disks, 0 = none */
 	/* Reservation key of another incarnation (for fencing it); NULL = disks have none and the lease is waited for. */
 	uint64_t (*key_of)(void *arg, unsigned node, uint64_t incarnation);
-	void *key_arg;
+	/* The fence failed on that disk (rc). Is it known in another way that this incarnation writes no more: was its machine switched off?
+	 * On a fiber; may take as long as a power switch does. 0: yes; its lease is waited for all the same. NULL: nobody knows. */
+	int (*fence_otherwise)(void *arg, unsigned node, uint64_t incarnation, unsigned disk, int rc);
+	void *key_arg; /* of both */
 	struct quorum_times times;
 	struct fs_upcalls up;
 	bool read_only, noatime, nodiratime, strictatime;
@@ -105,6 +109,33 @@ void fs_excluded(struct fs *fs, const char *why);
 void fs_interrupt(struct fs *fs);
 void fs_forgotten(struct fs *fs, uint64_t ino); /* upcalls.known says no from now on */
 void fs_kill(struct fs *fs); /* simulator: memory gone, nothing written (executor was killed) */
+
+/* ---- recovery, looked at from outside (recprog.c); none of these waits but fs_slot_sum ---- */
+enum fs_recovery_step { FS_REC_IDLE, FS_REC_ASK, FS_REC_LIST, FS_REC_FENCE, FS_REC_LEASE, FS_REC_SETTLE, FS_REC_SEAL, FS_REC_REPLAY,
+			FS_REC_VERIFY, FS_REC_ADOPT, FS_REC_CLOSE, FS_REC_REPORT, FS_REC_STEPS };
+struct fs_recovery_info {
+	unsigned coordinator; /* node; only there the rest says something; 0: nobody */
+	enum fs_recovery_step step;
+	uint64_t since_ns, begun_ns, step_ns[FS_REC_STEPS]; /* of this attempt */
+	unsigned node; /* the dead that the step is about, 0: all */
+	uint64_t incarnation;
+	size_t blocks, blocks_done; /* of replay and verify */
+	unsigned attempts; /* since the last that ended well */
+	int rc;		   /* of the last that did not */
+	char error[256];
+};
+struct fs_recovered {
+	unsigned node;
+	uint64_t incarnation, begun_ns, end_ns;
+	uint32_t slot;
+	size_t records, blocks, intents;
+};
+const char *fs_recovery_step_name(enum fs_recovery_step s);
+void fs_recovery_get(const struct fs *fs, struct fs_recovery_info *out);
+unsigned fs_recovery_past(const struct fs *fs, struct fs_recovered *out, unsigned n); /* the newest first */
+/* A sum over all of a slot's log: another one later means that somebody writes it. From a fiber. */
+int fs_slot_sum(struct fs *fs, uint32_t slot, uint64_t *sum) TS_MUST_CHECK;
+void fs_fault_fence(struct fs *fs, unsigned times); /* for tests: so many of the next fences fail */
 
 uint64_t fs_group_id(const struct fs *fs);
 const char *fs_name(const struct fs *fs);

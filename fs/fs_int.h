@@ -26,14 +26,27 @@
 
 enum { FS_NEED_SPACE = 4101, FS_NEED_INODE = 4102, FS_NEED_META = 4103, FS_NEED_EX = 4104 /* share.c */ };
 
+/* ======== recprog.c: where a recovery stands ======================================================================= */
+#define FS_REC_PAST 16
+struct fs_recovery {
+	struct fs_recovery_info now;
+	uint64_t step_ns[FS_REC_STEPS];
+	struct fs_recovered past[FS_REC_PAST];
+	uint64_t npast;
+	bool cannot_fence; /* the last attempt ended there: it is tried for ever, for only people can help */
+	unsigned fault_fence;
+};
+
 /* ======== io.c: addresses to disks ================================================================================ */
 struct fs_disk {
+	struct fs *fs;
 	struct nsd_dev *dev;
 	struct fs_disk_ent_disk ent;
 	uint64_t write_gen;   /* writes completed */
 	uint64_t data_gen;    /* write_gen after the last write of file data */
 	uint64_t flushed_gen; /* writes up to here are stable */
 	uint64_t flush_target; /* write_gen when the flush in flight began */
+	uint64_t losses;      /* nsd_losses() under the oldest write that is not stable */
 	bool flushing;
 	int flush_rc; /* of the last flush */
 	struct nsd_req flush_req;
@@ -393,6 +406,7 @@ struct fs {
 	uint32_t adopted_slot;	/* last log whose intents went into ours */
 	uint64_t adopted_incarnation;
 	unsigned recovered;	/* logs, since the mount */
+	struct fs_recovery recovery; /* how it goes (recprog.c) */
 	int (*record_void)(struct fs *fs, fs_addr a, uint64_t record_version, bool *skip); /* fs_alloc_record_void; see recover.c */
 	unsigned nfiles;
 	struct ts_list files;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: addresses to disks, and the knowledge of what is stable on each. While the node is suspended (lease or quorum
  * lost, perhaps only for a moment) its writes wait here; what the write gate refused is sent again when the gate opens.
- * Must never happen: a flush that reports as stable a write that completed after it began; a write sent while suspended or after
- * the node stopped; a reservation conflict taken for a shut gate (the node would wait for ever instead of stopping). */
+ * Must never happen: a flush that reports as stable a write that completed after it began, or that its disk may have lost;
+ * a write sent while suspended or after the node stopped; a reservation conflict taken for a shut gate (the node would wait for ever instead of stopping). */
 #include "fs/fs_int.h"
 
 #define IO_OPS	   512 /* in flight; more wait in order */
@@ -39,8 +39,10 @@ int fs_io_init(struct fs *fs)
 		io->op[i].fs = fs;
 		ts_list_push_back(&io->free, &io->op[i].link);
 	}
-	for (unsigned i = 0; i < fs->ndisks; i++)
+	for (unsigned i = 0; i < fs->ndisks; i++) {
+		fs->disks[i].fs = fs;
 		ts_cond_init(&fs->disks[i].flush_cond);
+	}
 	fs->io = io;
 	return 0;
 }
@@ -104,6 +106,8 @@ static void op_end(struct io_op *op, int rc)
 	struct nsd_req *r = op->r;
 
 	if (!rc && is_write(r)) {
+		if (op->d->write_gen == op->d->flushed_gen)
+			op->d->losses = nsd_losses(op->d->dev);
 		op->d->write_gen++;
 		if (op->data)
 			op->d->data_gen = op->d->write_gen;
@@ -261,6 +265,10 @@ static void flush_done(struct nsd_req *r, int rc)
 	struct fs_disk *d = r->arg;
 
 	d->flushing = false;
+	if (!rc && d->flush_target > d->flushed_gen && nsd_losses(d->dev) != d->losses) {
+		fs_stop(d->fs, "disk %s lost its memory, and with it perhaps what was written and not flushed yet", nsd_url(d->dev));
+		rc = -EIO;
+	}
 	if (!rc)
 		d->flushed_gen = TS_MAX(d->flushed_gen, d->flush_target);
 	d->flush_rc = rc;

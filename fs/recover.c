@@ -18,6 +18,7 @@ struct work {
 	struct fs_replay *replay;
 	struct fs_replay_block **block;
 	size_t n, next;
+	unsigned node;
 	uint64_t incarnation;
 	bool maps;   /* this pass: bitmaps and tables; else everything else */
 	bool verify; /* read back only: counts what is not as it should be */
@@ -113,6 +114,7 @@ static void worker(void *arg)
 	while (!rc && !w->group.rc && w->next < w->n) {
 		struct fs_replay_block *b = w->block[w->next++];
 
+		w->fs->recovery.now.blocks_done++;
 		if (!b->last || is_map(w, b) != w->maps)
 			continue;
 		rc = w->verify ? verify_block(w, b, data) : replay_block(w, b, data);
@@ -123,6 +125,10 @@ static void worker(void *arg)
 
 static int run_pass(struct work *w, bool maps, bool verify)
 {
+	if (maps) { /* both passes walk all blocks */
+		fs_rec_step(w->fs, verify ? FS_REC_VERIFY : FS_REC_REPLAY, w->node, w->incarnation);
+		w->fs->recovery.now.blocks = 2 * w->n;
+	}
 	w->maps = maps;
 	w->verify = verify;
 	w->next = 0;
@@ -156,7 +162,7 @@ static int by_addr(const void *x, const void *y)
 /* Maps first: whether a record is void is asked of the bitmap on disk. */
 static int replay_home(struct fs *fs, struct fs_replay *r, const struct fs_loghead_disk *head, struct fs_gaps *gaps, size_t *written)
 {
-	struct work w = {.fs = fs, .replay = r, .incarnation = le64_get(head->incarnation), .gaps = gaps, .slot = le32_get(head->slot)};
+	struct work w = {.fs = fs, .replay = r, .node = le32_get(head->node), .incarnation = le64_get(head->incarnation), .gaps = gaps, .slot = le32_get(head->slot)};
 	int rc = 0;
 
 	w.block = ts_alloc(r->blocks.count * sizeof(struct fs_replay_block *));
@@ -276,6 +282,7 @@ static int recover_open(struct fs *fs, struct fs_loghead_disk *head, struct fs_l
 		rc = seal(fs, head, l->replay->end);
 	if (!rc)
 		rc = replay_home(fs, l->replay, head, gaps, &written);
+	fs_rec_step(fs, FS_REC_ADOPT, le32_get(head->node), le64_get(head->incarnation));
 	if (!rc && !adopted)
 		rc = keep = fs->log ? adopt(fs, head, l->replay) : 1;
 	if (rc < 0)
@@ -283,6 +290,9 @@ static int recover_open(struct fs *fs, struct fs_loghead_disk *head, struct fs_l
 	ts_notice("%s: log slot %u of node %u: %zu records, %zu blocks written home, %zu intents %s", fs->super.name,
 		  le32_get(head->slot), le32_get(head->node), l->replay->nrecs, written, l->replay->intents.count,
 		  adopted ? "adopted before" : keep ? "kept in it" : "adopted");
+	fs_rec_step(fs, FS_REC_CLOSE, le32_get(head->node), le64_get(head->incarnation));
+	fs_rec_logged(fs, le32_get(head->slot), le32_get(head->node), le64_get(head->incarnation), l->replay->nrecs, written,
+		      l->replay->intents.count);
 	head->state = le32_make(FS_LOG_CLEAN);
 	if (!keep || !l->replay->intents.count)
 		head->tail_lsn = head->seal_lsn;
@@ -309,6 +319,7 @@ int fs_recover_slot(struct fs *fs, uint32_t slot, unsigned node, uint64_t incarn
 	    le32_get(head.node) != node)
 		return 0; /* nothing was logged, or all of it is home */
 	TS_ASSERT(!fs->log || slot != fs->slot);
+	fs_rec_step(fs, FS_REC_SEAL, node, incarnation);
 	rc = fs_logread_open(fs, &head, state == FS_LOG_SEALED ? le64_get(head.seal_lsn) : 0, &l);
 	if (rc) {
 		ts_err("%s: log slot %u cannot be read (error %d)", fs->super.name, slot, rc);

@@ -137,6 +137,23 @@ void fs_recover_settle(struct fs *fs)
 	ts_sleep_until(ts_exec_now(fs->exec) + (uint64_t)fs->args.times.settle_ms * TS_NS_PER_MS);
 }
 
+/* Not when it is us whom the disk refuses: then we are out, and another node decides. */
+static int fenced_otherwise(struct fs *fs, unsigned disk, const struct dead *d, int rc, bool *leased)
+{
+	fs_rec_failed(fs, rc, "fence", disk);
+	fs->recovery.cannot_fence = rc != -TS_ERR_FENCED;
+	if (!fs->recovery.cannot_fence || !fs->args.fence_otherwise ||
+	    fs->args.fence_otherwise(fs->args.key_arg, d->node, d->incarnation, disk, rc)) {
+		ts_err("%s: node %u cannot be fenced on disk %u (error %d): its log is not replayed yet", fs->super.name, d->node, disk, rc);
+		return rc;
+	}
+	ts_warn("%s: node %u could not be fenced on disk %u (error %d), but is known to be off: going on when its lease is over",
+		fs->super.name, d->node, disk, rc);
+	fs->recovery.cannot_fence = false;
+	*leased = true;
+	return 0;
+}
+
 static int fence_on(struct fs *fs, unsigned disk, const struct dead *d, bool *leased)
 {
 	struct nsd_dev *dev = fs->disks[disk].dev;
@@ -147,15 +164,15 @@ static int fence_on(struct fs *fs, unsigned disk, const struct dead *d, bool *le
 		return 0;
 	}
 	rc = nsd_pr_fence(dev, fs->args.pr_key, fs->args.key_of(fs->args.key_arg, d->node, d->incarnation));
+	if (fs->recovery.fault_fence && fs->recovery.fault_fence--)
+		rc = -EIO;
 	if (rc == -EOPNOTSUPP) {
 		*leased = true;
 		rc = 0;
 	}
 	if (rc == -ENOENT)
 		rc = 0; /* was not registered here */
-	if (rc)
-		ts_err("%s: node %u cannot be fenced on disk %u (error %d): its log is not replayed yet", fs->super.name, d->node, disk, rc);
-	return rc;
+	return rc ? fenced_otherwise(fs, disk, d, rc, leased) : 0;
 }
 
 static int wait_lease(struct fs *fs, const struct dead *d)
@@ -177,10 +194,13 @@ static int fence_all(struct fs *fs, struct dead_list *l)
 		bool leased = false;
 		int rc = 0;
 
+		fs_rec_step(fs, FS_REC_FENCE, l->d[i].node, l->d[i].incarnation);
 		for (unsigned k = 0; k < fs->ndisks && !rc; k++)
 			rc = fence_on(fs, k, &l->d[i], &leased);
-		if (!rc && leased)
+		if (!rc && leased) {
+			fs_rec_step(fs, FS_REC_LEASE, l->d[i].node, l->d[i].incarnation);
 			rc = wait_lease(fs, &l->d[i]);
+		}
 		if (rc)
 			return rc;
 	}
@@ -225,13 +245,16 @@ int fs_recover_all(struct fs *fs, bool on_disk)
 {
 	struct dead_list *l = ts_alloc(sizeof(*l));
 	struct fs_gaps gaps = {0};
-	int rc = l ? list_dead(fs, on_disk, l) : -ENOMEM;
+	int rc;
 
+	fs_rec_step(fs, FS_REC_LIST, 0, 0);
+	rc = l ? list_dead(fs, on_disk, l) : -ENOMEM;
 	if (!rc && l->n && fs_recover_settles(fs)) {
 		unsigned n = l->n;
 
 		rc = fence_all(fs, l);
 		if (!rc) {
+			fs_rec_step(fs, FS_REC_SETTLE, 0, 0);
 			fs_recover_settle(fs);
 			rc = look_at_slots(fs, l); /* what they wrote last; others are not our business */
 			l->n = n;
@@ -242,6 +265,8 @@ int fs_recover_all(struct fs *fs, bool on_disk)
 	if (!rc)
 		rc = fs_gaps_closed(fs, &gaps);
 	ts_free(gaps.v);
+	if (!rc)
+		fs_rec_step(fs, FS_REC_REPORT, 0, 0);
 	for (unsigned i = 0; !rc && i < l->n; i++)
 		if (l->d[i].pending)
 			rc = quorum_group_recovered(fs->args.quorum, fs->group, l->d[i].node, l->d[i].incarnation);

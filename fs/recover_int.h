@@ -16,6 +16,12 @@ int fs_recover_all(struct fs *fs, bool on_disk) TS_MUST_CHECK;
 /* Is there a slot on disk whose owner is neither member nor pending? */
 int fs_recover_wanted(struct fs *fs, bool *wanted) TS_MUST_CHECK;
 
+/* recprog.c */
+void fs_rec_step(struct fs *fs, enum fs_recovery_step step, unsigned node, uint64_t incarnation);
+void fs_rec_failed(struct fs *fs, int rc, const char *what, unsigned disk); /* disk UINT32_MAX: none */
+void fs_rec_logged(struct fs *fs, uint32_t slot, unsigned node, uint64_t incarnation, size_t records, size_t blocks, size_t intents);
+void fs_rec_ended(struct fs *fs, int rc);
+
 /* peers.c */
 void fs_peers_open(struct fs *fs);
 void fs_peers_close(struct fs *fs);
@@ -28,5 +34,6 @@ int fs_view_join(struct fs *fs) TS_MUST_CHECK;
 int fs_view_start(struct fs *fs) TS_MUST_CHECK;
 int fs_view_wait_no_dead(struct fs *fs) TS_MUST_CHECK;
 void fs_recover_request(struct fs *fs);
+const struct quorum_member *fs_coordinator(const struct fs *fs);
 
 #endif

@@ -8,6 +8,7 @@
 #define CLAIM_NS     (2 * TS_NS_PER_S)
 #define RETRY_NS     TS_NS_PER_S
 #define RETRIES_MAX  10
+#define TOLD_EVERY   30
 
 static const struct quorum_member *self(const struct fs *fs)
 {
@@ -17,7 +18,7 @@ static const struct quorum_member *self(const struct fs *fs)
 	return NULL;
 }
 
-static const struct quorum_member *coordinator(const struct fs *fs)
+const struct quorum_member *fs_coordinator(const struct fs *fs)
 {
 	for (unsigned i = 0; i < fs->gview.nmembers; i++)
 		if (fs->gview.members[i].slot != UINT32_MAX)
@@ -27,7 +28,7 @@ static const struct quorum_member *coordinator(const struct fs *fs)
 
 static bool coordinating(const struct fs *fs)
 {
-	const struct quorum_member *c = coordinator(fs);
+	const struct quorum_member *c = fs_coordinator(fs);
 
 	return c && c == self(fs) && fs->gview.quorate && fs->gview.epoch >= fs->yielded_epoch;
 }
@@ -64,18 +65,30 @@ static int recover_now(struct fs *fs, bool on_disk)
 	if (!coordinating(fs) || fs->recovering)
 		return -EAGAIN;
 	fs->recovering = true;
+	fs->recovery.cannot_fence = false;
+	fs_rec_step(fs, FS_REC_ASK, 0, 0);
 	rc = fs_peers_yield(fs);
 	if (!rc && !coordinating(fs))
 		rc = -EAGAIN;
 	if (!rc)
 		rc = fs_recover_all(fs, on_disk);
 	fs->recovering = false;
+	if (rc && rc != -EAGAIN && !fs->recovery.cannot_fence)
+		fs_rec_failed(fs, rc, fs_recovery_step_name(fs->recovery.now.step), UINT32_MAX);
+	fs_rec_ended(fs, rc);
 	fs_peers_ended(fs);
 	return rc;
 }
 
 static void give_up_maybe(struct fs *fs, unsigned failures, int rc)
 {
+	if (fs->recovery.cannot_fence) {
+		if (failures % TOLD_EVERY == 1)
+			ts_err("%s: a dead node cannot be fenced (%s): what it held stays blocked. Make sure that it is switched off, then say "
+			       "`tessera node confirm-dead NODE`; see `tessera diag recovery`",
+			       fs->super.name, fs->recovery.now.error);
+		return;
+	}
 	if (failures > RETRIES_MAX || rc == -EUCLEAN)
 		fs_stop(fs, "the log of a dead node cannot be recovered (error %d): run tessera fsck on the unmounted file system", rc);
 	else
@@ -123,7 +136,7 @@ int fs_view_start(struct fs *fs)
 int fs_view_wait_no_dead(struct fs *fs)
 {
 	for (;;) {
-		const struct quorum_member *c = coordinator(fs);
+		const struct quorum_member *c = fs_coordinator(fs);
 		bool wanted;
 		int rc = fs_recover_wanted(fs, &wanted);
 
@@ -201,7 +214,7 @@ static int pick(struct fs *fs, uint32_t *slot)
 	if (rc)
 		return rc;
 	*slot = n ? c[rank(fs) % n] : UINT32_MAX;
-	if (!n && !coordinator(fs))
+	if (!n && !fs_coordinator(fs))
 		*slot = dead; /* every log crashed and nobody has a slot: recovered in place, then ours */
 	return 0;
 }

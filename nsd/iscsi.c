@@ -173,7 +173,7 @@ static int make_context(struct iscsi_dev *d)
 }
 
 /* Ends with a reset: what TCP has not sent must not arrive later. After this nobody uses buffers of commands. */
-static void drop(struct iscsi_dev *d)
+void nsd_iscsi_drop(struct iscsi_dev *d)
 {
 	struct linger reset = {.l_onoff = 1, .l_linger = 0};
 
@@ -224,7 +224,7 @@ static int start_session(struct iscsi_dev *d)
 		rc = log_in(d, deadline);
 	if (rc == -TS_ERR_MOVED) { /* once, as the target says */
 		snprintf(portal, sizeof(portal), "%.255s", iscsi_get_target_address(d->ctx));
-		drop(d);
+		nsd_iscsi_drop(d);
 		rc = make_context(d);
 		if (!rc)
 			rc = connect_socket(d, portal, deadline);
@@ -236,7 +236,7 @@ static int start_session(struct iscsi_dev *d)
 	if (!rc)
 		rc = same_unit(d);
 	if (!rc)
-		rc = nsd_iscsi_pr_check(d, deadline);
+		rc = nsd_iscsi_pr_check(d, true);
 	return rc == -TS_ERR_MOVED ? -EIO : rc;
 }
 
@@ -255,7 +255,7 @@ static void go_fenced(struct iscsi_dev *d)
 	ts_err("%s: our registration %llx is gone: this node is excluded, the disk takes nothing more from it", d->name,
 	       (unsigned long long)d->pr_key);
 	d->state = ISCSI_FENCED;
-	drop(d);
+	nsd_iscsi_drop(d);
 	nsd_iscsi_fail_all(d, -TS_ERR_FENCED);
 	ts_cond_broadcast(&d->changed);
 }
@@ -276,7 +276,7 @@ static int tend(struct iscsi_dev *d)
 		ts_sleep_until(ts_exec_now(d->exec) + 5 * TS_NS_PER_MS); /* a busy unit wants a pause */
 		rc = nsd_iscsi_ready(d, deadline);
 		if (!rc)
-			rc = nsd_iscsi_pr_check(d, deadline);
+			rc = nsd_iscsi_pr_check(d, false);
 		if (rc == -TS_ERR_FENCED)
 			return rc;
 		if (rc)
@@ -340,13 +340,14 @@ static void session_main(void *arg)
 	struct iscsi_dev *d = arg;
 	uint64_t wait_ns = ISCSI_BACKOFF_MIN;
 
+	d->fiber = ts_fiber_self();
 	while (!d->closing && d->state != ISCSI_FENCED) {
 		int rc = one_session(d, &wait_ns);
 
 		if (rc == -TS_ERR_FENCED)
 			go_fenced(d);
 		else
-			drop(d);
+			nsd_iscsi_drop(d);
 		if (!d->opened) {
 			d->open_rc = rc ? rc : -ECANCELED;
 			break;
@@ -381,7 +382,7 @@ static void iscsi_close(struct nsd_dev *dev)
 	dev_free(d);
 }
 
-static const struct nsd_ops iscsi_ops = {.submit = nsd_iscsi_submit, .close = iscsi_close, .pr = nsd_iscsi_pr};
+static const struct nsd_ops iscsi_ops = {.submit = nsd_iscsi_submit, .close = iscsi_close, .pr = nsd_iscsi_pr, .raw = nsd_iscsi_raw};
 
 static int prepare(struct iscsi_dev *d, const struct nsd_open_args *args, char *errmsg, size_t errlen)
 {

@@ -54,6 +54,7 @@ struct iscsi_dev {
 	uint64_t isid;
 
 	struct iscsi_context *ctx;
+	struct ts_fiber *fiber; /* the session's; it alone ends a session */
 	int fd;
 	uint32_t fd_events;
 	enum iscsi_state state;
@@ -65,6 +66,9 @@ struct iscsi_dev {
 	char error[256];
 	uint64_t gen;	     /* sessions so far */
 	uint64_t pr_key;     /* our registration, 0 = none */
+	bool pr_reserved;    /* and we asked for the reservation, which must stand from then on */
+	bool pr_lost;	     /* it vanished with a session, and the gate has not said yet that it may stand again */
+	bool reinstating;    /* gate.registration_lost is at work on the session's fiber */
 	bool aptpl;	     /* target keeps reservations over power loss */
 	struct nsd_info info;
 
@@ -95,6 +99,7 @@ int nsd_iscsi_resolve(struct iscsi_target *t, char *errmsg, size_t errlen);
 /* iscsi.c: the session */
 void nsd_iscsi_lost(struct iscsi_dev *d, const char *why);
 void nsd_iscsi_recheck(struct iscsi_dev *d);
+void nsd_iscsi_drop(struct iscsi_dev *d); /* on the session's fiber only */
 void nsd_iscsi_watch(struct iscsi_dev *d); /* sends what is queued and watches the socket as libiscsi wants */
 
 /* iscsi_io.c: requests */
@@ -114,6 +119,12 @@ int nsd_iscsi_probe(struct iscsi_dev *d, uint64_t deadline_ns); /* fills info */
 
 /* iscsi_pr.c */
 int nsd_iscsi_pr(struct nsd_dev *dev, int verb, uint64_t key, uint64_t other, struct nsd_pr_state *out);
-int nsd_iscsi_pr_check(struct iscsi_dev *d, uint64_t deadline_ns); /* are we still registered? -TS_ERR_FENCED: no */
+/* Are we still registered, and does the reservation stand? -TS_ERR_FENCED: no. On a new session the gate is asked first. */
+int nsd_iscsi_pr_check(struct iscsi_dev *d, bool new_session);
+int nsd_iscsi_meaning(const struct iscsi_answer *a); /* 0, -TS_ERR_FENCED (conflict), -EOPNOTSUPP, -EAGAIN, -EIO */
+int nsd_iscsi_wait_up(struct iscsi_dev *d, uint64_t deadline);
+
+/* iscsi_raw.c */
+int nsd_iscsi_raw(struct nsd_dev *dev, enum nsd_raw what, uint64_t off, const void *sector);
 
 #endif

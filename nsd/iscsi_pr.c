@@ -4,7 +4,10 @@
  * between the look and the registration. */
 #include "nsd/iscsi_int.h"
 
+#include <stdio.h>
+
 #define PR_DEADLINE NSD_DEFAULT_DEADLINE
+#define MOVING_NS   (200 * TS_NS_PER_MS) /* much more than another node needs between RELEASE and RESERVE */
 #define TYPE_WEAR   SCSI_PERSISTENT_RESERVE_TYPE_WRITE_EXCLUSIVE_ALL_REGISTRANTS
 
 static uint64_t be(const uint8_t *p, int n)
@@ -17,7 +20,7 @@ static uint64_t be(const uint8_t *p, int n)
 }
 
 /* 0, -TS_ERR_FENCED (conflict), -EOPNOTSUPP, -EAGAIN (unit attention), -EIO; -ENOTCONN from below. */
-static int meaning(const struct iscsi_answer *a)
+int nsd_iscsi_meaning(const struct iscsi_answer *a)
 {
 	if (a->status == SCSI_STATUS_GOOD)
 		return 0;
@@ -53,7 +56,7 @@ static int pr_out(struct iscsi_dev *d, struct iscsi_answer *a, int action, uint6
 								   registering ? 0 : TYPE_WEAR, &p),
 				   a, deadline);
 		if (!rc)
-			rc = meaning(a);
+			rc = nsd_iscsi_meaning(a);
 		if (rc == -EAGAIN)
 			ts_sleep_until(ts_exec_now(d->exec) + 5 * TS_NS_PER_MS);
 	}
@@ -83,7 +86,7 @@ static int pr_in(struct iscsi_dev *d, struct iscsi_answer *a, int action, uint64
 								  ISCSI_KEYS_BYTES),
 				   a, deadline);
 		if (!rc)
-			rc = meaning(a);
+			rc = nsd_iscsi_meaning(a);
 	}
 	if (!rc && a->len < 8)
 		rc = -EIO;
@@ -172,7 +175,63 @@ static int register_again(struct iscsi_dev *d, struct iscsi_answer *a, struct ns
 	return rc == -ENOTCONN ? rc : -TS_ERR_FENCED;
 }
 
-int nsd_iscsi_pr_check(struct iscsi_dev *d, uint64_t deadline_ns)
+/* Registered, then the reservation stands, too, or is made again: another node may just be moving it (nsd_pr_fence). */
+static int keep_reservation(struct iscsi_dev *d, struct iscsi_answer *a, struct nsd_pr_state *s, uint64_t deadline)
+{
+	int rc = read_state(d, a, deadline, s);
+
+	if (!rc && s->type == NSD_PR_NONE) {
+		ts_sleep_until(ts_exec_now(d->exec) + MOVING_NS);
+		rc = read_state(d, a, deadline, s);
+	}
+	if (!rc && s->type == NSD_PR_NONE) {
+		rc = pr_out(d, a, SCSI_PERSISTENT_RESERVE_RESERVE, d->pr_key, 0, false, deadline);
+		if (!rc || rc == -TS_ERR_FENCED) /* granted, or somebody was faster: what stands counts */
+			rc = read_state(d, a, deadline, s);
+	}
+	if (rc || s->type == NSD_PR_WRITE_EXCL_ALL_REGISTRANTS)
+		return rc;
+	snprintf(d->error, sizeof(d->error), "the reservation does not stand");
+	return -EIO;
+}
+
+static int look(struct iscsi_dev *d, struct iscsi_answer *a, struct nsd_pr_state *s)
+{
+	uint64_t deadline = ts_exec_now(d->exec) + ISCSI_SETUP_NS;
+	/* "Change my key from K to K": done if and only if this nexus is registered with K. */
+	int rc = pr_register(d, a, SCSI_PERSISTENT_RESERVE_REGISTER, d->pr_key, d->pr_key, deadline);
+
+	if (rc == -TS_ERR_FENCED)
+		rc = register_again(d, a, s, deadline);
+	return rc || !d->pr_reserved ? rc : keep_reservation(d, a, s, deadline);
+}
+
+/* Nothing of ours is there. Whether we were excluded or the unit forgot everything is not for the unit to say. */
+static int ask_the_cluster(struct iscsi_dev *d, struct iscsi_answer *a, struct nsd_pr_state *s)
+{
+	const struct nsd_gate *g = d->dev ? &d->dev->gate : NULL;
+	int rc;
+
+	if (!g || !g->registration_lost)
+		return -TS_ERR_FENCED;
+	d->pr_lost = true;
+	d->reinstating = true;
+	rc = g->registration_lost(g->arg, d->dev);
+	d->reinstating = false;
+	if (!rc)
+		rc = look(d, a, s); /* as after any new session: believed when seen */
+	if (!rc) {
+		d->pr_lost = false;
+		d->dev->losses++;
+	} else if (rc == -TS_ERR_FENCED) { /* what the gate registered before it knew is taken back */
+		(void)pr_out(d, a, SCSI_PERSISTENT_RESERVE_REGISTER, d->pr_key, 0, false, ts_exec_now(d->exec) + ISCSI_SETUP_NS);
+	} else {
+		snprintf(d->error, sizeof(d->error), "our registration is gone, and the cluster does not say yet whether we are");
+	}
+	return rc;
+}
+
+int nsd_iscsi_pr_check(struct iscsi_dev *d, bool new_session)
 {
 	struct iscsi_answer *a;
 	struct nsd_pr_state *s;
@@ -182,11 +241,10 @@ int nsd_iscsi_pr_check(struct iscsi_dev *d, uint64_t deadline_ns)
 		return 0;
 	a = ts_alloc(sizeof(*a));
 	s = ts_alloc(sizeof(*s));
-	/* "Change my key from K to K": done if and only if this nexus is registered with K. */
 	if (a && s)
-		rc = pr_register(d, a, SCSI_PERSISTENT_RESERVE_REGISTER, d->pr_key, d->pr_key, deadline_ns);
-	if (rc == -TS_ERR_FENCED)
-		rc = register_again(d, a, s, deadline_ns);
+		rc = look(d, a, s);
+	if (new_session && (rc == -TS_ERR_FENCED || (!rc && d->pr_lost)))
+		rc = ask_the_cluster(d, a, s);
 	ts_free(a);
 	ts_free(s);
 	return rc;
@@ -228,6 +286,7 @@ static int unregister(struct iscsi_dev *d, struct iscsi_answer *a, uint64_t key,
 		rc = 0; /* nothing of us is left, which is what was asked for */
 	if (!rc)
 		d->pr_key = 0;
+	d->pr_reserved &= d->pr_key != 0;
 	return rc;
 }
 
@@ -247,6 +306,7 @@ static int once(struct iscsi_dev *d, struct iscsi_answer *a, int verb, uint64_t 
 	case NSD_PRV_UNREGISTER:
 		return unregister(d, a, key, deadline);
 	case NSD_PRV_RESERVE:
+		d->pr_reserved = d->pr_key == key; /* in conflict, too: then another's stands */
 		return pr_out(d, a, SCSI_PERSISTENT_RESERVE_RESERVE, key, 0, false, deadline);
 	case NSD_PRV_RELEASE:
 		return pr_out(d, a, SCSI_PERSISTENT_RESERVE_RELEASE, key, 0, false, deadline);
@@ -260,7 +320,7 @@ static int once(struct iscsi_dev *d, struct iscsi_answer *a, int verb, uint64_t 
 	return -EINVAL;
 }
 
-static int wait_up(struct iscsi_dev *d, uint64_t deadline)
+int nsd_iscsi_wait_up(struct iscsi_dev *d, uint64_t deadline)
 {
 	while (d->state != ISCSI_UP) {
 		if (d->state == ISCSI_FENCED)
@@ -283,10 +343,15 @@ int nsd_iscsi_pr(struct nsd_dev *dev, int verb, uint64_t key, uint64_t other, st
 	a = ts_alloc(sizeof(*a));
 	if (!a)
 		return -ENOMEM;
+	if (d->reinstating && ts_fiber_self() == d->fiber) { /* all others wait for the session to be up */
+		rc = once(d, a, verb, key, other, out, ts_exec_now(d->exec) + ISCSI_SETUP_NS);
+		ts_free(a);
+		return rc;
+	}
 	ts_mutex_lock(&d->pr_mutex, "reservation command");
 	/* Every verb may be repeated when a session is lost under it: the end state is the same. */
 	do {
-		rc = wait_up(d, deadline);
+		rc = nsd_iscsi_wait_up(d, deadline);
 		if (!rc)
 			rc = once(d, a, verb, key, other, out, TS_MIN(deadline, ts_exec_now(d->exec) + ISCSI_SETUP_NS));
 	} while (rc == -ENOTCONN && ts_exec_now(d->exec) < deadline);

@@ -36,6 +36,7 @@ static void ctl_cb(struct iscsi_context *ctx, int status, void *command_data, vo
 	scsi_free_scsi_task(t);
 	c->task = NULL;
 	ts_done_set(&c->done, 0);
+	ts_cond_broadcast(&c->d->wake);
 }
 
 void nsd_iscsi_ctl_abandon(struct iscsi_dev *d)
@@ -57,6 +58,18 @@ static void ctl_late(void *arg)
 	nsd_iscsi_lost(c->d, "a control command was not answered in time");
 }
 
+/* The session's own fiber waits for the loss of the session, too: there is nobody else to end it and give the command up. */
+static int wait_for_end(struct iscsi_dev *d, struct iscsi_ctl *c, const char *what, uint64_t opcode)
+{
+	if (ts_fiber_self() != d->fiber)
+		return ts_done_wait(&c->done, what, opcode, (uint64_t)d->target.lun);
+	while (!c->done.done && !d->lost)
+		ts_cond_wait(&d->wake, what, opcode, (uint64_t)d->target.lun);
+	if (!c->done.done)
+		nsd_iscsi_drop(d);
+	return c->done.rc;
+}
+
 /* Takes the task. The deadline drops the session: then, and only then, the command is given up. */
 int nsd_iscsi_ctl(struct iscsi_dev *d, struct scsi_task *task, struct iscsi_answer *a, uint64_t deadline_ns)
 {
@@ -75,7 +88,7 @@ int nsd_iscsi_ctl(struct iscsi_dev *d, struct scsi_task *task, struct iscsi_answ
 	ts_list_push_back(&d->controls, &c.link);
 	ts_timer_arm(d->exec, &late, deadline_ns, ctl_late, &c);
 	nsd_iscsi_watch(d);
-	rc = ts_done_wait(&c.done, "iSCSI control command", (uint64_t)task->cdb[0], (uint64_t)d->target.lun);
+	rc = wait_for_end(d, &c, "iSCSI control command", (uint64_t)task->cdb[0]);
 	ts_timer_cancel(&late);
 	return rc;
 }
@@ -217,6 +230,7 @@ static int probe_reservations(struct iscsi_dev *d, struct iscsi_answer *a, uint6
 		return rc;
 	if (a->status == SCSI_STATUS_GOOD && a->len >= 8) {
 		d->aptpl = a->data[2] & 1;
+		d->info.keeps_reservations = d->aptpl;
 		/* type mask valid? then it must offer ours; else reserving will tell */
 		wear = !(a->data[3] & 0x80) || (a->data[4] & 0x80);
 	}

@@ -23,6 +23,7 @@ struct nsd_dev *nsd_dev_new(struct ts_exec *x, const struct nsd_ops *ops, void *
 	d->ops = ops;
 	d->priv = priv;
 	d->info = *info;
+	d->reported_reservations = info->has_reservations;
 	if (!d->info.max_io_bytes)
 		d->info.max_io_bytes = NSD_MAX_IO_DEFAULT;
 	if (gate)
@@ -77,6 +78,11 @@ const char *nsd_url(const struct nsd_dev *d)
 uint64_t nsd_session_gen(const struct nsd_dev *d)
 {
 	return d->session_gen;
+}
+
+uint64_t nsd_losses(const struct nsd_dev *d)
+{
+	return d->losses;
 }
 
 void *nsd_dev_priv(const struct nsd_dev *d)

@@ -38,6 +38,7 @@ struct nsd_info {
 	uint32_t max_io_bytes;	    /* larger requests are split by nsd */
 	bool has_reservations;	    /* persistent reservations that were probed and work */
 	bool has_preempt_abort;
+	bool keeps_reservations;    /* over power loss, as the unit says */
 	char transport[16];	    /* "iscsi", "file", "block", "sim" */
 	bool buffered;		    /* a file whose file system refuses O_DIRECT: goes through the page cache */
 	char serial[64];	    /* unit identity as the target gives it, "" if none */
@@ -48,6 +49,11 @@ struct nsd_info {
 struct nsd_gate {
 	bool (*may_write)(void *arg);
 	void *arg;
+	/* A new session finds our registration gone: the unit has lost its memory, or we were excluded; only the cluster can
+	 * tell. On the session's fiber, while nothing else reaches the unit; nsd_pr_* work on d. 0: registered and reserved
+	 * again. -TS_ERR_FENCED: this incarnation is out, for ever. Else: asked again with the next session.
+	 * NULL: out. Never called when the registration vanishes within a session. */
+	int (*registration_lost)(void *arg, struct nsd_dev *d);
 };
 
 struct nsd_open_args {
@@ -65,6 +71,8 @@ void nsd_close(struct nsd_dev *d); /* from a fiber; waits for what is in flight 
 const struct nsd_info *nsd_info(const struct nsd_dev *d);
 const char *nsd_url(const struct nsd_dev *d);
 uint64_t nsd_session_gen(const struct nsd_dev *d);
+/* How often the unit has lost its memory, as far as is known: what was not flushed before may be lost with it. */
+uint64_t nsd_losses(const struct nsd_dev *d);
 void nsd_submit(struct nsd_dev *d, struct nsd_req *r);
 
 /* The same from fibers, waiting. buf 4096-aligned. */
@@ -97,6 +105,25 @@ int nsd_pr_read(struct nsd_dev *d, struct nsd_pr_state *out) TS_MUST_CHECK;
  * 0 only if the victim is gone, we are registered and the reservation still stands. -ENOENT = was not registered (also fine). */
 int nsd_pr_fence(struct nsd_dev *d, uint64_t my_key, uint64_t victim_key) TS_MUST_CHECK;
 
+/* ---- what the reservations of a disk are worth: found out once, kept in its label ---------------------------------- */
+enum {
+	NSD_ABLE_PROBED = 1,		/* without this bit nothing is known, and what the unit says is believed */
+	NSD_ABLE_ENFORCES = 2,		/* a preempted node's write was refused, and the holder's own death left the reservation */
+	NSD_ABLE_PREEMPT_ABORT = 4,
+	NSD_ABLE_KEEPS = 8,
+	NSD_ABLE_UNMAP_FENCED = 16,	/* so were its UNMAP, */
+	NSD_ABLE_WRITE_SAME_FENCED = 32, /* WRITE SAME, */
+	NSD_ABLE_FLUSH_FENCED = 64,	/* and flush. What is not fenced is never sent (but a flush, which changes nothing) */
+	NSD_ABLE_ALL = 127,
+};
+/* From a fiber, on a disk that nobody uses. second is the same unit under another initiator name. The 4 KiB at off are written with
+ * what is there, and may be lost. *able = 0: no reservations to try. */
+int nsd_able_probe(struct nsd_dev *mine, uint64_t my_key, struct nsd_dev *second, uint64_t second_key, uint64_t off, uint32_t *able,
+		   char *errmsg, size_t errlen) TS_MUST_CHECK;
+/* Known from the label: a unit that does not enforce counts as one without reservations. 0: as it says itself. */
+void nsd_able_apply(struct nsd_dev *d, uint32_t able);
+const char *nsd_able_name(unsigned i, uint32_t *bit); /* the i-th bit and its name; NULL at the end */
+
 /* ---- labels ---------------------------------------------------------------------------------------------------- */
 #define NSD_LABEL_BYTES	    4096
 #define NSD_LABEL_COPY2_OFF 4096   /* the second copy lies right behind the first */
@@ -105,7 +132,7 @@ int nsd_pr_fence(struct nsd_dev *d, uint64_t my_key, uint64_t victim_key) TS_MUS
 struct nsd_label_disk {
 	char magic[8]; /* "TSSRNSD\n" */
 	le32 version;
-	le32 flags;
+	le32 flags;	     /* NSD_ABLE_* */
 	uint8_t cluster_id[16];
 	uint8_t fs_id[16];
 	uint8_t disk_uuid[16];
@@ -137,10 +164,13 @@ int nsd_label_write(struct nsd_dev *d, const struct nsd_label_disk *l) TS_MUST_C
 int nsd_label_erase(struct nsd_dev *d) TS_MUST_CHECK;
 
 /* ---- back ends of the house's own tests, and the way a new back end plugs in ------------------------------------- */
+enum nsd_raw { NSD_RAW_WRITE, NSD_RAW_WRITE_SAME, NSD_RAW_UNMAP, NSD_RAW_FLUSH };
 struct nsd_ops {
 	void (*submit)(struct nsd_dev *d, struct nsd_req *r); /* must end in nsd_complete(), later, exactly once */
 	void (*close)(struct nsd_dev *d);
 	int (*pr)(struct nsd_dev *d, int verb, uint64_t key, uint64_t other, struct nsd_pr_state *out);
+	/* For nsd_able_probe: 4 KiB at off, at once. 0 executed, -TS_ERR_FENCED refused. May be NULL. */
+	int (*raw)(struct nsd_dev *d, enum nsd_raw what, uint64_t off, const void *data);
 };
 enum nsd_pr_verb { NSD_PRV_REGISTER, NSD_PRV_UNREGISTER, NSD_PRV_RESERVE, NSD_PRV_READ, NSD_PRV_PREEMPT, NSD_PRV_PREEMPT_ABORT,
 		   NSD_PRV_RELEASE };

@@ -17,8 +17,9 @@ struct nsd_dev {
 	struct nsd_gate gate;
 	char *url; /* never with a password */
 	bool read_only;
+	bool reported_reservations; /* as the back end said at open */
 	bool zero_by_write; /* the back end cannot zero: zeros are written */
-	uint64_t session_gen;
+	uint64_t session_gen, losses;
 	struct nsd_stats stats;
 	struct ts_cond idle; /* in_flight became 0 */
 };

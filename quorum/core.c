@@ -265,6 +265,17 @@ void quorum_core_needed(struct quorum *q, unsigned daemons)
 	q->needed = TS_MIN(daemons, (unsigned)QUORUM_MAX_NODES);
 }
 
+void quorum_core_machines(struct quorum *q, const uint64_t bits[4])
+{
+	_Static_assert(sizeof(q->machines) == 4 * sizeof(bits[0]), "a bit for each node id");
+	memcpy(q->machines, bits, sizeof(q->machines));
+}
+
+bool quorum_machine_up(const struct quorum *q, unsigned node)
+{
+	return node < Q_NODE_IDS && q->machines[node / 64] >> node % 64 & 1;
+}
+
 void quorum_core_quorate(struct quorum *q, bool quorate, uint64_t ring_seq)
 {
 	bool changed = !q->vq_known || q->vq_quorate != quorate || q->vq_ring != ring_seq;

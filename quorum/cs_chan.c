@@ -52,6 +52,8 @@ void chan_unref(struct chan *c) /* mutex held; released */
 
 static void to_core(struct quorum *q, const struct ev *e)
 {
+	uint64_t machines[Q_NODE_IDS / 64];
+
 	switch (e->kind) {
 	case EV_MSG:
 		quorum_core_deliver(q, e->node, e->pid, e->data, e->len);
@@ -61,6 +63,8 @@ static void to_core(struct quorum *q, const struct ev *e)
 		break;
 	case EV_QUORATE:
 		quorum_core_needed(q, e->needed);
+		memcpy(machines, e->data, sizeof(machines));
+		quorum_core_machines(q, machines);
 		quorum_core_quorate(q, e->quorate, e->ring);
 		break;
 	case EV_LOST:

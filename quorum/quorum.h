@@ -109,6 +109,9 @@ const struct quorum_view *quorum_view_get(const struct quorum *q);
  * living corosync reported its daemon's death). Recovery waits for it where the disks have no reservations. */
 uint64_t quorum_dead_lease_end_ns(const struct quorum *q, unsigned node, uint64_t incarnation);
 
+/* Is that node's machine in corosync's membership, with or without a daemon? As far as this node has heard. */
+bool quorum_machine_up(const struct quorum *q, unsigned node);
+
 /* Ordered changes of a group. From any context on the executor; the effect is seen in the group event, or not at all if
  * this node is excluded first. join: slot is the log slot claimed on disk. */
 int quorum_group_join(struct quorum *q, uint64_t group, uint32_t slot) TS_MUST_CHECK;
@@ -150,6 +153,8 @@ void quorum_core_quorate(struct quorum *q, bool quorate, uint64_t ring_seq);
 /* How many daemons a quorate view needs, as votes allow; before quorum_core_quorate(). Never called: 1, that is, the carrier's
  * quorate alone decides, and leases are acknowledged by a majority of the view. */
 void quorum_core_needed(struct quorum *q, unsigned daemons);
+/* The machines of the ring, with or without a daemon: one bit a node id, 256 of them. Only for those who ask. */
+void quorum_core_machines(struct quorum *q, const uint64_t bits[4]);
 void quorum_core_deliver(struct quorum *q, unsigned src_node, uint32_t src_pid, const void *msg, size_t len);
 void quorum_core_lost(struct quorum *q, const char *why); /* the carrier died under us: excluded */
 void quorum_core_kill(struct quorum *q);		  /* simulator's power failure: free without a word */

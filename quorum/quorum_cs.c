@@ -180,14 +180,19 @@ static uint32_t needed(struct cs *cs, uint32_t ring_members)
 
 static void on_quorum(quorum_handle_t h, uint32_t quorate, struct quorum_ring_id id, uint32_t n, const uint32_t *list)
 {
+	uint64_t bits[Q_NODE_IDS / 64] = {0};
 	const void *ctx = NULL;
 	struct cs *cs;
 	struct ev *e;
 
 	quorum_context_get(h, &ctx);
 	cs = (struct cs *)ctx;
-	e = ev_new(EV_QUORATE, 0);
+	e = ev_new(EV_QUORATE, sizeof(bits));
+	for (uint32_t i = 0; i < n; i++)
+		if (list[i] < Q_NODE_IDS)
+			bits[list[i] / 64] |= 1ULL << list[i] % 64;
 	if (e) {
+		memcpy(e->data, bits, sizeof(bits));
 		e->quorate = quorate;
 		e->ring = ring_of(id.nodeid, id.seq);
 		e->needed = needed(cs, n);

@@ -108,7 +108,7 @@ struct quorum {
 	struct q_proc procs[Q_PROCS];
 	uint64_t ring, digest;
 	bool ring_known, vq_known, vq_quorate;
-	uint64_t vq_ring;
+	uint64_t vq_ring, machines[Q_NODE_IDS / 64];
 	uint32_t needed;
 	/* round */
 	uint64_t promised, accepted, accepted_idx, round; /* accepted: also in an earlier life */

@@ -238,7 +238,7 @@ static void disk_close(struct nsd_dev *nd)
 {
 }
 
-static const struct nsd_ops ops = {disk_submit, disk_close, disk_pr};
+static const struct nsd_ops ops = {.submit = disk_submit, .close = disk_close, .pr = disk_pr};
 
 struct nsd_dev *sim_disk_open(struct sim_life *l, unsigned no)
 {
@@ -249,7 +249,7 @@ struct nsd_dev *sim_disk_open(struct sim_life *l, unsigned no)
 	TS_ASSERT(dev);
 	dev->d = s->disks[no];
 	dev->life = l;
-	dev->gate = (struct nsd_gate){may_write, l};
+	dev->gate = (struct nsd_gate){.may_write = may_write, .arg = l};
 	ts_list_init(&dev->jobs);
 	struct nsd_dev *nd = nsd_dev_new(l->x, &ops, dev, &info, &dev->gate, no ? "sim://1" : "sim://0");
 	TS_ASSERT(nd);

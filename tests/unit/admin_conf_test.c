@@ -137,6 +137,26 @@ static void sizes(void **state)
 			fail_msg("'%s' was taken for a size", bad[i]);
 }
 
+static void agents(void **state)
+{
+	static const char *const bad[] = {"fence_agent = 2 /a", "fence_agent = 0 /a /b", "fence_agent = x /a /b", "fence_agent = 256 /a /b",
+					  "fence_agent = 2 a /b", "fence_agent = 2 /a b", "fence_agent = 2 /a /b c",
+					  "fence_agent = 2 /a /b\nfence_agent = 2 /c /d"};
+	struct conf c;
+	char err[256];
+	assert_int_equal(load("fence_agent = 2 /usr/sbin/fence_x /etc/n2\nfence_agent = 3   /usr/sbin/fence_y\t/etc/n3  \n", &c, err), 0);
+	assert_int_equal(c.nagents, 2);
+	assert_int_equal(c.agents[1].node, 3);
+	assert_string_equal(c.agents[1].program, "/usr/sbin/fence_y");
+	assert_string_equal(c.agents[1].file, "/etc/n3");
+	conf_free(&c);
+	for (size_t i = 0; i < TS_ARRAY_LEN(bad); i++) {
+		if (load(bad[i], &c, err) == 0)
+			fail_msg("taken: %s", bad[i]);
+		conf_free(&c);
+	}
+}
+
 static void verbs(void **state)
 {
 	int used;
@@ -151,6 +171,12 @@ static void verbs(void **state)
 		if (argc > 1)
 			assert_null(verb_find(argc - 1, argv, &used));
 		assert_true(verb_table[i].help[0]);
+		/* What must be confirmed has an option for it and a first argument to type. */
+		bool sure = false;
+		for (size_t k = 0; k < VERB_MAX_OPTS && verb_table[i].opts[k].name; k++)
+			sure |= !strcmp(verb_table[i].opts[k].name, VERB_SURE);
+		assert_int_equal(sure, verb_confirm(&verb_table[i]) != NULL);
+		assert_true(!sure || verb_table[i].min_args);
 	}
 	char *nonsense[] = {"stat"};
 	assert_null(verb_find(1, nonsense, &used));
@@ -159,7 +185,7 @@ static void verbs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(good), cmocka_unit_test(lease), cmocka_unit_test(refused), cmocka_unit_test(key_refused),
-					   cmocka_unit_test(incarnation_grows), cmocka_unit_test(sizes), cmocka_unit_test(verbs)};
+					   cmocka_unit_test(incarnation_grows), cmocka_unit_test(sizes), cmocka_unit_test(agents), cmocka_unit_test(verbs)};
 	if (!mkdtemp(dir))
 		return 1;
 	snprintf(path, sizeof(path), "%s/conf", dir);

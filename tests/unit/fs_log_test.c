@@ -2,6 +2,7 @@
 /* Job: transactions, group commit, laws 3, 4 and 5, checkpoints and ring ends; and after every power failure the state that
  * replay makes is that of one commit, not before the last one forced. */
 #include "fs_harness.h"
+#include "nsd/nsd_int.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -506,6 +507,42 @@ static void errors_stop(void **state)
 	}
 }
 
+/* A target that restarts may have lost what was written and not flushed: nothing of that is ever called stable. */
+static void forgotten_when_clean(void *arg)
+{
+	struct fsh *h = arg;
+
+	assert_int_equal(fs_log_force(h->fs, change(h->fs, 3, 9)), 0);
+	assert_int_equal(fs_io_flush_all(h->fs), 0);
+	h->devs[0]->losses++;
+	assert_int_equal(fs_log_force(h->fs, change(h->fs, 3, 10)), 0);
+	assert_int_equal(fs_io_flush_all(h->fs), 0);
+}
+static void forgotten_when_dirty(void *arg)
+{
+	struct fsh *h = arg;
+	uint8_t *b = ts_alloc_aligned(FS_SUB, FS_SUB);
+
+	memset(b, 0, FS_SUB);
+	assert_int_equal(fs_io_write(h->fs, inode_addr(h->fs, 50), b, FS_SUB), 0);
+	h->devs[0]->losses++;
+	assert_int_equal(fs_io_flush_data(h->fs), -EIO);
+	assert_int_equal(h->fs->run, FS_RUN_STOPPED);
+	assert_int_equal(fs_io_flush_data(h->fs), -EIO); /* for ever */
+	ts_free(b);
+}
+static void disk_forgets(void **state)
+{
+	struct fsh *h = start();
+
+	fsh_run(h, forgotten_when_clean, h);
+	assert_int_equal(h->fs->run, FS_RUN_LIVE);
+	fsh_run(h, forgotten_when_dirty, h);
+	assert_int_equal(h->fs->run, FS_RUN_STOPPED);
+	fsh_crash(h, 0);
+	fsh_free(h);
+}
+
 /* ---- a read that several wait for ---------------------------------------------------------------------------------- */
 
 struct readers {
@@ -592,6 +629,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(one_force),	   cmocka_unit_test(group_commit),    cmocka_unit_test(intents_survive),
 		cmocka_unit_test(freed_blocks_stay), cmocka_unit_test(suspension),    cmocka_unit_test(errors_stop),
+		cmocka_unit_test(disk_forgets),
 		cmocka_unit_test(failed_read_has_waiters),
 		cmocka_unit_test(cost),		   cmocka_unit_test(crashes),
 	};

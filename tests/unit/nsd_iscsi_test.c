@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: the iSCSI back end against a real tgtd of the test's own: verified I/O at depth, sessions killed under writes,
  * target restarted, target frozen past a deadline, two nodes fencing one another, passwords, wrong names. */
-#include "nsd/nsd.h"
+#include "nsd/nsd_int.h"
 #include "tests/unit/nsd_util.h"
 
 #include <arpa/inet.h>
@@ -294,6 +294,35 @@ static void frozen_target_and_deadline(void *arg)
 	nsd_close(d);
 }
 
+static void see_control(void *arg, const char *name, const char *what, uint64_t a, uint64_t b, uint64_t since)
+{
+	if (!strcmp(what, "iSCSI control command"))
+		*(bool *)arg = true;
+}
+
+/* The target stops answering while a new session is just being set up: the session's own fiber waits for a command, and
+ * nobody else could give that up. */
+static void target_frozen_in_set_up(void *arg)
+{
+	struct nsd_dev *d = open_as("a", 1);
+	uint8_t *b = ts_alloc_aligned(4096, 4096);
+	bool seen = false;
+
+	kill_sessions();
+	for (int i = 0; !seen && i < 5000; i++) {
+		ts_fiber_each_waiting(ts_exec_self(), see_control, &seen);
+		if (!seen)
+			ts_sleep_until(ts_exec_now(ts_exec_self()) + TS_NS_PER_MS / 5);
+	}
+	assert_true(seen);
+	kill(tgtd, SIGSTOP);
+	pause_ms(6000); /* beyond the time that a set-up may take */
+	kill(tgtd, SIGCONT);
+	assert_int_equal(nsd_read(d, b, 4096, 0), 0);
+	ts_free(b);
+	nsd_close(d);
+}
+
 static bool gate_open;
 static bool gate(void *arg)
 {
@@ -429,6 +458,175 @@ static void fenced_while_away(void *arg)
 	nsd_close(a);
 }
 
+/* Stock tgt: no PREEMPT AND ABORT, and UNMAP and WRITE SAME of a preempted node are executed. Which is why they are never sent. */
+static void abilities_are_found_out(void *arg)
+{
+	struct nsd_dev *a = open_as("a", 1), *b = open_as("a:probe", 2), *c;
+	uint8_t *buf = ts_alloc_aligned(4096, 4096), *after = ts_alloc_aligned(4096, 4096);
+	struct nsd_pr_state *s = ts_xalloc(sizeof(*s));
+	char err[200] = "";
+	uint32_t able;
+
+	fill(buf, 4096, 5);
+	assert_int_equal(nsd_write(a, buf, 4096, 800u << 10), 0);
+	if (nsd_able_probe(a, KEY_A, b, KEY_B, 800u << 10, &able, err, sizeof(err)))
+		fail_msg("%s", err);
+	for (unsigned i = 0, bit; nsd_able_name(i, &bit); i++)
+		printf("%s: %s\n", nsd_able_name(i, &bit), able & bit ? "yes" : "no");
+	assert_int_equal(able, NSD_ABLE_PROBED | NSD_ABLE_ENFORCES | NSD_ABLE_FLUSH_FENCED);
+	assert_int_equal(nsd_read(a, after, 4096, 800u << 10), 0);
+	assert_memory_not_equal(buf, after, 4096); /* the UNMAP did happen: the answer was true */
+	assert_int_equal(nsd_pr_read(a, s), 0);
+	assert_int_equal(s->nkeys, 0);
+	assert_int_equal(s->type, NSD_PR_NONE);
+	c = open_as("c", 3);
+	assert_int_equal(nsd_write(c, buf, 4096, 0), 0); /* nothing is left behind */
+	nsd_close(a);
+	nsd_close(b);
+	nsd_close(c);
+	ts_free(buf);
+	ts_free(after);
+	ts_free(s);
+}
+
+/* ---- a target that restarts and has forgotten all registrations ------------------------------------------------------ */
+
+#define LOST_OFF (8u << 20)
+struct survivor {
+	uint64_t key;
+	int answers[4]; /* of the cluster, one by one; the last one counts for ever */
+	unsigned asked;
+	uint8_t seen; /* what is on the disk when it is asked */
+};
+
+static uint8_t byte_on_disk(uint64_t off)
+{
+	char path[128];
+	uint8_t b = 0;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/lun", dir);
+	fd = open(path, O_RDONLY);
+	assert_int_equal(pread(fd, &b, 1, (off_t)off), 1);
+	close(fd);
+	return b;
+}
+
+static int on_lost(void *arg, struct nsd_dev *d)
+{
+	struct survivor *s = arg;
+	int answer = s->answers[TS_MIN(s->asked, 3u)], rc;
+
+	s->asked++;
+	s->seen = byte_on_disk(LOST_OFF);
+	if (answer == -TS_ERR_FENCED)
+		return answer;
+	rc = nsd_pr_register(d, s->key);
+	if (!rc)
+		rc = nsd_pr_reserve(d, s->key);
+	return rc ? rc : answer;
+}
+
+static struct nsd_dev *open_lost(const char *node, uint64_t isid, struct survivor *s)
+{
+	struct nsd_dev *d;
+	char err[400];
+
+	assert_int_equal(try_open(url_with("", IQN, 1), node, isid, (struct nsd_gate){.registration_lost = on_lost, .arg = s}, &d, err,
+				  sizeof(err)), 0);
+	assert_int_equal(nsd_pr_register(d, s->key), 0);
+	assert_int_equal(nsd_pr_reserve(d, s->key), 0);
+	return d;
+}
+
+static void registration_lost_with_the_target(void *arg)
+{
+	/* a is told "not yet" once, after it has registered already; b was excluded. */
+	struct survivor sa = {.key = KEY_A, .answers = {-EAGAIN}}, sb = {.key = KEY_B, .answers = {-TS_ERR_FENCED, -TS_ERR_FENCED}};
+	struct nsd_dev *a = open_lost("a", 1, &sa), *b = open_lost("b", 2, &sb), *c = open_as("c", 3);
+	struct nsd_pr_state *s = ts_xalloc(sizeof(*s));
+	uint8_t *old = ts_alloc_aligned(4096, 4096), *new = ts_alloc_aligned(4096, 4096);
+	struct iovec iov = {new, 4096};
+	struct ts_done da, db;
+	struct nsd_req ra = {.op = NSD_WRITE, .off = LOST_OFF, .len = 4096, .iov = &iov, .iovcnt = 1, .done = wait_done, .arg = &da};
+	struct nsd_req rb = ra;
+	struct ts_group g;
+
+	memset(old, 0x11, 4096);
+	memset(new, 0x22, 4096);
+	assert_int_equal(nsd_write(a, old, 4096, LOST_OFF), 0);
+	assert_int_equal(nsd_losses(a), 0);
+	ts_done_init(&da);
+	ts_done_init(&db);
+	rb.arg = &db;
+	rb.off = LOST_OFF + 4096;
+	kill(tgtd, SIGSTOP); /* both writes are on their way when the target dies */
+	nsd_submit(a, &ra);
+	nsd_submit(b, &rb);
+	pause_ms(50);
+	ts_group_init(&g);
+	ts_group_add(&g);
+	assert_int_equal(ts_fiber_spawn(ts_exec_self(), "restarter", restarter, &g), 0);
+	assert_int_equal(ts_done_wait(&da, "write of a", 0, 0), 0);
+	assert_int_equal(ts_done_wait(&db, "write of b", 0, 0), -TS_ERR_FENCED);
+	ts_group_wait(&g, "restarter");
+	assert_int_equal(sa.asked, 2);
+	assert_int_equal(sa.seen, 0x11); /* the second time, too: nothing was sent before the cluster had agreed */
+	assert_int_equal(byte_on_disk(LOST_OFF), 0x22);
+	assert_int_not_equal(byte_on_disk(LOST_OFF + 4096), 0x22);
+	assert_int_equal(nsd_losses(a), 1);
+	assert_int_equal(nsd_pr_read(a, s), 0);
+	assert_true(s->nkeys); /* tgt keeps one for each session that a registered in */
+	for (unsigned i = 0; i < s->nkeys; i++)
+		assert_int_equal(s->keys[i], KEY_A);
+	assert_int_equal(s->type, NSD_PR_WRITE_EXCL_ALL_REGISTRANTS);
+	assert_int_equal(nsd_write(c, new, 4096, LOST_OFF + 8192), -TS_ERR_FENCED); /* who is not registered is kept out again */
+	assert_int_equal(nsd_pr_register(b, KEY_B), -TS_ERR_FENCED);
+	/* A session that is lost alone asks nobody. */
+	kill_sessions();
+	assert_int_equal(nsd_write(a, new, 4096, LOST_OFF), 0);
+	assert_int_equal(sa.asked, 2);
+	assert_int_equal(nsd_losses(a), 1);
+	assert_int_equal(nsd_pr_unregister(a, KEY_A), 0);
+	nsd_close(a);
+	nsd_close(b);
+	nsd_close(c);
+	ts_free(old);
+	ts_free(new);
+	ts_free(s);
+}
+
+/* The reservation vanishes alone (here: taken away by hand): the next session puts it back. Its holder's death leaves it. */
+static void reservation_is_looked_at(void *arg)
+{
+	struct nsd_dev *a = open_as("a", 1), *b = open_as("b", 2);
+	struct nsd_pr_state *p = ts_xalloc(sizeof(*p));
+	uint8_t *buf = ts_alloc_aligned(4096, 4096);
+
+	assert_int_equal(nsd_pr_register(a, KEY_A), 0);
+	assert_int_equal(nsd_pr_register(b, KEY_B), 0);
+	assert_int_equal(nsd_pr_reserve(a, KEY_A), 0);
+	assert_int_equal(nsd_pr_reserve(b, KEY_B), 0);
+	/* a made it, and goes: first its session alone, then its registration. */
+	nsd_close(a);
+	assert_int_equal(nsd_pr_read(b, p), 0);
+	assert_int_equal(p->type, NSD_PR_WRITE_EXCL_ALL_REGISTRANTS);
+	assert_int_equal(nsd_pr_fence(b, KEY_B, KEY_A), 0);
+	assert_int_equal(nsd_pr_read(b, p), 0);
+	assert_int_equal(p->type, NSD_PR_WRITE_EXCL_ALL_REGISTRANTS);
+	assert_int_equal(b->ops->pr(b, NSD_PRV_RELEASE, KEY_B, 0, NULL), 0);
+	assert_int_equal(nsd_pr_read(b, p), 0);
+	assert_int_equal(p->type, NSD_PR_NONE);
+	kill_sessions();
+	assert_int_equal(nsd_write(b, buf, 4096, 0), 0);
+	assert_int_equal(nsd_pr_read(b, p), 0);
+	assert_int_equal(p->type, NSD_PR_WRITE_EXCL_ALL_REGISTRANTS);
+	assert_int_equal(nsd_pr_unregister(b, KEY_B), 0);
+	nsd_close(b);
+	ts_free(buf);
+	ts_free(p);
+}
+
 static void label_on_a_lun(void *arg)
 {
 	struct nsd_dev *d = open_as("a", 1);
@@ -545,10 +743,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(opens_and_tells_what_it_is), T(depth_64_verified), T(long_scattered_unaligned_memory),
-		T(sessions_killed_under_writes), T(frozen_target_and_deadline), T(gate_is_asked_again_on_resend),
-		T(two_nodes_and_a_fence), T(fenced_while_away), T(label_on_a_lun), T(wrong_addresses),
+		T(sessions_killed_under_writes), T(frozen_target_and_deadline), T(target_frozen_in_set_up), T(gate_is_asked_again_on_resend),
+		T(two_nodes_and_a_fence), T(fenced_while_away), T(abilities_are_found_out), T(label_on_a_lun), T(wrong_addresses),
 		T(chap_is_needed_and_never_told), T(failing_allocations), T(closing_while_the_target_is_gone),
-		T(target_restarted_under_writes), T(speed),
+		T(target_restarted_under_writes), T(registration_lost_with_the_target), T(reservation_is_looked_at), T(speed),
 	};
 	char sock[128];
 	int rc = 1;
