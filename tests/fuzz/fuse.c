@@ -188,6 +188,8 @@ static bool request(uint32_t opcode, unsigned which, unsigned how, const uint8_t
 	memcpy(r.arg, arg, n);
 	if (wants_handle(opcode) && !k.nhandles)
 		return false;
+	if (opcode == FUSE_RELEASE && how & (64 | 128)) /* the handle would stay open: nobody gives it back a second time */
+		return false;
 	if (wants_handle(opcode))
 		r.h.nodeid = handle_take(&r, which, n);
 	if ((opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET) && k.nhandles)
