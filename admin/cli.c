@@ -115,6 +115,29 @@ static int confirmed(const struct verb *v, json_t *pos, json_t *opt)
 	return 0;
 }
 
+/* The daemon takes no symbolic link on the way to a mount point: they are followed here, by who asks. Of what is to be unmounted only
+ * the way to it is looked at: the mount itself may not answer. */
+static void resolve(const struct verb *v, json_t *pos)
+{
+	size_t i = !strcmp(v->name, "mount") ? 1 : 0;
+	const char *s = json_string_value(json_array_get(pos, i));
+	char path[PATH_MAX], above[PATH_MAX], full[PATH_MAX];
+	if ((strcmp(v->name, "mount") && strcmp(v->name, "umount")) || !s || !strchr(s, '/') || strlen(s) >= sizeof(path))
+		return;
+	strcpy(path, s);
+	if (i) {
+		if (realpath(path, full))
+			json_array_set_new(pos, i, json_string(full));
+		return;
+	}
+	strcpy(above, path);
+	if (realpath(dirname(above), full) && strlen(full) + strlen(path) + 2 < sizeof(full)) {
+		size_t n = strlen(full);
+		snprintf(full + n, sizeof(full) - n, "%s%s", n > 1 ? "/" : "", basename(path));
+		json_array_set_new(pos, i, json_string(full));
+	}
+}
+
 static int connect_daemon(void)
 {
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
@@ -265,6 +288,8 @@ int main(int argc, char **argv)
 		return exec_sandbox(argc - i, argv + i);
 	json_t *pos = json_array(), *opt = json_object();
 	int rc = args_parse(v, argc - i, argv + i, pos, opt);
+	if (rc == 0)
+		resolve(v, pos);
 	if (rc == 0)
 		rc = confirmed(v, pos, opt);
 	if (rc == 0)

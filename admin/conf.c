@@ -116,7 +116,7 @@ static int key_load(struct conf *c, char *errmsg, size_t errlen)
 {
 	uint8_t buf[80];
 	struct stat st;
-	int fd = open(c->key_file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	int fd = open(c->key_file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); /* a FIFO must not hold up the start */
 	if (fd < 0 || fstat(fd, &st)) {
 		int err = errno;
 		snprintf(errmsg, errlen, "cluster key %s: %s; copy the key of the cluster there, mode 0600", c->key_file, strerror(err));
@@ -124,8 +124,12 @@ static int key_load(struct conf *c, char *errmsg, size_t errlen)
 			close(fd);
 		return -err;
 	}
-	ssize_t n = read(fd, buf, sizeof(buf));
+	ssize_t n = S_ISREG(st.st_mode) ? read(fd, buf, sizeof(buf)) : -1;
 	close(fd);
+	if (st.st_uid != 0 && st.st_uid != geteuid()) {
+		snprintf(errmsg, errlen, "cluster key %s: belongs to user %u, who could change it; chown it to root", c->key_file, st.st_uid);
+		return -EPERM;
+	}
 	if (st.st_mode & 077) {
 		snprintf(errmsg, errlen, "cluster key %s: readable by others (mode %03o); chmod 600 it", c->key_file, st.st_mode & 0777u);
 		return -EPERM;
@@ -138,7 +142,7 @@ static int key_load(struct conf *c, char *errmsg, size_t errlen)
 	for (int i = 0; ok && i < 32; i++) {
 		int h = hexval(buf[2 * i]), l = hexval(buf[2 * i + 1]);
 		ok = h >= 0 && l >= 0;
-		c->key[i] = (uint8_t)((h << 4) | (l & 15));
+		c->key[i] = ok ? (uint8_t)(h << 4 | l) : 0;
 	}
 	if (ok)
 		return 0;
@@ -192,7 +196,8 @@ int conf_load(const char *path, struct conf *c, char *errmsg, size_t errlen)
 	}
 	while (fgets(line, sizeof(line), f)) {
 		no++;
-		int rc = line_parse(c, line);
+		/* The rest of a line that is too long must not be taken for the next one. */
+		int rc = strchr(line, '\n') || feof(f) ? line_parse(c, line) : -EINVAL;
 		if (rc) {
 			snprintf(errmsg, errlen, "%s line %u: %s", path, no,
 				 rc == -ENOENT ? "unknown key; see tesserad.conf(5)" : "not a valid `key = value`; see tesserad.conf(5)");

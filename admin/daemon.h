@@ -112,6 +112,10 @@ void server_close(struct daemon *d);
 struct client;
 void client_progress(struct client *c, const char *step, unsigned permille);
 
+/* privilege.c */
+int privilege_drop(const struct conf *c) TS_MUST_CHECK; /* before the first thread */
+int privilege_dir_check(const char *path, char *errmsg, size_t errlen) TS_MUST_CHECK;
+
 /* handlers.c */
 struct answer {
 	json_t *data;	/* result, may be NULL */

@@ -119,7 +119,7 @@ static int mount_point_stat(const char *dir)
 	struct stat st;
 	int rc = stat(dir, &st);
 	for (unsigned i = 0; rc && errno == ENOTCONN && i < 8; i++) {
-		if (umount2(dir, MNT_DETACH))
+		if (umount2(dir, MNT_DETACH | UMOUNT_NOFOLLOW))
 			return -errno;
 		ts_notice("mount point %s: a dead mount was cleared", dir);
 		rc = stat(dir, &st);
@@ -144,10 +144,6 @@ static int check_request(struct daemon *d, const char *name, const char *dir, ch
 	if (m) {
 		snprintf(errmsg, errlen, "file system %s: already mounted on this node at %s; one mount per node, use a bind mount for another place", m->name, m->dir);
 		return -EBUSY;
-	}
-	if (dir[0] != '/' || strlen(dir) >= sizeof(m->dir)) {
-		snprintf(errmsg, errlen, "mount point %s: not an absolute path", dir);
-		return -EINVAL;
 	}
 	if (inside_own_mount(d, dir)) { /* looking it up would wait for this very thread */
 		snprintf(errmsg, errlen, "mount point %s: lies inside a mount of this daemon; choose a directory outside, or bind-mount", dir);
@@ -238,14 +234,24 @@ no_tf:
 	return rc;
 }
 
-int mount_start(struct daemon *d, const char *name, const char *dir, const char *opts, char *errmsg, size_t errlen)
+int mount_start(struct daemon *d, const char *name, const char *path, const char *opts, char *errmsg, size_t errlen)
 {
 	unsigned long flags;
 	struct mount *m = NULL;
+	char dir[sizeof(m->dir)];
+	size_t len = strlen(path);
 	errmsg[0] = 0;
 	int rc = options_parse(opts, &flags, errmsg, errlen);
 	if (rc)
 		return rc;
+	while (len > 1 && path[len - 1] == '/')
+		len--;
+	if (len >= sizeof(dir) || len < 2 || path[0] != '/') {
+		snprintf(errmsg, errlen, "mount point %.300s: not an absolute path of less than %zu bytes, or the root directory", path, sizeof(dir));
+		return -EINVAL;
+	}
+	memcpy(dir, path, len);
+	dir[len] = 0;
 	ts_mutex_lock(&d->mount_lock, "another mount or format");
 	rc = check_request(d, name, dir, errmsg, errlen);
 	if (rc == 0)

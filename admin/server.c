@@ -106,6 +106,16 @@ static int read_line(struct client *c)
 	}
 }
 
+/* A message of ours holds what the asker or a target wrote, and may be cut within a character: JSON takes neither. */
+static void make_utf8(char *s)
+{
+	json_t *o = json_string(s);
+	for (; !o && *s; s++)
+		if ((unsigned char)*s >= 0x80)
+			*s = '?';
+	json_decref(o);
+}
+
 static void answer(struct client *c)
 {
 	struct answer a = {0};
@@ -123,9 +133,10 @@ static void answer(struct client *c)
 			 name ? name : "request", TESSERA_VERSION);
 	} else
 		handle_verb(c->d, c, v, pos, opt, &a);
-	json_decref(req);
 	if (a.rc && !a.error[0])
 		snprintf(a.error, sizeof(a.error), "%s: %s", name, strerror(-a.rc));
+	json_decref(req); /* name is of it */
+	make_utf8(a.error);
 	if (a.rc)
 		send_json(c, json_pack("{s:b,s:s,s:i,s:o*}", "ok", 0, "error", a.error, "errno", -a.rc, "data", a.data));
 	else

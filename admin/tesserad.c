@@ -152,7 +152,11 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 		snprintf(errmsg, errlen, "state_dir or run_dir cannot be made: %s", strerror(err));
 		return -err;
 	}
-	int rc = conf_incarnation_next(&d->conf, ts_wall_ns(env), &d->incarnation, errmsg, errlen);
+	int rc = privilege_dir_check(d->conf.state_dir, errmsg, errlen);
+	if (rc == 0)
+		rc = privilege_dir_check(d->conf.run_dir, errmsg, errlen);
+	if (rc == 0)
+		rc = conf_incarnation_next(&d->conf, ts_wall_ns(env), &d->incarnation, errmsg, errlen);
 	if (rc)
 		return rc;
 	struct net_tcp_args n = {.exec = d->exec, .self_node = d->conf.node_id, .incarnation = d->incarnation, .key = d->conf.key,
@@ -230,10 +234,16 @@ static int run(const char *path)
 		fprintf(stderr, "tesserad: %s\n", errmsg);
 		return 1;
 	}
+	/* Both before the first thread, which libqb's log is. */
+	harden();
+	int rc = privilege_drop(&d.conf);
+	if (rc) {
+		fprintf(stderr, "tesserad: root's power cannot be given away: %s\n", strerror(-rc));
+		return 1;
+	}
 	ts_log_open("tesserad", (enum ts_log_level)d.conf.log_level, true);
 	if (d.conf.fault_points)
 		ts_notice("%s: fault_points = yes: root may hold up and break the mounts of this node; for tests only", path);
-	harden();
 	d.listen_fd = -1;
 	d.out = daemon_out;
 	ts_list_init(&d.disks);

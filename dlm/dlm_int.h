@@ -22,6 +22,7 @@ enum dlm_type {
 	DLM_TYPE_END
 };
 #define DLM_WIRE_VERSION 2
+#define DLM_RESULT_MAX	 4095 /* an errno */
 enum { DLM_MF_QUICK = 1, DLM_MF_MASTER = 2, DLM_MF_LAST = 4, DLM_MF_VALUE = 8, DLM_MF_BEST = 16 };
 
 struct dlm_lock_msg { /* REQUEST .. RELEASE, DONE */

@@ -300,6 +300,8 @@ void plock_on_done(struct plock *p, const struct plock_m *m)
 /* Everything without an answer was dropped by the master, or will be: it is decided here, in its order. */
 void plock_on_delegate(struct plock *p, const struct plock_m *m)
 {
+	if (m->src != plock_master(p, m->ino) || plock_delegated(p, m->ino))
+		return; /* not its to give; and what waits here already must not be queued again */
 	struct plock_res *r = res_get(p, m->ino);
 	if (!r)
 		TS_PANIC("locks: no memory for a delegated inode");

@@ -290,9 +290,7 @@ void plock_on_state(struct plock *p, const struct plock_m *m)
 	for (uint32_t i = 0; i < m->count; i++) {
 		struct plock_piece piece;
 		uint64_t ino;
-		if (!plock_decode_lock(&m->ents[i], &ino, &piece))
-			TS_PANIC("locks: malformed state of inode %llu from node %u",
-				 (unsigned long long)m->ino, m->src);
+		TS_ASSERT(plock_decode_lock(&m->ents[i], &ino, &piece)); /* plock_decode() has looked */
 		piece.node = (uint16_t)m->src;
 		plock_must(plock_table_set(&r->a.t, &piece, true), "state of an inode");
 	}

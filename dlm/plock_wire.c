@@ -69,6 +69,16 @@ static bool waiters_ok(const struct plock_m *m)
 	return true;
 }
 
+static bool locks_ok(const struct plock_m *m)
+{
+	struct plock_piece piece;
+	uint64_t ino;
+	for (uint32_t i = 0; i < m->count; i++)
+		if (!plock_decode_lock(&m->ents[i], &ino, &piece))
+			return false;
+	return true;
+}
+
 bool plock_decode(struct plock_m *m, const void *b, uint32_t len)
 {
 	struct plock_head_msg h;
@@ -98,9 +108,14 @@ bool plock_decode(struct plock_m *m, const void *b, uint32_t len)
 		return false;
 	if (m->type == PLOCK_PROBE && !node_ok(m->p.node))
 		return false;
-	return types[m->type - PLOCK_OP].entries == WAITERS	 ? waiters_ok(m)
-	       : types[m->type - PLOCK_OP].entries == NO_ENTRIES ? m->count == 0
-								 : true;
+	switch (types[m->type - PLOCK_OP].entries) {
+	case WAITERS:
+		return waiters_ok(m);
+	case LOCKS:
+		return locks_ok(m);
+	default:
+		return m->count == 0;
+	}
 }
 
 void plock_encode_lock(struct plock_entry_msg *e, uint64_t ino, const struct plock_piece *p)

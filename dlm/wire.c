@@ -84,6 +84,8 @@ static bool decode_lock(struct dlm_msg *m, const void *p, uint32_t len)
 				      .time = le64_get(w.value[2]),
 				      .set = m->flags & DLM_MF_VALUE};
 	bool wants = m->type == DLM_REQUEST || m->type == DLM_GRANT;
+	if (m->type == DLM_DENIED && (!m->result || m->result > DLM_RESULT_MAX))
+		return false; /* denied without an error: whoever waits would take it for a grant */
 	return m->mode < DLM_MODES && (!wants || m->mode != DLM_NL) && m->start <= m->end &&
 	       m->dstart <= m->dend && m->node < NET_MAX_NODES && m->granter < NET_MAX_NODES &&
 	       m->key.kind < 32;

@@ -109,7 +109,7 @@ static bool label_valid(const struct nsd_label_disk *l)
 {
 	return !memcmp(l->magic, "TSSRNSD\n", 8) && le32_get(l->version) == NSD_LABEL_VERSION &&
 	       le64_get(l->csum) == ts_csum64_skip(l, sizeof(*l), offsetof(struct nsd_label_disk, csum), 0) &&
-	       memchr(l->nsd_name, 0, sizeof(l->nsd_name)) && memchr(l->pool, 0, sizeof(l->pool));
+	       nsd_name_ok(l->nsd_name, sizeof(l->nsd_name)) && nsd_name_ok(l->pool, sizeof(l->pool));
 }
 
 /* What the label of disk i must be; texts, times and sequence are kept. */

@@ -176,7 +176,7 @@ static bool super_sane(struct chk *c, const void *block, void *arg)
 	if (s->meta_copies != 1 || s->data_copies != 1 || s->reserved0[0] || s->reserved0[1] || le32_get(s->reserved1) ||
 	    !chk_zero(s->reserved, sizeof(s->reserved)))
 		return false;
-	if (!s->name[0] || !memchr(s->name, 0, sizeof(s->name)))
+	if (!s->name[0] || !nsd_name_ok(s->name, sizeof(s->name)))
 		return false;
 	return segtab_sane(c, s);
 }

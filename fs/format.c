@@ -50,7 +50,7 @@ static int check_args(struct layout *l)
 	uint32_t bs = a->block_size ? a->block_size : 1u << 20;
 	size_t n = a->name ? strlen(a->name) : 0;
 
-	if (!n || n > 63 || strspn(a->name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-") != n)
+	if (!n || n > 63 || !nsd_name_ok(a->name, n + 1))
 		return refuse(l, -EINVAL, "the name must be 1 to 63 characters of A-Z a-z 0-9 _ . -");
 	if (bs < FS_MIN_BLOCK || bs > FS_MAX_BLOCK || (bs & (bs - 1)))
 		return refuse(l, -EINVAL, "the block size must be a power of two from 64 KiB to 16 MiB");

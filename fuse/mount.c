@@ -4,9 +4,12 @@
  * Must never happen: a path look-up through one's own mount on the executor. */
 #include "fuse/fuse_int.h"
 #include <fcntl.h>
+#include <linux/openat2.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -82,16 +85,30 @@ static void read_ahead_raise(const struct tfuse *tf)
 	fclose(f);
 }
 
+/* The directory itself, without a symbolic link on the way: whoever may write somewhere above must not be able to send us
+ * elsewhere between the look and the call. */
+static int open_dir(const char *path)
+{
+	struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
+	int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+	return fd < 0 ? -errno : fd;
+}
+
 static int job_mount(struct tf_job *j)
 {
 	struct tfuse *tf = j->tf;
-	char opts[256];
+	char opts[256], target[64];
+	int dir = open_dir(tf->mountpoint);
+	if (dir < 0)
+		return dir;
+	snprintf(target, sizeof(target), "/proc/self/fd/%d", dir);
 	snprintf(opts, sizeof(opts), "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read=%u",
 		 tf->fd, TF_MAX_WRITE);
-	if (mount(tf->source, tf->mountpoint, "fuse.tessera", tf->ms_flags, opts))
-		return -errno;
-	read_ahead_raise(tf);
-	return 0;
+	int rc = mount(tf->source, target, "fuse.tessera", tf->ms_flags, opts) ? -errno : 0;
+	close(dir);
+	if (rc == 0)
+		read_ahead_raise(tf);
+	return rc;
 }
 
 int tfuse_mount(struct tfuse *tf, struct fs *fs, char *errmsg, size_t errlen)
@@ -122,15 +139,31 @@ int tfuse_mount(struct tfuse *tf, struct fs *fs, char *errmsg, size_t errlen)
 	tf->polling = rc == 0;
 	if (rc == 0)
 		return 0;
-	snprintf(errmsg, errlen, "mount %s: %s", tf->mountpoint, strerror(-rc));
+	snprintf(errmsg, errlen, "mount %s: %s", tf->mountpoint, rc == -ELOOP ? "a symbolic link is on the way; name the directory itself" : strerror(-rc));
 	close(tf->fd);
 	tf->fd = -1;
 	return rc;
 }
 
+/* By its name in the directory above, which this thread is in for as long as it takes: a descriptor of the mount would keep it busy. */
 static int job_umount(struct tf_job *j)
 {
-	return umount2(j->tf->mountpoint, (int)j->start) ? -errno : 0;
+	char *above = strdup(j->tf->mountpoint), *slash = above ? strrchr(above, '/') : NULL;
+	int rc = slash && slash[1] ? 0 : -EINVAL, dir = -1;
+	if (rc == 0) {
+		*slash = 0;
+		dir = open_dir(slash == above ? "/" : above);
+		rc = dir < 0 ? dir : unshare(CLONE_FS) || fchdir(dir) ? -errno : 0;
+	}
+	if (rc == 0)
+		rc = umount2(slash + 1, (int)j->start | UMOUNT_NOFOLLOW) ? -errno : 0;
+	if (dir >= 0) {
+		close(dir);
+		if (chdir("/"))
+			TS_PANIC("a thread cannot leave the directory above %s", j->tf->mountpoint);
+	}
+	free(above);
+	return rc;
 }
 
 int tfuse_unmount(struct tfuse *tf, bool lazy)

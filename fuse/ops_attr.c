@@ -18,6 +18,15 @@ static uint32_t time_ns(int64_t ns)
 	return (uint32_t)(r < 0 ? r + (int64_t)TS_NS_PER_S : r);
 }
 
+/* What lies outside of what 64 bits of nanoseconds can say (1677 to 2262) becomes the end of that. */
+static int64_t time_in(uint64_t s, uint32_t ns)
+{
+	int64_t t;
+	if (__builtin_mul_overflow((int64_t)s, (int64_t)TS_NS_PER_S, &t) || __builtin_add_overflow(t, (int64_t)ns, &t))
+		return (int64_t)s < 0 ? INT64_MIN : INT64_MAX;
+	return t;
+}
+
 void tf_attr_fill(struct fuse_attr *out, const struct fs_attr *a)
 {
 	*out = (struct fuse_attr){
@@ -163,9 +172,9 @@ int tf_op_setattr(struct tf_req *q)
 		.uid = in->uid,
 		.gid = in->gid,
 		.size = in->size,
-		.atime_ns = (int64_t)in->atime * (int64_t)TS_NS_PER_S + in->atimensec,
-		.mtime_ns = (int64_t)in->mtime * (int64_t)TS_NS_PER_S + in->mtimensec,
-		.ctime_ns = (int64_t)in->ctime * (int64_t)TS_NS_PER_S + in->ctimensec,
+		.atime_ns = time_in(in->atime, in->atimensec),
+		.mtime_ns = time_in(in->mtime, in->mtimensec),
+		.ctime_ns = time_in(in->ctime, in->ctimensec),
 	};
 	for (size_t i = 0; i < TS_ARRAY_LEN(setattr_bits); i++)
 		if (in->valid & setattr_bits[i].fattr)

@@ -27,16 +27,16 @@ static enum copy_state judge(const struct nsd_label_disk *l)
 	return le32_get(l->version) > NSD_LABEL_VERSION ? COPY_NEWER : COPY_BROKEN;
 }
 
-static bool terminated(const char *s, size_t n)
+bool nsd_name_ok(const char *s, size_t room)
 {
-	return memchr(s, 0, n) != NULL;
+	return memchr(s, 0, room) && !s[strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")];
 }
 
 /* What a sound checksum does not promise: that the writer was sane. */
 static bool sane(const struct nsd_label_disk *l)
 {
-	return terminated(l->fs_name, sizeof(l->fs_name)) && terminated(l->nsd_name, sizeof(l->nsd_name)) &&
-	       terminated(l->pool, sizeof(l->pool)) && l->usage <= 3;
+	return nsd_name_ok(l->fs_name, sizeof(l->fs_name)) && nsd_name_ok(l->nsd_name, sizeof(l->nsd_name)) &&
+	       nsd_name_ok(l->pool, sizeof(l->pool)) && l->usage <= 3;
 }
 
 static void choose(const struct nsd_label_disk c[2], struct nsd_label_disk *out, enum nsd_label_state *state,

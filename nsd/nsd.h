@@ -162,6 +162,8 @@ enum nsd_label_state {
 int nsd_label_read(struct nsd_dev *d, struct nsd_label_disk *out, enum nsd_label_state *state, char *what, size_t whatlen) TS_MUST_CHECK;
 int nsd_label_write(struct nsd_dev *d, const struct nsd_label_disk *l) TS_MUST_CHECK; /* both copies, flushed in between and after; fills csum */
 int nsd_label_erase(struct nsd_dev *d) TS_MUST_CHECK;
+/* Of a name read from a disk: terminated within room, and of letters, digits, '_', '.', '-' only (they are shown to people). */
+bool nsd_name_ok(const char *s, size_t room);
 
 /* ---- back ends of the house's own tests, and the way a new back end plugs in ------------------------------------- */
 enum nsd_raw { NSD_RAW_WRITE, NSD_RAW_WRITE_SAME, NSD_RAW_UNMAP, NSD_RAW_FLUSH };

@@ -49,6 +49,14 @@ static const char *value(blkid_probe pr, const char *name)
 	return blkid_probe_lookup_value(pr, name, &v, NULL) == 0 ? v : NULL;
 }
 
+/* What somebody else wrote on a disk is shown to people and put into JSON: only what cannot do harm there. */
+static void make_plain(char *s)
+{
+	for (; *s; s++)
+		if (*s < ' ' || *s > '~') /* char may be signed: beyond ASCII is below */
+			*s = '?';
+}
+
 static int ask_blkid(int fd, bool *found, char *what, size_t whatlen)
 {
 	blkid_probe pr = blkid_new_probe();
@@ -77,6 +85,8 @@ static int ask_blkid(int fd, bool *found, char *what, size_t whatlen)
 		snprintf(what, whatlen, "%s partition table", pt);
 	else if (rc == 0)
 		snprintf(what, whatlen, "a known signature");
+	if (*found && whatlen)
+		make_plain(what);
 	blkid_free_probe(pr);
 	return rc == -1 ? -EIO : 0;
 }

@@ -26,7 +26,7 @@ static void put(const char *file, const char *text, mode_t mode)
 
 static int load(const char *extra, struct conf *c, char *err)
 {
-	char text[1024];
+	char text[4096];
 	snprintf(text, sizeof(text), GOOD, keyfile, extra);
 	put(path, text, 0644);
 	return conf_load(path, c, err, 256);
@@ -90,6 +90,52 @@ static void key_refused(void **state)
 	assert_non_null(strstr(err, keyfile));
 	conf_free(&c);
 	put(keyfile, "abababababababababababababababababababababababababababababababab\n", 0600);
+}
+
+/* A key that is no file of root's or our own, or no key: refused, and nothing waits for whoever sits behind it. */
+static void key_hostile(void **state)
+{
+	static const char *const bad[] = {"0123456789`bcdef0123456789abcdef0123456789abcdef0123456789abcdef\n", "x", "",
+					  "ababababababababababababababababababababababababababababababababab\n"};
+	char other[80], err[256] = "";
+	struct conf c;
+	for (size_t i = 0; i < TS_ARRAY_LEN(bad); i++) {
+		put(keyfile, bad[i], 0600);
+		assert_int_not_equal(load("", &c, err), 0);
+		conf_free(&c);
+	}
+	unlink(keyfile);
+	assert_int_equal(mkfifo(keyfile, 0600), 0);
+	assert_int_not_equal(load("", &c, err), 0);
+	conf_free(&c);
+	unlink(keyfile);
+	snprintf(other, sizeof(other), "%s.other", keyfile);
+	put(other, "abababababababababababababababababababababababababababababababab\n", 0600);
+	assert_int_equal(symlink(other, keyfile), 0);
+	assert_int_not_equal(load("", &c, err), 0);
+	conf_free(&c);
+	unlink(keyfile);
+	if (geteuid() == 0) {
+		assert_int_equal(rename(other, keyfile), 0);
+		assert_int_equal(chown(keyfile, 1000, 1000), 0);
+		assert_int_not_equal(load("", &c, err), 0);
+		assert_non_null(strstr(err, "1000"));
+		conf_free(&c);
+		unlink(keyfile);
+	}
+	put(keyfile, "abababababababababababababababababababababababababababababababab\n", 0600);
+}
+
+/* The rest of a line that is too long is no line of its own; nor is what stands behind a NUL. */
+static void long_lines(void **state)
+{
+	char text[1200], err[256] = "";
+	struct conf c;
+	memset(text, '#', sizeof(text));
+	strcpy(text + 1023, "node_id = 9\n");
+	assert_int_not_equal(load(text, &c, err), 0);
+	assert_non_null(strstr(err, "line 10"));
+	conf_free(&c);
 }
 
 static void incarnation_grows(void **state)
@@ -185,7 +231,8 @@ static void verbs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(good), cmocka_unit_test(lease), cmocka_unit_test(refused), cmocka_unit_test(key_refused),
-					   cmocka_unit_test(incarnation_grows), cmocka_unit_test(sizes), cmocka_unit_test(agents), cmocka_unit_test(verbs)};
+					   cmocka_unit_test(key_hostile), cmocka_unit_test(long_lines), cmocka_unit_test(incarnation_grows),
+					   cmocka_unit_test(sizes), cmocka_unit_test(agents), cmocka_unit_test(verbs)};
 	if (!mkdtemp(dir))
 		return 1;
 	snprintf(path, sizeof(path), "%s/conf", dir);

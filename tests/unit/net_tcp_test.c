@@ -455,26 +455,28 @@ struct proxy {
 	int lfd;
 	unsigned port, target;
 	pthread_t th;
-	uint8_t rec[1 << 16]; /* dialler to acceptor, first connection */
-	atomic_size_t nrec;
+	struct recording {
+		uint8_t b[1 << 16];
+		atomic_size_t n;
+	} rec, back; /* dialler to acceptor, acceptor to dialler; of the first connection */
 	atomic_uint flip_every; /* bytes; 0 = honest */
 	atomic_bool stop;
 };
 
-static bool pump(struct proxy *p, int from, int to, bool record, uint64_t *count)
+static bool pump(struct proxy *p, int from, int to, struct recording *rec, uint64_t *count)
 {
 	uint8_t buf[4096];
 	ssize_t n = recv(from, buf, sizeof(buf), MSG_DONTWAIT);
-	size_t at = p->nrec;
+	size_t at = rec ? rec->n : 0;
 	unsigned every = p->flip_every;
 
 	if (n < 0)
 		return errno == EAGAIN;
 	if (n == 0)
 		return false;
-	if (record && at + (size_t)n <= sizeof(p->rec)) {
-		memcpy(p->rec + at, buf, (size_t)n);
-		p->nrec = at + (size_t)n;
+	if (rec && at + (size_t)n <= sizeof(rec->b)) {
+		memcpy(rec->b + at, buf, (size_t)n);
+		rec->n = at + (size_t)n;
 	}
 	*count += (uint64_t)n;
 	if (every && *count > every)
@@ -494,7 +496,8 @@ static void *proxy_main(void *arg)
 		if (in < 0)
 			break;
 		out = dial_raw(p->target);
-		while (!p->stop && pump(p, in, out, first, &c1) && pump(p, out, in, false, &c2))
+		while (!p->stop && pump(p, in, out, first ? &p->rec : NULL, &c1) &&
+		       pump(p, out, in, first ? &p->back : NULL, &c2))
 			usleep(200);
 		first = false;
 		close(in);
@@ -541,10 +544,10 @@ static void t_replay(void *arg)
 	for (uint64_t i = 0; i < 5; i++)
 		CHECK(put(&a, 2, 0, i, 100) == 0);
 	wait_got(&b, 0, 5);
-	n = p.nrec;
+	n = p.rec.n;
 	CHECK(n >= sizeof(struct net_hello_msg) + sizeof(struct net_proof_msg) + 5 * 228);
 	for (unsigned i = 0; i < 3; i++) {
-		got = poke(net_tcp_port(b.n), p.rec, n, 500, &ended);
+		got = poke(net_tcp_port(b.n), p.rec.b, n, 500, &ended);
 		CHECK(ended && got <= sizeof(struct net_challenge_msg));
 		CHECK(b.got[0] == 5 && net_tcp_test_open(b.n, 1)); /* the real one is not disturbed either */
 	}
@@ -553,6 +556,77 @@ static void t_replay(void *arg)
 	net_close(a.n);
 	net_close(b.n);
 	proxy_down(&p);
+}
+
+/* Plays what an acceptor once said to whoever dials. */
+struct replayer {
+	int lfd;
+	const struct recording *rec;
+	atomic_uint conns;
+	atomic_size_t most; /* bytes a dialler sent behind its hello */
+};
+
+static void *replayer_main(void *arg)
+{
+	struct replayer *r = arg;
+	int fd;
+
+	while ((fd = accept(r->lfd, NULL, NULL)) >= 0) {
+		uint8_t buf[4096];
+		size_t got = 0;
+		ssize_t n;
+
+		if (recv(fd, buf, sizeof(struct net_hello_msg), MSG_WAITALL) == sizeof(struct net_hello_msg))
+			(void)!send(fd, r->rec->b, r->rec->n, MSG_NOSIGNAL);
+		while ((n = recv(fd, buf, sizeof(buf), 0)) > 0)
+			got += (size_t)n;
+		r->most = TS_MAX(r->most, got);
+		close(fd);
+		r->conns++;
+	}
+	return NULL;
+}
+
+/* Whoever stands where node 2 was, with all that node 2 said, is nobody: the proof is over our new nonce. */
+static void t_replay_back(void *arg)
+{
+	static struct proxy p;
+	static struct replayer r;
+	struct sockaddr_in sa = {.sin_family = AF_INET};
+	socklen_t len = sizeof(sa);
+	struct net_stats st;
+	struct node a, b;
+	pthread_t th;
+
+	up(&a, 1, 11);
+	up(&b, 2, 22);
+	proxy_up(&p, net_tcp_port(b.n));
+	net_peer_set(a.n, 2, 22, "127.0.0.1", p.port);
+	know(&b, &a);
+	for (uint64_t i = 0; i < 5; i++)
+		CHECK(put(&b, 1, 0, i, 100) == 0);
+	wait_got(&a, 0, 5);
+	CHECK(p.back.n >= sizeof(struct net_challenge_msg) + sizeof(struct net_welcome_msg) + 5 * 228);
+	net_close(b.n);
+	net_peer_drop(a.n, 2);
+	proxy_down(&p);
+	r.rec = &p.back;
+	sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	r.lfd = socket(AF_INET, SOCK_STREAM, 0);
+	CHECK(!bind(r.lfd, (struct sockaddr *)&sa, sizeof(sa)) && !listen(r.lfd, 8) && !getsockname(r.lfd, (struct sockaddr *)&sa, &len));
+	CHECK(!pthread_create(&th, NULL, replayer_main, &r));
+	net_peer_set(a.n, 2, 22, "127.0.0.1", ntohs(sa.sin_port));
+	for (unsigned i = 0; i < 20000 && r.conns < 3; i++) {
+		CHECK(!net_tcp_test_open(a.n, 2));
+		nap(1);
+	}
+	CHECK(r.conns >= 3 && r.most <= sizeof(struct net_proof_msg) && a.got[0] == 5);
+	net_stats_get(a.n, &st);
+	CHECK(st.reconnects == 0); /* not even for the moment until the first frame fails */
+	net_close(a.n);
+	shutdown(r.lfd, SHUT_RDWR);
+	pthread_join(th, NULL);
+	close(r.lfd);
 }
 
 static void t_flip(void *arg)
@@ -672,7 +746,7 @@ static void run(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {T(t_seal),	   T(t_order),	 T(t_cuts),   T(t_drop),   T(t_late_view), T(t_three), T(t_lanes),
-					   T(t_bounds), T(t_wrong_key), T(t_garbage), T(t_replay), T(t_flip),	   T(t_speed)};
+					   T(t_bounds), T(t_wrong_key), T(t_garbage), T(t_replay), T(t_replay_back), T(t_flip),	   T(t_speed)};
 
 	return cmocka_run_group_tests_name("net_tcp", tests, NULL, NULL);
 }

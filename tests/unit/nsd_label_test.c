@@ -141,6 +141,18 @@ static void newer_and_mixed(void *arg)
 	poke(4096, l, 4096);
 	assert_int_equal(state_of(d, m, what), NSD_LABEL_OK);
 	assert_string_equal(m->nsd_name, "nsd7");
+	/* Nor is one whose name would do something to a terminal, or is no text. */
+	snprintf(l->pool, sizeof(l->pool), "system");
+	for (unsigned i = 0; i < 3; i++) {
+		static const char *const bad[] = {"fs\033[2J", "\xff\xfe", "a b"};
+
+		memset(l->fs_name, 0, sizeof(l->fs_name));
+		memcpy(l->fs_name, bad[i], strlen(bad[i]));
+		l->csum = le64_make(ts_csum64_skip(l, 4096, offsetof(struct nsd_label_disk, csum), 0));
+		poke(4096, l, 4096);
+		assert_int_equal(state_of(d, m, what), NSD_LABEL_OK);
+		assert_string_equal(m->nsd_name, "nsd7");
+	}
 	/* A sound newer copy beside an old one: an upgrade was cut short, hands off. */
 	l->version = le32_make(7);
 	l->csum = le64_make(ts_csum64_skip(l, 4096, offsetof(struct nsd_label_disk, csum), 0));
