@@ -172,6 +172,7 @@ struct tfuse {
 	void *arg;
 	struct fs *fs;
 	int fd;
+	dev_t dev;		/* the mount's */
 	struct fs_attr root;	/* of the root directory, as told last: for our own threads (size.c) */
 	bool aborted, have_prune, setattr_versioned, keep_names, polling, setxattr_ext, local_locks, strict_atime;
 	atomic_bool is_gone;	/* read by notifier threads too */

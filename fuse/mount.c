@@ -61,8 +61,8 @@ void tfuse_upcalls(struct tfuse *tf, struct fs_upcalls *out)
 	};
 }
 
-/* Finds the mount's device in mountinfo (no look-up through the mount) and raises its read-ahead. */
-static void read_ahead_raise(const struct tfuse *tf)
+/* Finds the mount's device in mountinfo (no look-up through the mount), keeps it, and raises its read-ahead. */
+static void read_ahead_raise(struct tfuse *tf)
 {
 	FILE *f = fopen("/proc/self/mountinfo", "re");
 	char line[1024], mp[512], path[64];
@@ -75,6 +75,7 @@ static void read_ahead_raise(const struct tfuse *tf)
 			fmin = min;
 		}
 	fclose(f);
+	tf->dev = makedev(fmaj, fmin);
 	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", fmaj, fmin);
 	f = fopen(path, "we");
 	if (!f) {
@@ -173,20 +174,6 @@ int tfuse_unmount(struct tfuse *tf, bool lazy)
 		return -ENOMEM;
 	j->start = lazy ? MNT_DETACH : 0;
 	return tf_job_run(j, "umount", 0);
-}
-
-void tfuse_abort(struct tfuse *tf)
-{
-	if (tf->fd < 0 || tf->aborted)
-		return;
-	tf->aborted = true;
-	if (tf->polling)
-		ts_loop_fd_del(ts_exec_loop(tf->exec), tf->fd);
-	tf->polling = false;
-	tf->is_gone = true;
-	close(tf->fd); /* the last reference: the kernel aborts the connection */
-	tf->fd = -1;
-	tf_nobody_waits(tf);
 }
 
 void tfuse_drain(struct tfuse *tf)
