@@ -397,6 +397,7 @@ struct fs {
 	struct quorum_group_view gview;
 	struct ts_cond gview_cond;
 	bool recovering;
+	uint64_t recovery_ns;	/* when it began */
 	bool log_begun;		/* the header of our slot may say ACTIVE */
 	bool want_on_disk;	/* recover also what only the disks know to be dead */
 	uint64_t yielded_epoch; /* another node recovers, as of this epoch of its view */

@@ -241,24 +241,41 @@ static int recover_list(struct fs *fs, struct dead_list *l, struct fs_gaps *gaps
 	return 0;
 }
 
+/* Where the time went, for whoever waited for it. */
+enum { T_BEGUN, T_LISTED, T_FENCED, T_SETTLED, T_ENDED, T_COUNT };
+
+static void say_how_long(const struct fs *fs, unsigned n, const uint64_t *t)
+{
+	uint64_t ms[T_COUNT], all = (t[T_ENDED] - t[T_BEGUN]) / TS_NS_PER_MS;
+
+	for (unsigned i = 1; i < T_COUNT; i++)
+		ms[i] = (t[i] - t[i - 1]) / TS_NS_PER_MS;
+	ts_notice("%s: recovery of %u dead took %lu ms: the others asked %lu, fenced or leases over %lu, settled %lu, logs %lu",
+		  fs->super.name, n, all, ms[T_LISTED], ms[T_FENCED], ms[T_SETTLED], ms[T_ENDED]);
+}
+
 int fs_recover_all(struct fs *fs, bool on_disk)
 {
 	struct dead_list *l = ts_alloc(sizeof(*l));
 	struct fs_gaps gaps = {0};
+	uint64_t t[T_COUNT] = {fs->recovery_ns};
 	int rc;
 
 	fs_rec_step(fs, FS_REC_LIST, 0, 0);
 	rc = l ? list_dead(fs, on_disk, l) : -ENOMEM;
+	t[T_LISTED] = t[T_FENCED] = t[T_SETTLED] = ts_exec_now(fs->exec);
 	if (!rc && l->n && fs_recover_settles(fs)) {
 		unsigned n = l->n;
 
 		rc = fence_all(fs, l);
+		t[T_FENCED] = ts_exec_now(fs->exec);
 		if (!rc) {
 			fs_rec_step(fs, FS_REC_SETTLE, 0, 0);
 			fs_recover_settle(fs);
 			rc = look_at_slots(fs, l); /* what they wrote last; others are not our business */
 			l->n = n;
 		}
+		t[T_SETTLED] = ts_exec_now(fs->exec);
 	}
 	if (!rc)
 		rc = recover_list(fs, l, &gaps);
@@ -271,6 +288,9 @@ int fs_recover_all(struct fs *fs, bool on_disk)
 		if (l->d[i].pending)
 			rc = quorum_group_recovered(fs->args.quorum, fs->group, l->d[i].node, l->d[i].incarnation);
 	fs->recovered += rc ? 0 : l->n;
+	t[T_ENDED] = ts_exec_now(fs->exec);
+	if (!rc && l->n && fs->args.quorum)
+		say_how_long(fs, l->n, t);
 	ts_free(l);
 	return rc;
 }

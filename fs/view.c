@@ -67,6 +67,7 @@ static int recover_now(struct fs *fs, bool on_disk)
 	fs->recovering = true;
 	fs->recovery.cannot_fence = false;
 	fs_rec_step(fs, FS_REC_ASK, 0, 0);
+	fs->recovery_ns = ts_exec_now(fs->exec);
 	rc = fs_peers_yield(fs);
 	if (!rc && !coordinating(fs))
 		rc = -EAGAIN;
