@@ -29,11 +29,14 @@ held() { on 3 tessera diag fault "$FS" list | grep -qE 'write.before_pin .*\b1\b
 wait_until 5 "the WRITE to be held" held
 pid=$(cat "$(state_dir)/n3/tesserad.pid")
 sb cut 3
-suspgone() { # or a leader that nobody has reaped, without threads
+suspended() { [[ $(node_state 3) == waiting* ]]; }
+wait_until 10 "node 3 to be without a lease" suspended
+kill -KILL "$(cat "$(state_dir)/n3/corosync.pid")"
+gone() { # or a leader that nobody has reaped, without threads
 	local t=(/proc/"$pid"/task/*)
 	! [ -e "${t[0]}" ] || { [ ${#t[@]} = 1 ] && grep -q '^State:.Z' "/proc/$pid/status"; }
 }
-wait_until 4 "tesserad of node 3 to end" gone
+wait_until 20 "tesserad of node 3 to end" gone
 wait "$writer"
 grep -qx 'failed \(ENOTCONN\|ECONNABORTED\|EIO\)' "$TMP/write" || fail "the WRITE: expected an error of a mount that is gone, got: $(cat "$TMP/write")"
 grep -q " $(mnt 3) " /proc/self/mountinfo || fail "node 3: expected the mount to stay where it was, got none"

@@ -4,7 +4,7 @@
 
 promises.py write DIR NODE LOG    changes of every kind below DIR for ever, some of them made stable. LOG lies outside
                                   of the file system under test: a line before a change begins, another
-                                  when the call that makes it stable has returned.
+                                  when the call that makes it stable has returned. If there is a LOG it goes on from there.
 promises.py verify DIR LOG...     what the logs of all nodes say is stable is there, nothing else is where something
                                   stable was, and nothing anywhere is garbage.
 What must never happen: a "+" line before its fsync has returned, or a change before its "-" line.
@@ -60,6 +60,7 @@ def loose(node, n):
 class Writer:
     def __init__(self, folder, node, log):
         self.node, self.random = node, random.Random()
+        past = Log(log) if os.path.exists(log) else None
         self.log = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         self.own = os.path.join(folder, "by%d" % node)
         self.dirs = []
@@ -76,6 +77,26 @@ class Writer:
         self.here = []
         self.bytes = broad(node)
         self.broad = os.open(os.path.join(self.own, "broad"), os.O_CREAT | os.O_WRONLY, 0o600)
+        if past:
+            self.resume(past)
+
+    def resume(self, past):
+        """After a failure: what was begun is not begun again; nothing is put behind a record that may be lost."""
+        for kind in ("file", "swap", "common"):
+            self.next[kind] = past.last("-", kind) + 1
+        for kind in ("slot", "shared"):
+            self.generation.update(((kind, s), g) for s, g in past.get("-", kind).items())
+        gone = past.get("-", "move").keys() | past.get("-", "drop").keys()
+        self.here = [n for n in past.get("+", "file") if n not in gone]
+        fd = self.files["by%d/append" % self.node]
+        kept = past.last("+", "append")
+        while os.pread(fd, RECORD, kept * RECORD) == record(self.node, kept + 1):
+            kept += 1
+        os.ftruncate(fd, kept * RECORD)
+        self.next["append"] = kept + 1
+        for name in os.listdir(self.own):
+            if name.startswith("swap."):
+                os.unlink(os.path.join(self.own, name))
 
     def say(self, sign, kind, a, b=0):
         os.write(self.log, b"%s %s %d %d\n" % (sign.encode(), kind.encode(), a, b))
