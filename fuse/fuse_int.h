@@ -187,6 +187,7 @@ struct tfuse {
 	unsigned npool;
 	uint8_t *rbuf;		/* where the next request is read to */
 	unsigned in_flight;
+	unsigned njobs;		/* of notifier threads, not yet reported to the executor */
 	struct ts_list requests; /* that are on fibers */
 	struct tf_renamed renamed[TF_RENAMED]; /* a ring */
 	unsigned nrenamed;	/* ever */

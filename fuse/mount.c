@@ -179,8 +179,8 @@ int tfuse_unmount(struct tfuse *tf, bool lazy)
 void tfuse_drain(struct tfuse *tf)
 {
 	tf_faults_clear(tf);
-	while (tf->in_flight || tf->droppers)
-		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, tf->droppers);
+	while (tf->in_flight || tf->droppers || tf->njobs) /* jobs that nobody waits for hold nodes, too */
+		ts_cond_wait(&tf->idle, "requests of a gone mount to end", tf->in_flight, tf->droppers + tf->njobs);
 	tf_retry_clear(tf);
 }
 

@@ -25,8 +25,11 @@ struct tf_notify {
 static void job_finished(void *arg)
 {
 	struct tf_job *j = arg;
-	if (j->node && j->tf->polling)
-		tf_readable(j->tf, 0); /* what the kernel sent before the call ended is seen to be from before (drained_ns) */
+	struct tfuse *tf = j->tf;
+	if (--tf->njobs == 0)
+		ts_cond_broadcast(&tf->idle);
+	if (j->node && tf->polling)
+		tf_readable(tf, 0); /* what the kernel sent before the call ended is seen to be from before (drained_ns) */
 	if (j->detached) {
 		if (j->node)
 			tf_node_unref(j->tf, j->node);
@@ -139,6 +142,7 @@ int tf_notify_write(struct tfuse *tf, int code, const void *data, size_t len, co
 void tf_job_submit(struct tf_job *j)
 {
 	struct tf_notify *t = j->tf->notify;
+	j->tf->njobs++;
 	pthread_mutex_lock(&t->lock);
 	ts_list_push_back(&t->queue, &j->link);
 	bool more = t->idle == 0 && t->nthreads < TF_THREADS;
