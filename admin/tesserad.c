@@ -184,7 +184,8 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 	return rc ? rc : server_open(d, errmsg, errlen);
 }
 
-static int signals(struct daemon *d)
+/* Before the first thread: one that does not block them is who the kernel gives them to, and they end the process then and there. */
+static sigset_t signals_block(void)
 {
 	sigset_t s;
 	sigemptyset(&s);
@@ -192,7 +193,12 @@ static int signals(struct daemon *d)
 	sigaddset(&s, SIGINT);
 	sigprocmask(SIG_BLOCK, &s, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	int fd = signalfd(-1, &s, SFD_CLOEXEC | SFD_NONBLOCK);
+	return s;
+}
+
+static int signals_watch(struct daemon *d, const sigset_t *s)
+{
+	int fd = signalfd(-1, s, SFD_CLOEXEC | SFD_NONBLOCK);
 	return fd < 0 ? -errno : ts_loop_fd_add(d->loop, fd, EPOLLIN | EPOLLET, on_signal, d);
 }
 
@@ -234,7 +240,8 @@ static int run(const char *path)
 		fprintf(stderr, "tesserad: %s\n", errmsg);
 		return 1;
 	}
-	/* Both before the first thread, which libqb's log is. */
+	/* All three before the first thread, which libqb's log is. */
+	sigset_t sigs = signals_block();
 	harden();
 	int rc = privilege_drop(&d.conf);
 	if (rc) {
@@ -253,7 +260,7 @@ static int run(const char *path)
 	cluster_id(&d);
 	d.exec = ts_exec_new(&ts_env_real);
 	d.loop = d.exec ? ts_loop_new(d.exec) : NULL;
-	if (!d.loop || signals(&d)) {
+	if (!d.loop || signals_watch(&d, &sigs)) {
 		fprintf(stderr, "tesserad: cannot start: %s\n", strerror(errno));
 		return 1;
 	}

@@ -17,6 +17,11 @@ for p in "${pids[@]}"; do wait "$p" || fail "cannot unpack the trees"; done
 manifest "$(mnt 1)/$d" >"$TMP/before"
 
 assert_ok "sandbox down" sb down
+for n in 1 2 3; do
+	last=$(sed -n '/^--- started/h; /^--- started/!H; ${x; p}' "$(state_dir)/n$n/tesserad.log")
+	grep -q "node $n: stopping" <<<"$last" && grep -q "file system $FS: unmounted" <<<"$last" ||
+		fail "node $n: expected a clean stop by SIGTERM, got: $(tail -n 3 <<<"$last")"
+done
 assert_ok "sandbox up" sb up
 assert_ok "mount" sb mount "$FS"
 for n in 1 2 3; do
