@@ -37,6 +37,7 @@ static const struct {
 	{TF_OMIT_SIZE, "omit.size_first", true},
 	{TF_OMIT_CLEAR, "omit.wait_for_hole", true},
 	{TF_OMIT_LATER, "omit.drop_misplaced", true},
+	{TF_OMIT_MET, "omit.drop_read_meanwhile", true},
 };
 
 static int point_parse(const char *name, unsigned *point, bool *only_skip)

@@ -34,6 +34,7 @@ enum tf_fault_point {
 	TF_OMIT_SIZE,	   /* the kernel is not made to ask for a size */
 	TF_OMIT_CLEAR,	   /* a hole that is not answered does not keep the token */
 	TF_OMIT_LATER,	   /* pages of an append at the wrong place stay */
+	TF_OMIT_MET,	   /* pages read while a write of them was on its way stay */
 	TF_FAULT_END
 };
 

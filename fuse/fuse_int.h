@@ -91,6 +91,7 @@ struct tf_node { /* an inode the kernel may know */
 	struct ts_list writes;	  /* WRITEs not yet answered (tf_req.node_link) */
 	struct ts_list reads;	  /* READs into the page cache not yet answered */
 	uint64_t arrivals;	  /* of both, counted */
+	uint64_t read_ns;	  /* when a READ was answered last */
 	uint64_t told_size;	  /* by the last GETATTR */
 	atomic_uint_least64_t invals; /* calls to drop something of it: begun and ended, counted by their threads */
 	atomic_uint_least64_t inval_ns; /* when the last one began */
@@ -138,6 +139,7 @@ struct tf_req {
 	uint64_t first, last;	/* READ, WRITE: bytes covered */
 	uint64_t invals;	/* READ: of its node, when it came */
 	struct tf_node *telling[2], *parked[3]; /* counted in their unanswered and parked */
+	bool met;		/* WRITE: pages of it may have been read anew since the kernel filled them */
 	bool doubtful, told;	/* READ: its word about the end may not count; the kernel asked for the size since */
 	uint8_t small[TF_SMALL_BYTES] __attribute__((aligned(8)));
 };

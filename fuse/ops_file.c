@@ -152,6 +152,7 @@ static ssize_t read_once(struct tf_req *q, const struct fuse_read_in *in, uint8_
 
 /* No wait lies between the last read and the answer: what was read is old after one. */
 #define TELL_TRIES 16
+#define MET_NS	   (50 * TS_NS_PER_MS) /* from filling a page to sending the WRITE */
 static ssize_t read_to_the_end(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
 {
 	ssize_t r = read_once(q, in, buf);
@@ -166,6 +167,25 @@ static ssize_t read_to_the_end(struct tf_req *q, const struct fuse_read_in *in, 
 	return r;
 }
 
+/* WRITEs on their way have filled the kernel's pages, a revoke may have dropped these, and this READ brings back what was there before. */
+static void read_meets(const struct tf_req *q)
+{
+	struct tf_node *n = q->node;
+	n->read_ns = ts_exec_now(q->tf->exec);
+	ts_list_for(l, &n->writes) {
+		struct tf_req *w = ts_list_entry(l, struct tf_req, node_link);
+		w->met |= w->first <= q->last && q->first <= w->last;
+	}
+}
+
+/* A READ was answered behind an invalidation, and before this WRITE came here: it was perhaps on its way already. */
+static bool write_met(const struct tf_req *q)
+{
+	const struct tf_node *n = q->node;
+	uint64_t inval_ns = n ? atomic_load(&n->inval_ns) : 0;
+	return inval_ns && n->read_ns >= inval_ns && ts_exec_now(q->tf->exec) < inval_ns + MET_NS;
+}
+
 int tf_op_read(struct tf_req *q)
 {
 	const struct fuse_read_in *in = tf_arg(q, sizeof(*in));
@@ -178,8 +198,10 @@ int tf_op_read(struct tf_req *q)
 		track(q, false, in->offset, in->size);
 	tf_fault_at(q, TF_BEFORE_PIN);
 	ssize_t r = read_to_the_end(q, in, buf);
-	if (q->node && r >= 0) /* behind the end, too: the kernel fills the page with zeros */
+	if (q->node && r >= 0) { /* behind the end, too: the kernel fills the page with zeros */
 		tf_pages_filled(q->node);
+		read_meets(q);
+	}
 	int rc = r < 0 ? (int)r : tf_reply(q, buf, (size_t)r) ? -TF_NOREPLY : 0;
 	untrack(q);
 	if (in->size <= 4096)
@@ -265,6 +287,7 @@ int tf_op_write(struct tf_req *q)
 	uint64_t at = in->offset;
 	bool append = in->flags & O_APPEND && !tf_fault(q->tf, TF_OMIT_END, q->in->nodeid);
 	track(q, true, in->offset, in->size);
+	q->met = write_met(q);
 	tf_fault_at(q, TF_BEFORE_PIN);
 	if (q->node)
 		tf_pages_filled(q->node); /* a write through the page cache fills it, also on a handle opened before the last revoke */
@@ -274,6 +297,8 @@ int tf_op_write(struct tf_req *q)
 		tf_pages_filled(q->node); /* a revoke while it waited has dropped them for the last time, but not those it brings now */
 	if (r > 0 && in->fh & TF_FH_DIRECT) /* other handles may have read these pages while it was on its way */
 		tf_inval_now(q->tf, q->in->nodeid, at, at + (uint64_t)r - 1);
+	else if (r > 0 && q->met && at == in->offset && !tf_fault(q->tf, TF_OMIT_MET, q->in->nodeid))
+		tf_inval_written(q, at, at + (uint64_t)r - 1);
 	if (r > 0 && at != in->offset && !(in->fh & TF_FH_DIRECT)) { /* the kernel has put these bytes into its cache at the wrong place */
 		tf_inval_written(q, in->offset, in->offset + (uint64_t)r - 1);
 		tf_inval_written(q, at, at + (uint64_t)r - 1);

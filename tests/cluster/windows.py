@@ -760,6 +760,26 @@ for what, point, call in (
     window(name="held_" + what, args=(point, call))(inode_locked)
 
 
+@window("omit.drop_read_meanwhile")
+def write_held_and_read(w):
+    """A WRITE waits; its pages are dropped, and read anew as they were: they go once more before it is answered. R-C."""
+    ino = w.file(b"a" * PAGE * 2)
+    w.a.ok("open", "f", w.p(1, "f"), os.O_WRONLY)
+    reader = w.client(1)
+    reader.ok("open", "f", w.p(1, "f"), os.O_RDONLY)
+    reader.ok("read", "f", PAGE * 2, 0)
+    w.b.ok("open", "f", w.p(2, "f"), os.O_WRONLY)
+    h = w.hold("write.before_pin", ino)
+    w.a.start("write", "f", b"w" * PAGE, 0)
+    h.hit()
+    w.expect("write elsewhere", PAGE, w.meanwhile(h, w.b.start("write", "f", b"y" * PAGE, PAGE)))
+    w.expect("read meanwhile", b"y", w.meanwhile(h, reader.start("read", "f", 1, PAGE)))
+    reader.ok("read", "f", PAGE, 0)
+    h.release()
+    w.expect("write", PAGE, w.a.result())
+    w.expect("page", b"w" * PAGE, reader("read", "f", PAGE, 0))
+
+
 # --- maps: 3d -------------------------------------------------------------------------------------------------
 
 def mapped(w, flags=os.O_RDWR):
