@@ -18,7 +18,7 @@ manifest "$(mnt 1)/$d" >"$TMP/before"
 
 assert_ok "sandbox down" sb down
 for n in 1 2 3; do
-	last=$(sed -n '/^--- started/h; /^--- started/!H; ${x; p}' "$(state_dir)/n$n/tesserad.log")
+	last=$(awk '/^--- started/ {s = ""} {s = s $0 "\n"} END {printf "%s", s}' "$(state_dir)/n$n/tesserad.log")
 	grep -q "node $n: stopping" <<<"$last" && grep -q "file system $FS: unmounted" <<<"$last" ||
 		fail "node $n: expected a clean stop by SIGTERM, got: $(tail -n 3 <<<"$last")"
 done
