@@ -354,6 +354,9 @@ struct tf_job *tf_job_new(struct tfuse *tf, int (*fn)(struct tf_job *));
 void tf_job_submit(struct tf_job *j);
 void tf_job_free(struct tf_job *j); /* which is not submitted, or done */
 int tf_notify_write(struct tfuse *tf, int code, const void *data, size_t len, const void *more, size_t more_len); /* may block in the kernel */
+/* What the kernel tells of a thread: a file of its directory in /proc, false: gone, or not ours to look at; its state as in `ps`, 0: gone. */
+bool tf_proc_read(uint32_t tid, const char *what, char *buf, size_t size);
+char tf_thread_state(uint32_t tid);
 bool tf_job_asleep(const struct tf_job *j); /* its thread has begun and sleeps in the kernel now */
 /* Submits, waits, frees; returns fn's result. */
 int tf_job_run(struct tf_job *j, const char *what, uint64_t id);

@@ -17,11 +17,8 @@
  * Must never happen: a return from tf_inval_names while the kernel can answer from a name of the directory; a request answered
  * ESTALE twice. */
 #include "fuse/fuse_int.h"
-#include <fcntl.h>
 #include <sched.h>
-#include <stdio.h>
 #include <time.h>
-#include <unistd.h>
 
 #define TF_NOTIFY_INC_EPOCH 8 /* 7.44 */
 #define TF_NOTIFY_PRUNE	    9 /* 7.45 */
@@ -69,28 +66,13 @@ static int job_prune(struct tf_job *j)
 	return rc;
 }
 
-static bool proc_read(uint32_t tid, const char *what, char *buf, size_t size)
-{
-	char path[64];
-	snprintf(path, sizeof(path), "/proc/%u/%s", tid, what);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
-	if (fd >= 0)
-		close(fd);
-	buf[n > 0 ? n : 0] = 0;
-	return n > 0;
-}
-
 /* How long it has run, in ns; UINT64_MAX: it is not runnable (asleep elsewhere, or gone). */
 static uint64_t thread_ran(uint32_t tid)
 {
 	char buf[256];
-	if (!proc_read(tid, "stat", buf, sizeof(buf)))
+	if (tf_thread_state(tid) != 'R')
 		return UINT64_MAX;
-	const char *state = strrchr(buf, ')'); /* "tid (name) R ..." */
-	if (!state || state[1] != ' ' || state[2] != 'R')
-		return UINT64_MAX;
-	return proc_read(tid, "schedstat", buf, sizeof(buf)) ? strtoull(buf, NULL, 10) : 0;
+	return tf_proc_read(tid, "schedstat", buf, sizeof(buf)) ? strtoull(buf, NULL, 10) : 0;
 }
 
 /* A thread that was answered is runnable until it runs, and does not sleep before it has applied the answer. */

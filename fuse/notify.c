@@ -152,20 +152,29 @@ void tf_job_submit(struct tf_job *j)
 		ts_warn("notifier: no further thread can be started, %u serve on", t->nthreads);
 }
 
-bool tf_job_asleep(const struct tf_job *j)
+bool tf_proc_read(uint32_t tid, const char *what, char *buf, size_t size)
 {
-	char path[64], buf[128];
-	int tid = atomic_load(&j->tid);
-	if (!tid)
-		return false;
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	char path[64];
+	snprintf(path, sizeof(path), "/proc/%u/%s", tid, what);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, buf, sizeof(buf) - 1);
+	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
 	if (fd >= 0)
 		close(fd);
 	buf[n > 0 ? n : 0] = 0;
-	const char *state = strrchr(buf, ')'); /* "tid (name) D ..." */
-	return state && state[1] == ' ' && state[2] == 'D';
+	return n > 0;
+}
+
+char tf_thread_state(uint32_t tid)
+{
+	char buf[256];
+	const char *state = tf_proc_read(tid, "stat", buf, sizeof(buf)) ? strrchr(buf, ')') : NULL; /* "tid (name) D ..." */
+	return state && state[1] == ' ' ? state[2] : 0;
+}
+
+bool tf_job_asleep(const struct tf_job *j)
+{
+	int tid = atomic_load(&j->tid);
+	return tid && tf_thread_state((uint32_t)tid) == 'D';
 }
 
 int tf_job_run(struct tf_job *j, const char *what, uint64_t id)

@@ -5,23 +5,9 @@
 #include "fuse/fuse_int.h"
 #include <fcntl.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #define ASLEEP_TRIES 1000
 #define ASLEEP_NS    TS_NS_PER_MS
-
-/* The system call that a thread is in, as the kernel tells it; false: the thread is gone, or not ours to look at. */
-static bool syscall_read(uint32_t tid, char *text, size_t size)
-{
-	char path[40];
-	snprintf(path, sizeof(path), "/proc/%u/syscall", tid);
-	int f = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = f < 0 ? -1 : read(f, text, size - 1);
-	if (f >= 0)
-		close(f);
-	text[n > 0 ? n : 0] = 0;
-	return n > 0;
-}
 
 /* The kernel does not say whether a record lock is of the process or of the open file. Who waits sits in the system call, whose
  * second argument tells; but on another CPU it may not have gone to sleep yet, and is then told to be running, no more.
@@ -32,10 +18,10 @@ static bool of_process(void *arg)
 	struct ts_exec *exec = q->tf->exec;
 	char text[256];
 	unsigned long nr, fd, cmd;
-	bool is = syscall_read(q->in->pid, text, sizeof(text));
+	bool is = tf_proc_read(q->in->pid, "syscall", text, sizeof(text));
 	for (unsigned i = 0; is && !strncmp(text, "running", 7) && i < ASLEEP_TRIES && !tf_interrupted(arg); i++) {
 		ts_sleep_until(ts_exec_now(exec) + ASLEEP_NS);
-		is = syscall_read(q->in->pid, text, sizeof(text));
+		is = tf_proc_read(q->in->pid, "syscall", text, sizeof(text));
 	}
 	return !is || sscanf(text, "%lu %lx %lx", &nr, &fd, &cmd) != 3 || cmd != F_OFD_SETLKW;
 }
