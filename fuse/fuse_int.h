@@ -321,6 +321,7 @@ void tf_name_made(const struct tf_req *q);
 void tf_name_removed(struct tf_req *q, const char *name, size_t len);
 void tf_name_renamed(struct tf_req *q, uint64_t from, const char *name, size_t len, uint64_t to, const char *newname, size_t nlen, bool exchange);
 void tf_names_unanswered(struct tf_req *q, struct tf_node *dir);
+void tf_names_park(struct tf_req *q, struct tf_node *dir); /* it may wait, and has the directory locked */
 void tf_names_answered(struct tf_req *q); /* it is over */
 void tf_name_free(struct tfuse *tf, struct tf_name *e);
 void tf_names_forget(struct tfuse *tf, struct tf_node *n); /* the kernel has no inode, hence no name of it or in it */

@@ -139,10 +139,11 @@ bool tf_name_arm(struct tf_req *q, const char *name, size_t len, const struct fs
 }
 
 /* Whoever removed a name that was kept applies that later. */
-static void changed(struct tf_req *q, struct tf_node *dir)
+static void name_left(struct tf_req *q, struct tf_name *e)
 {
-	dir->changed_ns = ts_exec_now(q->tf->exec);
-	tf_names_unanswered(q, dir);
+	e->dir->changed_ns = ts_exec_now(q->tf->exec);
+	tf_names_unanswered(q, e->dir);
+	tf_name_free(q->tf, e);
 }
 
 static struct tf_node *stir(const struct tf_req *q, uint64_t ino)
@@ -162,69 +163,61 @@ void tf_name_removed(struct tf_req *q, const char *name, size_t len)
 {
 	struct tf_node *dir = stir(q, q->in->nodeid);
 	struct tf_name *e = dir ? name_find(q->tf, dir, name, len) : NULL;
-	if (!e)
-		return;
-	changed(q, dir);
-	tf_name_free(q->tf, e);
+	if (e)
+		name_left(q, e);
 }
 
 /* The kernel moves the entry with its timeout, whether that suits the new directory or not. */
-static void moved(struct tfuse *tf, const struct tf_name *was, uint64_t parent, const char *name, size_t len)
+static void moved(struct tf_req *q, struct tf_name *was, struct tf_node *dir, const char *name, size_t len)
 {
-	struct tf_node *dir = tf_node_find(tf, parent), *child = was->child;
-	if (!dir)
-		return; /* the kernel has its directory locked: it knows it */
-	child->name = NULL;
-	struct tf_name *e = name_new(tf, dir, name, len, child);
+	struct tf_node *child = was->child;
+	child_set(was, NULL);
+	struct tf_name *e = name_new(q->tf, dir, name, len, child);
 	if (!e)
-		TS_PANIC("mount %s: no memory to remember a name in directory %llu: it could not be taken back", tf->mountpoint,
-			 (unsigned long long)parent);
+		TS_PANIC("mount %s: no memory to remember a name in directory %llu: it could not be taken back", q->tf->mountpoint,
+			 (unsigned long long)dir->ino);
 	memcpy(e->unlocked, was->unlocked, sizeof(e->unlocked));
-}
-
-/* Its child, if it has one, is known by another name by now. */
-static void name_left(struct tf_req *q, struct tf_name *e, bool went)
-{
-	changed(q, e->dir);
-	if (went) {
-		e->child = NULL;
-		e->dir->nnegative++;
-	}
-	tf_name_free(q->tf, e);
+	tf_names_unanswered(q, dir);
 }
 
 void tf_name_renamed(struct tf_req *q, uint64_t from, const char *name, size_t len, uint64_t to, const char *newname, size_t nlen, bool exchange)
 {
-	struct tfuse *tf = q->tf;
 	struct tf_node *d = stir(q, from), *t = stir(q, to);
-	struct tf_name *a = d ? name_find(tf, d, name, len) : NULL, *b = t ? name_find(tf, t, newname, nlen) : NULL;
-	bool into = a && a->child, back = exchange && b && b->child;
+	struct tf_name *a = d ? name_find(q->tf, d, name, len) : NULL, *b = t ? name_find(q->tf, t, newname, nlen) : NULL;
 	if (a == b) /* or neither is kept */
 		return;
-	if (into)
-		moved(tf, a, to, newname, nlen);
-	if (back)
-		moved(tf, b, from, name, len);
+	/* The kernel has both directories locked: it knows them. */
+	if (a && a->child && t)
+		moved(q, a, t, newname, nlen);
+	if (exchange && b && b->child && d)
+		moved(q, b, d, name, len);
 	if (a)
-		name_left(q, a, into);
+		name_left(q, a);
 	if (b)
-		name_left(q, b, back);
-	if (into)
-		tf_names_unanswered(q, t);
+		name_left(q, b);
+}
+
+/* The request keeps the directory in a list of its own; false: it is there already. */
+static bool dir_keep(struct tf_node **list, size_t n, struct tf_node *dir)
+{
+	for (size_t i = 0; i < n && list[i] != dir; i++) {
+		if (list[i])
+			continue;
+		list[i] = dir;
+		tf_node_ref(dir);
+		return true;
+	}
+	return false;
 }
 
 void tf_names_unanswered(struct tf_req *q, struct tf_node *dir)
 {
-	for (unsigned i = 0; i < TS_ARRAY_LEN(q->telling); i++) {
-		if (q->telling[i] == dir)
-			return;
-		if (q->telling[i])
-			continue;
-		q->telling[i] = dir;
-		dir->unanswered++;
-		tf_node_ref(dir);
-		return;
-	}
+	dir->unanswered += dir_keep(q->telling, TS_ARRAY_LEN(q->telling), dir);
+}
+
+void tf_names_park(struct tf_req *q, struct tf_node *dir)
+{
+	dir->parked += dir_keep(q->parked, TS_ARRAY_LEN(q->parked), dir);
 }
 
 void tf_names_answered(struct tf_req *q)

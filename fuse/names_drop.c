@@ -281,22 +281,28 @@ void tf_inval_names(void *arg, uint64_t ino, unsigned how)
 
 /* ---- requests that are about to wait ------------------------------------------------------------------------------------ */
 
-/* Was it answered ESTALE before? If it never comes back, the slot is free after a while. Without a free one it counts as answered. */
+/* Of a thread that was answered ESTALE and has not come back. */
+static struct tf_bounced *bounced_of(struct tfuse *tf, uint32_t pid)
+{
+	uint64_t now = ts_exec_now(tf->exec);
+	for (unsigned i = 0; pid && i < TF_BOUNCED; i++)
+		if (tf->bounced[i].pid == pid && tf->bounced[i].until >= now)
+			return &tf->bounced[i];
+	return NULL;
+}
+
+/* Not twice. If it never comes back, the slot is free after a while; without a free one it counts as answered before. */
 static bool bounce(struct tfuse *tf, uint32_t pid)
 {
 	uint64_t now = ts_exec_now(tf->exec);
-	struct tf_bounced *free = NULL;
-	for (unsigned i = 0; i < TF_BOUNCED; i++) {
-		struct tf_bounced *b = &tf->bounced[i];
-		if (b->until < now)
-			free = b;
-		else if (b->pid == pid)
-			return false;
-	}
-	if (!pid || !free)
+	if (!pid || bounced_of(tf, pid))
 		return false;
-	*free = (struct tf_bounced){.pid = pid, .until = now + TF_BOUNCE_NS};
-	return true;
+	for (unsigned i = 0; i < TF_BOUNCED; i++)
+		if (tf->bounced[i].until < now) {
+			tf->bounced[i] = (struct tf_bounced){.pid = pid, .until = now + TF_BOUNCE_NS};
+			return true;
+		}
+	return false;
 }
 
 /* On the way back to the directory whose lock it gave up so that its names can be taken back: not before they are. The kernel asks for the
@@ -304,14 +310,11 @@ static bool bounce(struct tfuse *tf, uint32_t pid)
 bool tf_bounced_wait(const struct tf_req *q, uint64_t ino)
 {
 	struct tf_node *dir = q->tf->st.bounced ? tf_node_find(q->tf, ino) : NULL;
-	uint64_t now = ts_exec_now(q->tf->exec);
-	bool back = false;
-	for (unsigned i = 0; i < TF_BOUNCED && dir && dir->dropping; i++)
-		back |= q->tf->bounced[i].pid == q->in->pid && q->tf->bounced[i].until >= now;
-	if (!back)
+	if (!dir || !dir->dropping || !bounced_of(q->tf, q->in->pid))
 		return false;
+	uint64_t until = ts_exec_now(q->tf->exec) + TF_BACK_NS;
 	tf_node_ref(dir);
-	while (dir->dropping && ts_cond_wait_until(&dir->names_cond, now + TF_BACK_NS, "names to be taken back from the kernel", ino, 0) == 0)
+	while (dir->dropping && ts_cond_wait_until(&dir->names_cond, until, "names to be taken back from the kernel", ino, 0) == 0)
 		;
 	tf_node_unref(q->tf, dir);
 	return true;
@@ -320,6 +323,7 @@ bool tf_bounced_wait(const struct tf_req *q, uint64_t ino)
 /* On its way back it only looks; whatever else it asks for is the call that was begun anew, or a later one. */
 void tf_bounce_over(const struct tf_req *q, int rc)
 {
+	struct tf_bounced *b;
 	switch (q->in->opcode) {
 	case FUSE_LOOKUP:
 	case FUSE_GETATTR:
@@ -327,9 +331,9 @@ void tf_bounce_over(const struct tf_req *q, int rc)
 	case FUSE_READLINK:
 		return;
 	default:
-		for (unsigned i = 0; i < TF_BOUNCED && rc != -TS_ERR_BOUNCED; i++)
-			if (q->tf->bounced[i].pid == q->in->pid)
-				q->tf->bounced[i] = (struct tf_bounced){0};
+		b = rc == -TS_ERR_BOUNCED ? NULL : bounced_of(q->tf, q->in->pid);
+		if (b)
+			*b = (struct tf_bounced){0};
 	}
 }
 
@@ -355,20 +359,6 @@ static int names_back(struct tf_req *q, struct tf_node *dir)
 	return 0;
 }
 
-static void park(struct tf_req *q, struct tf_node *dir)
-{
-	for (unsigned i = 0; i < TS_ARRAY_LEN(q->parked); i++) {
-		if (q->parked[i] == dir)
-			return;
-		if (q->parked[i])
-			continue;
-		q->parked[i] = dir;
-		dir->parked++;
-		tf_node_ref(dir);
-		return;
-	}
-}
-
 int tf_names_before_wait(void *arg, uint64_t ino)
 {
 	struct tf_req *q = ts_fiber_data();
@@ -381,7 +371,7 @@ int tf_names_before_wait(void *arg, uint64_t ino)
 		struct tf_node *dir = inos[i] ? tf_node_find(q->tf, inos[i]) : NULL;
 		if (!dir)
 			continue;
-		park(q, dir);
+		tf_names_park(q, dir);
 		rc = names_back(q, dir);
 	}
 	return rc;

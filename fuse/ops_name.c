@@ -4,7 +4,6 @@
  * entries carry a timeout only while this node holds the directory's token, and what carries one is remembered (names.c). */
 #include "fuse/fuse_int.h"
 #include <dirent.h>
-#include <stdio.h>
 
 #define APPLY_NS TS_NS_PER_S
 
@@ -180,7 +179,7 @@ static int rename_any(struct tf_req *q, size_t off, uint64_t newdir, uint32_t fl
 	int rc = fs_rename(q->tf->fs, &q->cred, q->in->nodeid, name, len, tf_second(q, newdir), newname, nlen, flags);
 	if (rc)
 		return rc;
-	tf_name_renamed(q, q->in->nodeid, name, len, q->means[1].ino, newname, nlen, flags & RENAME_EXCHANGE);
+	tf_name_renamed(q, q->in->nodeid, name, len, q->means[1].ino, newname, nlen, flags & FS_RENAME_EXCHANGE);
 	renamed_note(q->tf, q->in->nodeid, name, len);
 	renamed_note(q->tf, tf_second(q, newdir), newname, nlen);
 	return tf_reply(q, NULL, 0) ? -TF_NOREPLY : 0;
