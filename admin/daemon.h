@@ -124,6 +124,7 @@ struct answer {
 };
 void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a);
 /* nodes.c */
+const struct quorum_member *node_member(struct daemon *d, unsigned node); /* of the cluster now; NULL: it is none */
 json_t *node_list(struct daemon *d);
 void node_show(struct daemon *d, const char *node, bool keys, struct answer *a);
 void node_fence(struct daemon *d, const char *node, bool power, bool sure, struct answer *a);

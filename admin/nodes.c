@@ -19,7 +19,7 @@ static int refuse(struct answer *a, int rc, const char *fmt, ...)
 	return a->rc = rc;
 }
 
-static const struct quorum_member *member(struct daemon *d, unsigned node)
+const struct quorum_member *node_member(struct daemon *d, unsigned node)
 {
 	const struct quorum_view *v = quorum_view_get(d->quorum);
 	for (unsigned i = 0; i < v->nmembers; i++)
@@ -30,27 +30,16 @@ static const struct quorum_member *member(struct daemon *d, unsigned node)
 
 /* ---- list, show ------------------------------------------------------------------------------------------------------ */
 
-static json_t *pending_of(struct daemon *d, unsigned node)
+/* Names of the file systems here in whose group it is: as a member, or dead and to be recovered. */
+static json_t *groups_of(struct daemon *d, unsigned node, bool pending)
 {
 	json_t *a = json_array();
 	ts_list_for(l, &d->mounts) {
 		struct mount *m = ts_list_entry(l, struct mount, link);
 		const struct quorum_group_view *g = quorum_group_get(d->quorum, m->group);
-		for (unsigned i = 0; g && i < g->npending; i++)
-			if (g->pending[i].node == node)
-				json_array_append_new(a, json_string(m->name));
-	}
-	return a;
-}
-
-static json_t *mounted_of(struct daemon *d, unsigned node)
-{
-	json_t *a = json_array();
-	ts_list_for(l, &d->mounts) {
-		struct mount *m = ts_list_entry(l, struct mount, link);
-		const struct quorum_group_view *g = quorum_group_get(d->quorum, m->group);
-		for (unsigned i = 0; g && i < g->nmembers; i++)
-			if (g->members[i].node == node)
+		unsigned n = !g ? 0 : pending ? g->npending : g->nmembers;
+		for (unsigned i = 0; i < n; i++)
+			if ((pending ? g->pending : g->members)[i].node == node)
 				json_array_append_new(a, json_string(m->name));
 	}
 	return a;
@@ -58,8 +47,8 @@ static json_t *mounted_of(struct daemon *d, unsigned node)
 
 static json_t *row(struct daemon *d, unsigned node)
 {
-	const struct quorum_member *m = member(d, node);
-	json_t *pending = pending_of(d, node), *mounted = mounted_of(d, node);
+	const struct quorum_member *m = node_member(d, node);
+	json_t *pending = groups_of(d, node, true), *mounted = groups_of(d, node, false);
 	bool up = quorum_machine_up(d->quorum, node), agent = agent_of(&d->conf, node);
 	if (!m && !up && !agent && node != d->conf.node_id && !json_array_size(pending)) {
 		json_decref(pending);
@@ -128,7 +117,7 @@ void node_show(struct daemon *d, const char *text, bool keys, struct answer *a)
 		return;
 	}
 	if (keys) {
-		const struct quorum_member *m = member(d, node);
+		const struct quorum_member *m = node_member(d, node);
 		json_object_set_new(a->data, "keys", keys_json(d, m ? &(struct quorum_member){.node = m->node, .incarnation = m->incarnation} : NULL));
 	}
 }
@@ -141,7 +130,7 @@ static int evict(struct daemon *d, unsigned node, uint64_t incarnation, struct a
 	int rc = quorum_evict(d->quorum, node, incarnation, "an operator put it out");
 	if (rc)
 		return refuse(a, rc, "node %u: cannot be put out: %s", node, strerror(-rc));
-	for (const struct quorum_member *m; (m = member(d, node)) && m->incarnation == incarnation;)
+	for (const struct quorum_member *m; (m = node_member(d, node)) && m->incarnation == incarnation;)
 		if (ts_cond_wait_until(&d->changed, deadline, "node to be put out", node, 0))
 			return refuse(a, -ETIMEDOUT, "node %u: still a member after 10 s; see `tessera status`", node);
 	return 0;
@@ -152,7 +141,7 @@ void node_fence(struct daemon *d, const char *text, bool power, bool sure, struc
 	unsigned node;
 	if (node_parse(d, text, &node, a))
 		return;
-	const struct quorum_member *m = member(d, node);
+	const struct quorum_member *m = node_member(d, node);
 	const struct conf_agent *ag = agent_of(&d->conf, node);
 	uint64_t incarnation = m ? m->incarnation : 0;
 	if (!sure)
@@ -207,7 +196,7 @@ static void find(struct daemon *d, unsigned node, struct doomed_list *l)
 static int lives(struct daemon *d, unsigned node, const struct doomed_list *l, struct answer *a)
 {
 	const struct quorum_view *v = quorum_view_get(d->quorum);
-	if (member(d, node))
+	if (node_member(d, node))
 		return refuse(a, -EBUSY, "node %u: alive: it is a member of view %llu; to put it out: tessera node fence %u", node,
 			      (unsigned long long)v->number, node);
 	if (quorum_machine_up(d->quorum, node))

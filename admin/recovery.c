@@ -29,15 +29,6 @@ void confirm_dead(struct daemon *d, unsigned node, uint64_t incarnation, unsigne
 
 /* ---- when a disk could not fence ------------------------------------------------------------------------------------- */
 
-static bool is_member(struct daemon *d, unsigned node)
-{
-	const struct quorum_view *v = quorum_view_get(d->quorum);
-	for (unsigned i = 0; i < v->nmembers; i++)
-		if (v->members[i].node == node)
-			return true;
-	return false;
-}
-
 /* fs_mount_args.fence_otherwise. A machine whose next life is a member is not switched off: only people can tell the two apart. */
 int fence_otherwise(void *arg, unsigned node, uint64_t incarnation, unsigned disk, int rc)
 {
@@ -45,7 +36,7 @@ int fence_otherwise(void *arg, unsigned node, uint64_t incarnation, unsigned dis
 	const struct conf_agent *a = agent_of(&d->conf, node);
 	if (confirmed_dead(d, node, incarnation))
 		return 0;
-	if (!a || is_member(d, node))
+	if (!a || node_member(d, node))
 		return -ENOENT;
 	ts_warn("node %u: disk %u cannot keep it out (%s): switching it off with %s", node, disk, strerror(-rc), a->program);
 	int prc = agent_power_off(d->exec, a, POWER_NS);
@@ -54,7 +45,7 @@ int fence_otherwise(void *arg, unsigned node, uint64_t incarnation, unsigned dis
 		return prc;
 	}
 	ts_warn("node %u: %s: it is off", node, a->program);
-	if (!is_member(d, node)) /* it may have come back meanwhile */
+	if (!node_member(d, node)) /* it may have come back meanwhile */
 		confirm_dead(d, node, incarnation, d->conf.node_id);
 	return confirmed_dead(d, node, incarnation) ? 0 : -EBUSY;
 }
