@@ -529,6 +529,16 @@ static void proxy_down(struct proxy *p)
 	close(p->lfd);
 }
 
+/* 1 dials 2 by way of p, which writes down what is said. */
+static void up_by_proxy(struct node *a, struct node *b, struct proxy *p)
+{
+	up(a, 1, 11);
+	up(b, 2, 22);
+	proxy_up(p, net_tcp_port(b->n));
+	net_peer_set(a->n, 2, 22, "127.0.0.1", p->port);
+	know(b, a);
+}
+
 static void t_replay(void *arg)
 {
 	static struct proxy p;
@@ -536,11 +546,7 @@ static void t_replay(void *arg)
 	bool ended;
 	size_t n, got;
 
-	up(&a, 1, 11);
-	up(&b, 2, 22);
-	proxy_up(&p, net_tcp_port(b.n));
-	net_peer_set(a.n, 2, 22, "127.0.0.1", p.port);
-	know(&b, &a);
+	up_by_proxy(&a, &b, &p);
 	for (uint64_t i = 0; i < 5; i++)
 		CHECK(put(&a, 2, 0, i, 100) == 0);
 	wait_got(&b, 0, 5);
@@ -598,11 +604,7 @@ static void t_replay_back(void *arg)
 	struct node a, b;
 	pthread_t th;
 
-	up(&a, 1, 11);
-	up(&b, 2, 22);
-	proxy_up(&p, net_tcp_port(b.n));
-	net_peer_set(a.n, 2, 22, "127.0.0.1", p.port);
-	know(&b, &a);
+	up_by_proxy(&a, &b, &p);
 	for (uint64_t i = 0; i < 5; i++)
 		CHECK(put(&b, 1, 0, i, 100) == 0);
 	wait_got(&a, 0, 5);
