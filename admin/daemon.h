@@ -88,7 +88,8 @@ int peers_reachable(struct daemon *d, char *errmsg, size_t errlen) TS_MUST_CHECK
 void peers_confirm_dead(struct daemon *d, unsigned to, unsigned node, uint64_t incarnation);
 
 /* agent.c: power switches. Statuses of action=status: 0 on, 2 off. From fibers */
-#define AGENT_OFF 2
+#define AGENT_OFF      2
+#define AGENT_POWER_NS (60 * TS_NS_PER_S) /* for a machine to be off */
 const struct conf_agent *agent_of(const struct conf *c, unsigned node);
 int agent_run(struct ts_exec *x, const struct conf_agent *a, const char *action, uint64_t deadline) TS_MUST_CHECK; /* exit status or -errno */
 int agent_power_off(struct ts_exec *x, const struct conf_agent *a, uint64_t timeout_ns) TS_MUST_CHECK; /* 0: its status says off */

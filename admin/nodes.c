@@ -7,7 +7,6 @@
 #include <stdio.h>
 
 #define FENCE_WAIT_NS (10 * TS_NS_PER_S)
-#define POWER_NS      (60 * TS_NS_PER_S)
 
 static int refuse(struct answer *a, int rc, const char *fmt, ...) TS_PRINTF(3, 4);
 static int refuse(struct answer *a, int rc, const char *fmt, ...)
@@ -158,7 +157,7 @@ void node_fence(struct daemon *d, const char *text, bool power, bool sure, struc
 	if (m && evict(d, node, incarnation, a))
 		return;
 	if (power) {
-		int rc = agent_power_off(d->exec, ag, POWER_NS);
+		int rc = agent_power_off(d->exec, ag, AGENT_POWER_NS);
 		if (rc) {
 			refuse(a, rc, "node %u: put out, but %s did not switch it off: %s", node, ag->program, strerror(-rc));
 			return;

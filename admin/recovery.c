@@ -4,8 +4,6 @@
 #include "admin/daemon.h"
 #include <stdio.h>
 
-#define POWER_NS (60 * TS_NS_PER_S)
-
 /* ---- what an operator has confirmed ---------------------------------------------------------------------------------- */
 
 bool confirmed_dead(const struct daemon *d, unsigned node, uint64_t incarnation)
@@ -39,7 +37,7 @@ int fence_otherwise(void *arg, unsigned node, uint64_t incarnation, unsigned dis
 	if (!a || node_member(d, node))
 		return -ENOENT;
 	ts_warn("node %u: disk %u cannot keep it out (%s): switching it off with %s", node, disk, strerror(-rc), a->program);
-	int prc = agent_power_off(d->exec, a, POWER_NS);
+	int prc = agent_power_off(d->exec, a, AGENT_POWER_NS);
 	if (prc) {
 		ts_err("node %u: %s: it is not off: %s", node, a->program, strerror(-prc));
 		return prc;
