@@ -134,11 +134,11 @@ static json_t *mount_json(struct mount *m)
 	if (m->tf) {
 		struct tfuse_stats s;
 		tfuse_stats_get(m->tf, &s);
-		json_object_set_new(o, "fuse", json_pack("{s:i,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "protocol_minor", (int)s.proto_minor,
+		json_object_set_new(o, "fuse", json_pack("{s:i,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "protocol_minor", (int)s.proto_minor,
 							 "names_cached", s.keeps_names, "requests", (json_int_t)s.requests, "in_flight",
 							 (json_int_t)s.in_flight, "nodes", (json_int_t)s.nodes, "inval_attr", (json_int_t)s.inval_attr,
 							 "inval_data", (json_int_t)s.inval_data, "inval_names", (json_int_t)s.inval_names, "inval_retries",
-							 (json_int_t)s.inval_retries, "inval_enoent", (json_int_t)s.inval_enoent, "sizes_told", (json_int_t)s.sizes_told, "names", (json_int_t)s.names,
+							 (json_int_t)s.inval_retries, "inval_enoent", (json_int_t)s.inval_enoent, "sizes_told", (json_int_t)s.sizes_told, "sizes_settled", (json_int_t)s.sizes_settled, "names", (json_int_t)s.names,
 							 "names_pruned", (json_int_t)s.names_pruned, "names_expired", (json_int_t)s.names_expired, "bounced",
 							 (json_int_t)s.bounced, "epoch_bumps", (json_int_t)s.epoch_bumps, "ops", ops_json(&s)));
 	}

@@ -215,8 +215,14 @@ bool fs_file_writes(const struct fs_file *f); /* opened for writing */
 ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off) TS_MUST_CHECK;
 /* append: off is ignored, data goes to the true end. Returns bytes written; *off_out (may be NULL) where. Clears suid bits per kill_suid. */
 ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, uint64_t off, bool append, bool kill_suid, uint64_t *off_out) TS_MUST_CHECK;
-/* For pages that may be dirtied without a word (shared writable maps): as fs_read, but under the exclusive token. */
-ssize_t fs_read_mapped(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off) TS_MUST_CHECK;
+/* As fs_read, for pages that somebody keeps. mapped: they may be dirtied without a word (shared writable maps): under the exclusive token.
+ * end->fn (or NULL) is called where the read meets the end of the file, which cannot move until it returns. It may wait a little: nobody else
+ * gets the file's tokens meanwhile; it must wait for nothing that needs one. */
+struct fs_at_end {
+	void (*fn)(void *arg, const struct fs_attr *a);
+	void *arg;
+};
+ssize_t fs_read_cached(struct fs *fs, struct fs_file *f, bool mapped, void *buf, size_t len, uint64_t off, const struct fs_at_end *end) TS_MUST_CHECK;
 /* A page dirtied through a map comes back. It never makes the file longer: what lies behind the end by now is dropped. Goes on while
  * the token is being given back. wait false: -TS_ERR_WOULD_WAIT, nothing done, if the token is not here or operations are
  * suspended. 0 or -errno. */

@@ -145,7 +145,7 @@ void fs_atime(struct fs *fs, struct fs_inode *ip)
 	tok_unpin(fs->tok, &pin);
 }
 
-static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, void *buf, size_t len, uint64_t off)
+static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, void *buf, size_t len, uint64_t off, const struct fs_at_end *end)
 {
 	struct file_pins p;
 	bool shared;
@@ -169,6 +169,11 @@ static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, 
 	if (rc)
 		return rc;
 	n = fs_data_read(fs, f->ip, f, buf, len, off);
+	if (end && n >= 0 && (size_t)n < len) {
+		struct fs_attr a;
+		fs_inode_attr(fs, f->ip, &a);
+		end->fn(end->arg, &a);
+	}
 	pins_drop(fs, f->ip, &p);
 	if (n > 0 && !(f->flags & O_NOATIME))
 		fs_atime(fs, f->ip);
@@ -177,12 +182,12 @@ static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, 
 
 ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off)
 {
-	return read_under(fs, f, TOK_SH, buf, len, off);
+	return read_under(fs, f, TOK_SH, buf, len, off, NULL);
 }
 
-ssize_t fs_read_mapped(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off)
+ssize_t fs_read_cached(struct fs *fs, struct fs_file *f, bool mapped, void *buf, size_t len, uint64_t off, const struct fs_at_end *end)
 {
-	return read_under(fs, f, fs->args.read_only ? TOK_SH : TOK_EX, buf, len, off);
+	return read_under(fs, f, mapped && !fs->args.read_only ? TOK_EX : TOK_SH, buf, len, off, end);
 }
 
 /* ---- write ---------------------------------------------------------------------------------------------------------- */

@@ -35,6 +35,8 @@ static const struct {
 	{TF_OMIT_APPLIED, "omit.look_up_applied_first", true},
 	{TF_OMIT_BEFORE_WAIT, "omit.names_before_wait", true},
 	{TF_OMIT_SIZE, "omit.size_first", true},
+	{TF_OMIT_SETTLE, "omit.size_settled", true},
+	{TF_OMIT_TORN, "omit.drop_torn", true},
 	{TF_OMIT_CLEAR, "omit.wait_for_hole", true},
 	{TF_OMIT_LATER, "omit.drop_misplaced", true},
 	{TF_OMIT_MET, "omit.drop_read_meanwhile", true},

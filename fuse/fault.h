@@ -32,6 +32,8 @@ enum tf_fault_point {
 	TF_OMIT_APPLIED,   /* a name is dropped whether or not a look-up of it may be applied later */
 	TF_OMIT_BEFORE_WAIT, /* a request that waits has names kept in the directory that it has locked */
 	TF_OMIT_SIZE,	   /* the kernel is not made to ask for a size */
+	TF_OMIT_SETTLE,	   /* attributes go out whatever size the kernel has */
+	TF_OMIT_TORN,	   /* pages filled beside a thread that asks for the size stay */
 	TF_OMIT_CLEAR,	   /* a hole that is not answered does not keep the token */
 	TF_OMIT_LATER,	   /* pages of an append at the wrong place stay */
 	TF_OMIT_MET,	   /* pages read while a write of them was on its way stay */

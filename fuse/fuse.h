@@ -42,6 +42,7 @@ struct tfuse_stats {
 	uint64_t names;	       /* that the kernel keeps, at most */
 	uint64_t names_pruned, names_expired, bounced;
 	uint64_t sizes_told;   /* before the answer to a READ that met the end */
+	uint64_t sizes_settled; /* before an answer with attributes */
 	uint64_t inval_enoent; /* the kernel did not have the inode yet: asked again */
 	uint64_t nodes, in_flight;
 	uint32_t proto_minor;  /* the kernel's; 0: it has not spoken yet */

@@ -92,7 +92,11 @@ struct tf_node { /* an inode the kernel may know */
 	struct ts_list reads;	  /* READs into the page cache not yet answered */
 	uint64_t arrivals;	  /* of both, counted */
 	uint64_t read_ns;	  /* when a READ was answered last */
-	uint64_t told_size;	  /* by the last GETATTR */
+	unsigned opens;		  /* handles */
+	bool size_moved;	  /* the kernel may have another size than the file: moved elsewhere since it was seen to be the same */
+	unsigned asking;	  /* threads that make the kernel ask for the size */
+	uint64_t asked_size;	  /* the least that they were told to ask for */
+	bool torn;		  /* pages filled meanwhile reach farther: the kernel may cut them there */
 	atomic_uint_least64_t invals; /* calls to drop something of it: begun and ended, counted by their threads */
 	atomic_uint_least64_t inval_ns; /* when the last one began */
 	atomic_uint inval_running;
@@ -140,7 +144,8 @@ struct tf_req {
 	uint64_t invals;	/* READ: of its node, when it came */
 	struct tf_node *telling[2], *parked[3]; /* counted in their unanswered and parked */
 	bool met;		/* WRITE: pages of it may have been read anew since the kernel filled them */
-	bool doubtful, told;	/* READ: its word about the end may not count; the kernel asked for the size since */
+	bool doubtful;		/* READ: its word about the end may not count */
+	bool unsaid;		/* READ: the kernel has a later end and could not be made to ask */
 	uint8_t small[TF_SMALL_BYTES] __attribute__((aligned(8)));
 };
 
@@ -347,6 +352,10 @@ struct tf_job {
 	bool detached;	    /* nobody waits: freed when done */
 	struct ts_list tell_link;
 	bool answered;	    /* the GETATTR of its thread */
+	bool tells;	    /* the kernel a size: size.c */
+	bool cut;	    /* only if the kernel's is larger */
+	uint64_t size;	    /* in: the file's; out: the kernel's */
+	const struct fs_attr *attr; /* what its thread is answered, if not what the file has by then */
 	bool once;	    /* a planted fault: ENOENT is believed */
 };
 int tf_notify_open(struct tfuse *tf) TS_MUST_CHECK;
@@ -368,11 +377,20 @@ int tf_retry_lookup(struct tf_req *q, const char *name, size_t len, struct fs_at
 void tf_retry_clear(struct tfuse *tf);
 
 /* size.c */
-void tf_size_arrived(struct tf_req *q);				 /* a READ came into its list */
-bool tf_size_doubtful(const struct tf_req *q, uint64_t end);	 /* it meets the end of the file there: may the kernel not believe it? */
-bool tf_size_is_teller(const struct tf_req *q); /* one of our own threads asks */
-void tf_size_answered(const struct tf_req *q);			 /* a GETATTR is being answered */
-int tf_size_tell(struct tf_req *q) TS_MUST_CHECK;		 /* makes the kernel ask; waits */
+void tf_size_arrived(struct tf_req *q);			/* a READ came into its list */
+void tf_size_at_end(void *req, const struct fs_attr *a); /* fs_at_end: it meets the end; the kernel's size is not behind that then, or unsaid */
+void tf_size_filled(struct tfuse *tf, struct tf_node *n, uint64_t end); /* pages up to there are about to be the kernel's */
+struct tf_job *tf_size_teller(const struct tf_req *q);	/* one of our own threads asks; NULL: somebody else */
+void tf_size_answered(struct tf_job *j);		/* its GETATTR is being answered */
+void tf_size_over(struct tf_job *j);			/* nobody waited for it */
+/* An answer with attributes is made up: false: the kernel has, or may have, another size, was made to ask, which waited; make the answer up anew. */
+struct tf_size_seen {
+	unsigned tries;
+	bool seen;
+	uint64_t size;
+};
+bool tf_size_settled(struct tf_req *q, struct tf_size_seen *s, const struct fs_attr *a);
+bool tf_size_moved(struct tfuse *tf, const struct fs_attr *a); /* such an answer must be settled first */
 
 /* upcalls.c */
 void tf_inval_attr(void *arg, uint64_t ino);

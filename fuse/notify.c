@@ -31,6 +31,8 @@ static void job_finished(void *arg)
 	if (j->node && tf->polling)
 		tf_readable(tf, 0); /* what the kernel sent before the call ended is seen to be from before (drained_ns) */
 	if (j->detached) {
+		if (j->tells)
+			tf_size_over(j);
 		if (j->node)
 			tf_node_unref(j->tf, j->node);
 		tf_job_free(j);

@@ -62,34 +62,40 @@ static int attr_reply(struct tf_req *q, const struct fs_attr *a, bool timeout)
 	struct fuse_attr_out out = {0};
 	struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
 	tf_attr_fill(&out.attr, a);
-	if (n) {
+	if (n)
 		tf_node_saw(n, a);
-		n->told_size = a->size;
-	}
 	if (a->ino == FUSE_ROOT_ID)
 		q->tf->root = *a;
-	tf_size_answered(q);
 	tf_attr_timeout(q->tf, n, a, &out.attr_valid);
 	if (!timeout)
 		out.attr_valid = 0;
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
 
-/* A thread of ours on its way to the mount point must wait for nobody. */
-static int root_for_teller(struct tf_req *q)
+/* A thread of ours asks: of the mount point, on its way there, and of a file that is read; it must not wait for anybody's token. */
+static int reply_to_teller(struct tf_req *q, const struct fs_attr *a)
 {
 	struct fuse_attr_out out = {0};
-	tf_attr_fill(&out.attr, &q->tf->root);
+	tf_attr_fill(&out.attr, a);
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
 
 int tf_op_getattr(struct tf_req *q)
 {
 	struct fs_attr a;
-	if (q->in->nodeid == FUSE_ROOT_ID && tf_size_is_teller(q))
-		return root_for_teller(q);
+	struct tf_job *teller = tf_size_teller(q);
+	if (teller && q->in->nodeid == FUSE_ROOT_ID && teller->node->ino != FUSE_ROOT_ID)
+		return reply_to_teller(q, &q->tf->root);
+	if (teller)
+		tf_size_answered(teller);
+	if (teller && teller->attr)
+		return reply_to_teller(q, teller->attr);
 	(void)tf_bounced_wait(q, q->in->nodeid);
-	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	struct tf_size_seen seen = {0};
+	int rc;
+	do
+		rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	while (rc == 0 && !tf_size_settled(q, &seen, &a));
 	const struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
 	return rc ? rc : attr_reply(q, &a, !n || !n->dropping); /* dropping: whoever comes back asks again, and waits here */
 }
@@ -126,8 +132,12 @@ static int statx_reply(struct tf_req *q, const struct fs_attr *a)
 
 int tf_op_statx(struct tf_req *q)
 {
+	struct tf_size_seen seen = {0};
 	struct fs_attr a;
-	int rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	int rc;
+	do
+		rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
+	while (rc == 0 && !tf_size_settled(q, &seen, &a));
 	return rc ? rc : statx_reply(q, &a);
 }
 
@@ -180,6 +190,9 @@ int tf_op_setattr(struct tf_req *q)
 		if (in->valid & setattr_bits[i].fattr)
 			s.valid |= setattr_bits[i].set;
 	int rc = fs_setattr(q->tf->fs, &q->cred, q->in->nodeid, &s, &a);
+	struct tf_size_seen seen = {0};
+	while (rc == 0 && !(s.valid & FS_SET_SIZE) && !tf_size_settled(q, &seen, &a)) /* a size that it sets the kernel does not take from elsewhere */
+		rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
 	bool timeout = q->tf->setattr_versioned || tf_fault(q->tf, TF_OMIT_ZERO_ATTR, q->in->nodeid);
 	return rc ? rc : attr_reply(q, &a, timeout);
 }

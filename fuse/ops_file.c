@@ -17,6 +17,8 @@ static void open_fill(struct tfuse *tf, uint64_t ino, int flags, struct fs_file 
 {
 	struct tf_node *n = tf_node_find(tf, ino);
 	bool first = n && mappable(flags) && n->writers++ == 0;
+	if (n)
+		n->opens++;
 	out->fh = (uint64_t)(uintptr_t)f;
 	if (mappable(flags))
 		fs_file_maps(f);
@@ -36,7 +38,11 @@ static void open_fill(struct tfuse *tf, uint64_t ino, int flags, struct fs_file 
 static void open_undo(struct tfuse *tf, uint64_t ino, int flags)
 {
 	struct tf_node *n = tf_node_find(tf, ino);
-	if (n && mappable(flags)) {
+	if (!n)
+		return;
+	TS_ASSERT(n->opens);
+	n->opens--;
+	if (mappable(flags)) {
 		TS_ASSERT(n->writers);
 		n->writers--;
 	}
@@ -139,32 +145,18 @@ static void untrack(struct tf_req *q)
 	q->node = NULL;
 }
 
-static ssize_t read_once(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
+#define MET_NS (50 * TS_NS_PER_MS) /* from filling a page to sending the WRITE */
+
+/* No wait lies behind the read: what was read would be old. */
+static ssize_t read_pages(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
 {
+	const struct fs_at_end end = {tf_size_at_end, q};
 	for (;;) {
 		bool mapped = q->node && q->node->writers;
-		ssize_t r = mapped ? fs_read_mapped(q->tf->fs, tf_handle(in->fh), buf, in->size, in->offset) :
-				     fs_read(q->tf->fs, tf_handle(in->fh), buf, in->size, in->offset);
+		ssize_t r = fs_read_cached(q->tf->fs, tf_handle(in->fh), mapped, buf, in->size, in->offset, &end);
 		if (mapped || !q->node || !q->node->writers)
 			return r; /* else opened for writing meanwhile: not under a shared token */
 	}
-}
-
-/* No wait lies between the last read and the answer: what was read is old after one. */
-#define TELL_TRIES 16
-#define MET_NS	   (50 * TS_NS_PER_MS) /* from filling a page to sending the WRITE */
-static ssize_t read_to_the_end(struct tf_req *q, const struct fuse_read_in *in, uint8_t *buf)
-{
-	ssize_t r = read_once(q, in, buf);
-	for (unsigned i = 0; q->node && r >= 0 && (size_t)r < in->size && tf_size_doubtful(q, in->offset + (uint64_t)r); i++) {
-		int rc = i < TELL_TRIES ? tf_size_tell(q) : -EAGAIN;
-		r = read_once(q, in, buf);
-		if (rc) { /* the next best: no later read finds this page */
-			tf_inval_later(q->tf, q->in->nodeid, q->first, q->last);
-			break;
-		}
-	}
-	return r;
 }
 
 /* WRITEs on their way have filled the kernel's pages, a revoke may have dropped these, and this READ brings back what was there before. */
@@ -197,8 +189,11 @@ int tf_op_read(struct tf_req *q)
 	if (in->size && !(in->read_flags & FUSE_READ_LOCKOWNER)) /* only READs past the page cache name an owner */
 		track(q, false, in->offset, in->size);
 	tf_fault_at(q, TF_BEFORE_PIN);
-	ssize_t r = read_to_the_end(q, in, buf);
+	ssize_t r = read_pages(q, in, buf);
+	if (q->node && q->unsaid) /* the next best: no later read finds this page */
+		tf_inval_later(q->tf, q->in->nodeid, q->first, q->last);
 	if (q->node && r >= 0) { /* behind the end, too: the kernel fills the page with zeros */
+		tf_size_filled(q->tf, q->node, in->offset + (uint64_t)r);
 		tf_pages_filled(q->node);
 		read_meets(q);
 	}
@@ -293,6 +288,8 @@ int tf_op_write(struct tf_req *q)
 		tf_pages_filled(q->node); /* a write through the page cache fills it, also on a handle opened before the last revoke */
 	ssize_t r = fs_write(q->tf->fs, tf_handle(in->fh), q->arg + sizeof(*in), in->size, in->offset, append,
 			     in->write_flags & FUSE_WRITE_KILL_SUIDGID, &at);
+	if (q->node && r > 0)
+		tf_size_filled(q->tf, q->node, in->offset + (uint64_t)r);
 	if (q->node)
 		tf_pages_filled(q->node); /* a revoke while it waited has dropped them for the last time, but not those it brings now */
 	if (r > 0 && in->fh & TF_FH_DIRECT) /* other handles may have read these pages while it was on its way */
@@ -303,6 +300,8 @@ int tf_op_write(struct tf_req *q)
 		tf_inval_written(q, in->offset, in->offset + (uint64_t)r - 1);
 		tf_inval_written(q, at, at + (uint64_t)r - 1);
 	}
+	if (q->node && r > 0 && (at != in->offset || !tok_cached(fs_tokens(q->tf->fs), TOK_INODE, q->in->nodeid, TOK_EX)))
+		q->node->size_moved = true; /* SW: others may move the end and need not ask for it here */
 	struct fuse_write_out out = {.size = r > 0 ? (uint32_t)r : 0};
 	int rc = r < 0 ? (int)r : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 	untrack(q);

@@ -79,8 +79,11 @@ int tf_op_lookup(struct tf_req *q)
 		return -EINVAL;
 	if (len > TF_NAME_MAX)
 		return -ENAMETOOLONG;
+	struct tf_size_seen seen = {0};
 	int rc = tf_retry_lookup(q, name, len, &a);
 	if (rc == 0 && S_ISDIR(a.mode) && tf_bounced_wait(q, a.ino))
+		rc = tf_retry_lookup(q, name, len, &a);
+	while (rc == 0 && !tf_size_settled(q, &seen, &a))
 		rc = tf_retry_lookup(q, name, len, &a);
 	bool keep = !is_dots(name, len) && !renamed_now(q->tf, q->in->nodeid, name, len);
 	if (rc == -ENOENT && keep)
@@ -245,7 +248,7 @@ static bool emit(void *arg, const char *name, size_t len, uint64_t ino, unsigned
 	if (l->plus) {
 		struct fuse_direntplus *dp = (struct fuse_direntplus *)p;
 		d = &dp->dirent;
-		if (attr && !is_dots(name, len) && !tf_entry_fill(l->q, name, len, &dp->entry_out, attr, true))
+		if (attr && !is_dots(name, len) && !tf_size_moved(l->q->tf, attr) && !tf_entry_fill(l->q, name, len, &dp->entry_out, attr, true))
 			return false;
 	}
 	d->ino = ino;

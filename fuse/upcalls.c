@@ -81,6 +81,8 @@ void tf_inval_attr(void *arg, uint64_t ino)
 {
 	struct tfuse *tf = arg;
 	struct tf_node *n = tf->is_gone ? NULL : tf_node_find(tf, ino);
+	if (n)
+		n->size_moved = true;
 	if (!n || !n->attr_cached || tf_fault(tf, TF_AT_INVAL_ATTR, ino))
 		return;
 	n = tf_node_find(tf, ino); /* again: a fault point may have waited */

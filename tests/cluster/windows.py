@@ -904,6 +904,44 @@ def append_in_pages(w):
     h.release()
 
 
+@window("omit.size_settled")
+def read_behind_appends(w):
+    """What the kernel is told of the size is overtaken by another append: a read sees the one before, which was over. Law 10."""
+    ino = w.file(b"a" * 100)
+    w.a.ok("open", "f", w.p(1, "f"), os.O_RDONLY)
+    w.b.ok("open", "f", w.p(2, "f"), os.O_WRONLY | os.O_APPEND)
+    w.expect("all of it", b"a" * 100, w.a("read", "f", PAGE, 0))
+    w.expect("append elsewhere", 100, w.b("append", "f", b"B" * 100))
+    h = w.hold("getattr.before_reply", ino, nth=1 if w.omission else 2, times=1)  # the first is a thread of the daemon
+    w.a.start("read", "f", PAGE, 0)
+    h.hit()
+    w.expect("another one", 100, w.meanwhile(h, w.b.start("append", "f", b"C" * 100)))
+    h.release()
+    got = w.a.result()
+    w.expect("what was appended before the read", b"a" * 100 + b"B" * 100, got[:200])
+    w.expect("all of it", b"a" * 100 + b"B" * 100 + b"C" * 100, w.a("read", "f", PAGE, 0))
+
+
+@window("omit.drop_torn")
+def size_told_beside_a_read(w):
+    """The kernel is about to cut a page at the size it was told, and waits for the READ that fills it, farther. Law 10."""
+    ino = w.file(b"a" * 100)
+    late = w.client(1)
+    for c in (w.a, late):
+        c.ok("open", "f", w.p(1, "f"), os.O_RDONLY)
+    w.b.ok("open", "f", w.p(2, "f"), os.O_WRONLY | os.O_APPEND)
+    w.expect("append elsewhere", 100, w.b("append", "f", b"B" * 100))
+    h = w.hold("read.before_pin", ino, times=1)
+    late.start("read", "f", 50, 0)
+    h.hit()
+    w.expect("size", 200, w.a("fsize", "f"))
+    w.expect("append elsewhere", 100, w.meanwhile(h, w.b.start("append", "f", b"C" * 100)))
+    h.release()
+    w.expect("the read that was kept", b"a" * 50, late.result())
+    w.expect("all of it", b"a" * 100 + b"B" * 100 + b"C" * 100, w.a("read", "f", PAGE, 0))
+    w.expect("all of it, again", b"a" * 100 + b"B" * 100 + b"C" * 100, late("read", "f", PAGE, 0))
+
+
 # --- running them ---------------------------------------------------------------------------------------------
 
 def run_one(admin, dirs, sub, fn, omission):
