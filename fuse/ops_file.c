@@ -193,7 +193,7 @@ int tf_op_read(struct tf_req *q)
 	if (q->node && q->unsaid) /* the next best: no later read finds this page */
 		tf_inval_later(q->tf, q->in->nodeid, q->first, q->last);
 	if (q->node && r >= 0) { /* behind the end, too: the kernel fills the page with zeros */
-		tf_size_filled(q->tf, q->node, in->offset + (uint64_t)r);
+		tf_size_filled(q->tf, q->node, r ? in->offset + (uint64_t)r : 0);
 		tf_pages_filled(q->node);
 		read_meets(q);
 	}

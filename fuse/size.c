@@ -180,7 +180,7 @@ static int tell(struct tfuse *tf, struct tf_node *n, const struct fs_attr *attr,
 	}
 	*size = j->size;
 	if (ask_end(n))
-		tf_inval_now(tf, n->ino, n->asked_size, n->asked_size);
+		(attr ? tf_inval_later : tf_inval_now)(tf, n->ino, n->asked_size, n->asked_size); /* a READ may hold that very page */
 	tf_node_unref(tf, n);
 	tf_job_free(j);
 	return rc;
