@@ -13,7 +13,8 @@ static int one(struct daemon *d, struct disk *k, uint32_t *able, char *errmsg, s
 	char initiator[sizeof(d->conf.initiator) + 8], why[256] = "";
 	struct nsd_dev *second;
 	snprintf(initiator, sizeof(initiator), "%s:probe", d->conf.initiator);
-	struct nsd_open_args a = {.exec = d->exec, .url = k->url, .initiator_name = initiator, .isid = PROBE_ISID};
+	struct nsd_open_args a = {.exec = d->exec, .url = k->url, .initiator_name = initiator, .isid = PROBE_ISID,
+				  .incarnation = d->incarnation};
 	int rc = nsd_open(&a, &second, why, sizeof(why));
 	if (rc == 0) {
 		rc = nsd_able_probe(k->dev, key_of(d, d->conf.node_id, d->incarnation), second, key_of(d, PROBE_NODE, d->incarnation),

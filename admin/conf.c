@@ -52,7 +52,7 @@ static int set_pagepool(struct conf *c, const char *v) { return verb_size_parse(
 static int set_metapool(struct conf *c, const char *v) { return verb_size_parse(v, &c->meta_pool_bytes); }
 static int set_disk(struct conf *c, const char *v)
 {
-	if (c->ndisks == CONF_MAX_DISKS || (strncmp(v, "iscsi://", 8) && strncmp(v, "file:///", 8)))
+	if (c->ndisks == CONF_MAX_DISKS || (strncmp(v, "iscsi://", 8) && strncmp(v, "nvme-tcp://", 11) && strncmp(v, "file:///", 8)))
 		return -EINVAL;
 	c->disks[c->ndisks] = strdup(v);
 	return c->disks[c->ndisks++] ? 0 : -ENOMEM;

@@ -54,6 +54,7 @@ static int disk_try(struct daemon *d, struct disk *k)
 		.url = k->url,
 		.initiator_name = d->conf.initiator,
 		.isid = 0x7420,
+		.incarnation = d->incarnation,
 		.gate = {.may_write = may_write, .registration_lost = keys_lost, .arg = d},
 	};
 	k->state = DISK_OPENING;

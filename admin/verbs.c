@@ -9,7 +9,7 @@ const struct verb verb_table[] = {
 	 "otherwise the state says what is missing.",
 	 {{0}}},
 	{"fs create", "NAME URL...", 2, 4097, VERB_DAEMON, "make a file system over shared disks",
-	 "Every URL must name a disk that all nodes reach (iscsi://host:port/iqn/lun or file:///path). A disk that carries a "
+	 "Every URL must name a disk that all nodes reach (iscsi://host:port/iqn/lun, nvme-tcp://host:port/nqn?ns=1 or file:///path). A disk that carries a "
 	 "partition table, another file system, LVM or a Tessera label is refused; --force overwrites foreign contents, never "
 	 "a Tessera file system that is mounted anywhere. Reservations are tried: a second identity is registered and preempted, and then must "
 	 "be refused. What came of it is in the labels and shown here and by `disk list`: a disk that lets a preempted node write counts as one "

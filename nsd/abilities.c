@@ -30,6 +30,9 @@ void nsd_able_apply(struct nsd_dev *d, uint32_t able)
 	bool probed = able & NSD_ABLE_PROBED;
 
 	d->info.has_reservations = d->reported_reservations && (!probed || able & NSD_ABLE_ENFORCES);
+	if (d->able_zero)
+		d->zero_by_write = !(probed && able & NSD_ABLE_WRITE_SAME_FENCED);
+	d->may_discard = d->able_discard && probed && able & NSD_ABLE_UNMAP_FENCED;
 	if (probed && !(able & NSD_ABLE_PREEMPT_ABORT))
 		d->info.has_preempt_abort = false;
 }

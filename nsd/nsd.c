@@ -50,7 +50,9 @@ int nsd_open(const struct nsd_open_args *args, struct nsd_dev **out, char *errms
 	}
 	if (strncmp(args->url, "iscsi://", 8) == 0)
 		return nsd_iscsi_open(args, out, errmsg, errlen);
-	snprintf(errmsg, errlen, "unknown URL scheme (iscsi:// or file:// expected)");
+	if (strncmp(args->url, "nvme-tcp://", 11) == 0)
+		return nsd_nvme_open(args, out, errmsg, errlen);
+	snprintf(errmsg, errlen, "unknown URL scheme (iscsi://, nvme-tcp:// or file:// expected)");
 	return -EINVAL;
 }
 

@@ -39,7 +39,7 @@ struct nsd_info {
 	bool has_reservations;	    /* persistent reservations that were probed and work */
 	bool has_preempt_abort;
 	bool keeps_reservations;    /* over power loss, as the unit says */
-	char transport[16];	    /* "iscsi", "file", "block", "sim" */
+	char transport[16];	    /* "iscsi", "nvme-tcp", "file", "block", "sim" */
 	bool buffered;		    /* a file whose file system refuses O_DIRECT: goes through the page cache */
 	char serial[64];	    /* unit identity as the target gives it, "" if none */
 };
@@ -58,9 +58,10 @@ struct nsd_gate {
 
 struct nsd_open_args {
 	struct ts_exec *exec;
-	const char *url;	    /* iscsi://[user%pass@]host:port/iqn/lun, file:///path (file or block device) */
-	const char *initiator_name; /* iscsi; unique per node */
+	const char *url;	    /* iscsi://[user%pass@]host:port/iqn/lun, nvme-tcp://host:port/nqn?ns=1, file:///path */
+	const char *initiator_name; /* iscsi, nvme-tcp (as its host's NQN); unique per node */
 	uint64_t isid;		    /* fixed per (node, path) */
+	uint64_t incarnation;	    /* nvme-tcp: of the node's life, part of its host id; 0 in tools */
 	struct nsd_gate gate;
 	bool read_only;
 };

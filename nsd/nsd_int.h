@@ -18,7 +18,9 @@ struct nsd_dev {
 	char *url; /* never with a password */
 	bool read_only;
 	bool reported_reservations; /* as the back end said at open */
-	bool zero_by_write; /* the back end cannot zero: zeros are written */
+	bool zero_by_write; /* the back end cannot zero, or not fenced: zeros are written */
+	bool may_discard;   /* for back ends that ask: it is fenced */
+	bool able_zero, able_discard; /* the unit has commands of its own for these; used where nsd_able_apply() knows them fenced */
 	uint64_t session_gen, losses;
 	struct nsd_stats stats;
 	struct ts_cond idle; /* in_flight became 0 */
@@ -59,6 +61,7 @@ bool nsd_split_is_part(const struct nsd_req *r);
 /* Back ends: open from a fiber. On failure errmsg names the part that is wrong. */
 int nsd_uring_open(const struct nsd_open_args *args, const char *path, struct nsd_dev **out, char *errmsg,
 		   size_t errlen);
+int nsd_nvme_open(const struct nsd_open_args *args, struct nsd_dev **out, char *errmsg, size_t errlen);
 int nsd_iscsi_open(const struct nsd_open_args *args, struct nsd_dev **out, char *errmsg, size_t errlen);
 
 /* probe.c: looks at a disk without our label. found: true and what = "ext4 file system"... or false: blank. */
