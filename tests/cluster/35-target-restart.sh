@@ -8,15 +8,20 @@
 # timeout: 300
 . "$(dirname "$0")/lib.sh"
 
-# shellcheck disable=SC2046 # words
-cc -std=gnu17 -O2 -Wall -Wextra -o "$TMP/outsider" "$HERE/outsider.c" $(pkg-config --cflags --libs libiscsi) || fail "outsider.c does not compile"
 own_sandbox --nodes 3 --disk-count 1 --disk-size 512M
 url=$(urls) file=$(disk_files)
 state=$(state_dir)
-portal=${url#iscsi://} portal=${portal%%/*} iqn=${url#iscsi://*/} lun=${url##*/} iqn=${iqn%/*}
 
+if [[ $url == nvme-tcp://* ]]; then
+	stranger=("$TESSERA_BINDIR/../tests/nvmet/nvmet_outsider" "$url")
+else
+	# shellcheck disable=SC2046 # words
+	cc -std=gnu17 -O2 -Wall -Wextra -o "$TMP/outsider" "$HERE/outsider.c" $(pkg-config --cflags --libs libiscsi) || fail "outsider.c does not compile"
+	portal=${url#iscsi://} portal=${portal%%/*} iqn=${url#iscsi://*/} lun=${url##*/} iqn=${iqn%/*}
+	stranger=("$TMP/outsider" "$portal" "$iqn" "$lun")
+fi
 outsider() { # what a write of the last sector by a stranger gives
-	on 1 timeout 20 "$TMP/outsider" "$portal" "$iqn" "$lun" $(((512 << 11) - 1))
+	on 1 timeout 20 "${stranger[@]}" $(((512 << 11) - 1))
 }
 sum() { md5sum <"$file"; }
 said() { # N PATTERN

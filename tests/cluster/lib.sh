@@ -71,6 +71,7 @@ node_state() { sb status --json | jq -r --argjson n "$1" '.nodes[] | select(.id 
 own_sandbox() {
 	OWN_SANDBOX=${TESSERA_TEST_OWN_SANDBOX:-tsown}
 	export TESSERA_SANDBOX_NAME=$OWN_SANDBOX
+	[[ " $* " == *" --disks "* ]] || set -- --disks "${TESSERA_TEST_DISKS:-iscsi}" "$@"
 	sb up --fresh "$@" || fail "own sandbox: up $* failed"
 }
 

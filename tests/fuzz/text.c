@@ -4,6 +4,7 @@
 #include "admin/conf.h"
 #include "admin/verbs.h"
 #include "nsd/iscsi_int.h"
+#include "nsd/nvme_int.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <stdio.h>
@@ -11,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { T_CONF, T_KEY, T_URL, T_SIZE, T_KINDS };
+enum { T_CONF, T_KEY, T_URL, T_SIZE, T_NVME_URL, T_KINDS };
 
 /* The text as a file; its path is a number of this process's own. */
 static int file_of(const void *p, size_t n, char path[64])
@@ -69,6 +70,22 @@ static void try_url(const char *text)
 	free(t);
 }
 
+static void try_nvme_url(const char *text)
+{
+	struct nvme_target *t = malloc(sizeof(*t));
+	char err[80], url[4200];
+
+	snprintf(url, sizeof(url), "nvme-tcp://%s", text);
+	TS_ASSERT(t);
+	if (nvme_url_parse(url, t, err, sizeof(err)) == 0) {
+		TS_ASSERT(t->host[0] && memchr(t->nqn, 0, sizeof(t->nqn)) && t->queues && t->queues <= NVME_QUEUES_MAX && t->dgst < 4);
+		TS_ASSERT(strtoul(t->port, NULL, 10) > 0 && strlen(t->port) < sizeof(t->port) && !(t->by_uuid && t->nsid));
+	} else {
+		TS_ASSERT(memchr(err, 0, sizeof(err)));
+	}
+	free(t);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 {
 	struct ts_rd rd = fuzz_in(p, n);
@@ -84,6 +101,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	case T_CONF: try_conf(text); break;
 	case T_KEY: try_key(text, len); break;
 	case T_URL: try_url(text); break;
+	case T_NVME_URL: try_nvme_url(text); break;
 	case T_SIZE: (void)!verb_size_parse(text, &size); break;
 	}
 	free(text);
@@ -103,6 +121,8 @@ void fuzz_seeds(void)
 		{T_KEY, "0123456789abcdef0123456789abcdef"},
 		{T_URL, "user%pass@host:3260/iqn.2026-11.com.example:san/1"},
 		{T_URL, "[fe80::1]:860/iqn.x/0"},
+		{T_NVME_URL, "host:4420/nqn.2026-11.com.example:san?ns=1&hdgst=1&ddgst=1&queues=4"},
+		{T_NVME_URL, "[fe80::1]/?uuid=00112233-4455-6677-8899-aabbccddeeff"},
 		{T_SIZE, "64KiB"},
 		{T_SIZE, "18446744073709551615"},
 	};
