@@ -35,7 +35,9 @@ assert_eq "a stranger's write to a disk of nobody" written "$(outsider)"
 
 assert_ok "fs create" on 1 tessera fs create "$FS" "$url" --log-slots 4
 able() { on 3 tessera --json disk list | jq -r ".[0] | .fencing, (.abilities | to_entries[] | select(.value) | .key)" | paste -sd ' '; }
-assert_eq "what the disk can do, as its label tells another node" "preempt probed enforces flush_fenced" "$(able)"
+can="preempt probed enforces flush_fenced" # stock tgt
+[[ $url != nvme-tcp://* ]] || can="preempt-abort probed enforces preempt_abort unmap_fenced write_same_fenced flush_fenced"
+assert_eq "what the disk can do, as its label tells another node" "$can" "$(able)"
 assert_ok "mount" sb mount "$FS"
 assert_eq "a stranger's write to a mounted disk" refused "$(outsider)"
 
