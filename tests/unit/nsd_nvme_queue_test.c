@@ -332,6 +332,17 @@ static void early_answer(void **state)
 	assert_int_equal(take(q, buf, sizeof(buf), 999), 24 + 4096 - 100); /* and not the second one */
 	assert_int_equal(wr.done, 1);
 	assert_int_equal(wr.status, NVME_SC_RESV_CONFLICT);
+	/* And no second answer meanwhile. */
+	wr.done = 0;
+	submit(q, &wr, NVME_OP_WRITE);
+	(void)!take(q, buf, sizeof(buf), 1000);
+	assert_int_equal(nvme_queue_in(q, buf, put_r2t(buf, 0, wr.slot.cid, 1, 0, LEN)), 0);
+	nvme_queue_sent(q, 100);
+	assert_int_equal(nvme_queue_in(q, buf, put_rsp(buf, 0, wr.slot.cid, NVME_SC_RESV_CONFLICT, 0)), 0);
+	assert_int_equal(nvme_queue_in(q, buf, put_rsp(buf, 0, wr.slot.cid, 6, 0)), -EPROTO);
+	nvme_queue_abandon(q);
+	assert_int_equal(wr.done, 1);
+	assert_int_equal(wr.status, NVME_SC_RESV_CONFLICT);
 	free(wr.mem);
 	free(q);
 }
