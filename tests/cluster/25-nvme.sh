@@ -3,7 +3,7 @@
 #
 # Disks over NVMe/TCP: a sandbox of its own on the tests' target (tests/nvmet), and on it the tests of data, coherence and power
 # failure with fencing as they are on iSCSI; then the one of a target that restarts and has forgotten all reservations.
-# timeout: 420
+# timeout: 600
 . "$(dirname "$0")/lib.sh"
 
 own_sandbox --nodes 3 --disks nvme --disk-count 2 --disk-size 2G
