@@ -80,6 +80,7 @@ int fs_space_region(struct fs *fs, uint32_t region, struct fs_seen *out)
 	return rc;
 }
 
+/* What is being freed lay in a region with a type: who still believes it to have none looked before another node gave it one. */
 static enum fs_region_type type_at(struct fs *fs, fs_addr a, uint32_t subs)
 {
 	const struct fs_alloc *al = fs->alloc;
@@ -87,9 +88,11 @@ static enum fs_region_type type_at(struct fs *fs, fs_addr a, uint32_t subs)
 
 	if (!fs_alloc_place(fs, a, subs, &p))
 		return FS_REGION_FREE;
-	if (al->hints[p.region].known)
+	if (al->hints[p.region].known && al->hints[p.region].type != FS_REGION_FREE)
 		return al->hints[p.region].type;
-	return al->space && al->space->seen[p.region].known ? al->space->seen[p.region].type : FS_REGION_DATA;
+	if (al->space && al->space->seen[p.region].known && al->space->seen[p.region].type != FS_REGION_FREE)
+		return al->space->seen[p.region].type;
+	return FS_REGION_DATA;
 }
 
 void fs_space_coming(struct fs *fs, uint64_t coming[3])

@@ -389,8 +389,13 @@ static void space_back(void)
 	struct room start;
 	size_t len = 48 * PX_MIB;
 	char *buf = calloc(1, PX_MIB);
-	int fd = px_open(pa("f"), O_RDWR | O_CREAT), d = px_open(pa("."), O_RDONLY), other = px_open(pb("."), O_RDONLY);
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT), d = px_open(pa("."), O_RDONLY), other = px_open(pb("."), O_RDONLY), fd_b;
 
+	/* B has looked for space: on a fresh file system it believes that the blocks which A takes below lie in a region without a type. */
+	fd_b = px_open(pb("b"), O_RDWR | O_CREAT);
+	NEED(pwrite(fd_b, buf, PX_MIB, 0));
+	OK(fsync(fd_b));
+	OK(close(fd_b));
 	start = settled(d);
 	soon("at rest", start.free, start.avail);
 	memset(buf, 7, PX_MIB);

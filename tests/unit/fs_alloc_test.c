@@ -326,6 +326,31 @@ static void revoke(void **state)
 	util_test(2, 400 << 20, 256 << 10, revoke_body);
 }
 
+/* What is freed in a region that another node gave its type is space of files, whatever was believed of the region before. */
+static void coming_body(struct fs *fs)
+{
+	uint64_t coming[3];
+	struct fs_ext e;
+	struct fs_place p;
+
+	assert_int_equal(get(fs, false, 16, 0, &e), 0);
+	commit(fs, &e, 1);
+	assert_true(fs_alloc_place(fs, e.addr, 16, &p));
+	assert_int_equal(fs_tok_stub_revoke(fs->tok, TOK_REGION, p.region, TOK_NL), 0);
+	fs->alloc->hints[p.region].type = FS_REGION_FREE;
+	release(fs, &e, 1);
+	fs_space_coming(fs, coming);
+	assert_int_equal(coming[FS_REGION_DATA], 16);
+	assert_int_equal(coming[FS_REGION_FREE] + coming[FS_REGION_META], 0);
+	ts_sleep_until(ts_exec_now(fs->exec) + 20 * TS_NS_PER_S);
+	fs_space_coming(fs, coming);
+	assert_int_equal(coming[FS_REGION_DATA], 0);
+}
+static void coming(void **state)
+{
+	util_test(1, 300 << 20, 256 << 10, coming_body);
+}
+
 /* Freeing what is free stops the node. */
 static void double_free_body(struct fs *fs)
 {
@@ -399,7 +424,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bits),		    cmocka_unit_test(chunk),	  cmocka_unit_test(random_use),
 		cmocka_unit_test(reuse_when_stable), cmocka_unit_test(reserve_and_retype), cmocka_unit_test(revoke),
-		cmocka_unit_test(double_free),	    cmocka_unit_test(fault_each),
+		cmocka_unit_test(coming),	    cmocka_unit_test(double_free),	  cmocka_unit_test(fault_each),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
