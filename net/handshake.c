@@ -2,7 +2,7 @@
 /* Job: two daemons prove to each other, over fresh nonces, that they hold the cluster key, and agree on a protocol
  * version and a session key: hello -> challenge -> proof -> welcome. The dialler proves first, so that a stranger gets
  * nothing but a nonce. Must never happen: anything but these four fixed messages is looked at before the proof; a
- * recorded handshake is of any use later; a version is chosen that the proof does not cover. */
+ * recorded handshake is of any use later; a version is chosen, or encryption left out, that the proof does not cover. */
 #include "net/net_int.h"
 
 #define HS_HELLO     0x54534831u /* TSH1 */
@@ -32,14 +32,55 @@ static void welcome_mac(const struct net_conn *c, uint8_t out[32])
 	keyed_hash(c, "tessera net acceptor", offsetof(struct net_hs, welcome.mac), out, 32);
 }
 
-static void session_start(struct net_conn *c)
+/* Both nonces are public keys; what they give together whoever has the cluster key later cannot find out. false: the other's is none. */
+static bool shared_secret(const struct net_conn *c, uint8_t out[crypto_scalarmult_BYTES])
 {
-	uint8_t keys[2 * NET_KEY_BYTES];
+	return crypto_scalarmult(out, c->secret_key, c->dialler ? c->hs.challenge.nonce : c->hs.hello.nonce) == 0;
+}
 
-	keyed_hash(c, "tessera net session", offsetof(struct net_hs, welcome), keys, sizeof(keys));
-	net_seal_init(c->dialler ? &c->tx : &c->rx, keys);
-	net_seal_init(c->dialler ? &c->rx : &c->tx, keys + NET_KEY_BYTES);
+static void session_keys(const struct net_conn *c, const char *label, const uint8_t *shared, uint8_t keys[2 * NET_KEY_BYTES])
+{
+	crypto_generichash_blake2b_state st;
+
+	_Static_assert(2 * NET_KEY_BYTES <= crypto_generichash_blake2b_BYTES_MAX, "two keys of one hash");
+	crypto_generichash_blake2b_init(&st, c->t->key, NET_KEY_BYTES, 2 * NET_KEY_BYTES);
+	crypto_generichash_blake2b_update(&st, (const uint8_t *)label, strlen(label) + 1);
+	crypto_generichash_blake2b_update(&st, (const uint8_t *)&c->hs, offsetof(struct net_hs, welcome));
+	if (shared)
+		crypto_generichash_blake2b_update(&st, shared, crypto_scalarmult_BYTES);
+	crypto_generichash_blake2b_final(&st, keys, 2 * NET_KEY_BYTES);
+}
+
+static bool wants_secret(const struct net_conn *c)
+{
+	return (c->hs.hello.flags | c->hs.challenge.flags) & NET_HS_SECRET;
+}
+
+bool net_hs_session(struct net_conn *c)
+{
+	uint8_t keys[2 * NET_KEY_BYTES], shared[crypto_scalarmult_BYTES];
+	struct net_seal *first = c->dialler ? &c->tx : &c->rx, *second = c->dialler ? &c->rx : &c->tx;
+	bool ok = c->proto < 2 || shared_secret(c, shared);
+
+	session_keys(c, "tessera net session", c->proto < 2 ? NULL : shared, keys);
+	net_seal_init(first, keys);
+	net_seal_init(second, keys + NET_KEY_BYTES);
+	if (c->proto >= 2 && wants_secret(c)) {
+		session_keys(c, "tessera net cipher", shared, keys);
+		net_seal_secret(first, keys);
+		net_seal_secret(second, keys + NET_KEY_BYTES);
+	}
 	sodium_memzero(keys, sizeof(keys));
+	sodium_memzero(shared, sizeof(shared));
+	sodium_memzero(c->secret_key, sizeof(c->secret_key));
+	return ok;
+}
+
+static void nonce_make(struct net_conn *c, uint8_t nonce[32])
+{
+	_Static_assert(crypto_scalarmult_BYTES == 32, "public key size");
+	randombytes_buf(c->secret_key, sizeof(c->secret_key));
+	(void)crypto_scalarmult_base(nonce, c->secret_key); /* it cannot fail */
 }
 
 static bool pick_version(struct net_conn *c)
@@ -49,6 +90,11 @@ static bool pick_version(struct net_conn *c)
 
 	c->proto = (uint16_t)hi;
 	return lo <= hi;
+}
+
+static bool plain_refused(const struct net_conn *c)
+{
+	return c->proto < 2 && wants_secret(c);
 }
 
 static void put_rx(const struct net_peer *p, le64 out[8])
@@ -80,12 +126,13 @@ bool net_hs_start(struct net_conn *c)
 	*h = (struct net_hello_msg){.magic = le32_make(HS_HELLO),
 				    .size = le16_make(sizeof(*h)),
 				    .ver_min = le16_make(NET_PROTO_MIN),
-				    .ver_max = le16_make(NET_PROTO_MAX),
+				    .ver_max = le16_make((uint16_t)c->t->proto_max),
 				    .src_node = le16_make((uint16_t)n->self),
 				    .dst_node = le16_make((uint16_t)c->peer->node),
 				    .src_incarnation = le64_make(n->incarnation),
-				    .dst_incarnation = le64_make(c->peer->incarnation)};
-	randombytes_buf(h->nonce, sizeof(h->nonce));
+				    .dst_incarnation = le64_make(c->peer->incarnation),
+				    .flags = c->t->encrypt ? NET_HS_SECRET : 0};
+	nonce_make(c, h->nonce);
 	c->state = NET_C_CHALLENGE;
 	return net_conn_send_raw(c, h, sizeof(*h));
 }
@@ -101,8 +148,9 @@ static bool on_hello(struct net_conn *c)
 	*r = (struct net_challenge_msg){.magic = le32_make(HS_CHALLENGE),
 					.size = le16_make(sizeof(*r)),
 					.ver_min = le16_make(NET_PROTO_MIN),
-					.ver_max = le16_make(NET_PROTO_MAX)};
-	randombytes_buf(r->nonce, sizeof(r->nonce));
+					.ver_max = le16_make((uint16_t)c->t->proto_max),
+					.flags = c->t->encrypt ? NET_HS_SECRET : 0};
+	nonce_make(c, r->nonce);
 	c->state = NET_C_PROOF;
 	return net_conn_send_raw(c, r, sizeof(*r));
 }
@@ -140,9 +188,8 @@ bool net_hs_accept(struct net_conn *c)
 	TS_ASSERT(p && p->incarnation == le64_get(c->hs.hello.src_incarnation));
 	if (p->conn) /* the dialler has lost it or would not dial; what is unread there will be sent again */
 		net_conn_close(p->conn);
-	if (!send_welcome(c, NET_HS_OK, p) || !take_rx(p, c->hs.proof.rx_seq))
+	if (!send_welcome(c, NET_HS_OK, p) || !take_rx(p, c->hs.proof.rx_seq) || !net_hs_session(c))
 		return false;
-	session_start(c);
 	net_conn_open(c, p);
 	return true;
 }
@@ -186,6 +233,10 @@ static bool on_proof(struct net_conn *c)
 			le16_get(h->ver_min), le16_get(h->ver_max), NET_PROTO_MIN, NET_PROTO_MAX);
 		return send_welcome(c, NET_HS_VERSION, NULL);
 	}
+	if (plain_refused(c)) {
+		ts_warn("net: node %u cannot encrypt, and that is demanded: refused; upgrade it", src);
+		return send_welcome(c, NET_HS_PLAIN, NULL);
+	}
 	if (!src || src >= n->self)
 		return send_welcome(c, NET_HS_ROLE, NULL);
 	if (le64_get(h->dst_incarnation) != n->incarnation)
@@ -198,7 +249,8 @@ static bool on_proof(struct net_conn *c)
 static bool on_welcome(struct net_conn *c)
 {
 	static const char *const why[] = {"", "no common protocol version: upgrade the older node",
-					  "it is another incarnation by now", "both ends would dial: node ids differ"};
+					  "it is another incarnation by now", "both ends would dial: node ids differ",
+					  "encryption is demanded, and one of the two cannot: upgrade the older node"};
 	const struct net_welcome_msg *w = &c->hs.welcome;
 	unsigned status = le16_get(w->status);
 	uint8_t mac[32];
@@ -210,6 +262,8 @@ static bool on_welcome(struct net_conn *c)
 	}
 	if (status == NET_HS_OK && !pick_version(c))
 		status = NET_HS_VERSION;
+	if (status == NET_HS_OK && plain_refused(c))
+		status = NET_HS_PLAIN;
 	if (status != NET_HS_OK) {
 		ts_info("net: node %u refuses: %s", c->peer->node,
 			status < TS_ARRAY_LEN(why) ? why[status] : "for a reason unknown here");
@@ -219,7 +273,8 @@ static bool on_welcome(struct net_conn *c)
 		ts_warn("net: node %u acknowledges what was never sent: connection refused", c->peer->node);
 		return false;
 	}
-	session_start(c);
+	if (!net_hs_session(c))
+		return false;
 	net_conn_open(c, c->peer);
 	return true;
 }

@@ -15,7 +15,7 @@
 #define NET_MAX_PAYLOAD  (4u << 20)
 #define NET_MAX_NODES	 256 /* node ids 1..255 in this version */
 #define NET_PROTO_MIN	 1
-#define NET_PROTO_MAX	 1
+#define NET_PROTO_MAX	 2 /* 2: session keys that the cluster key alone does not give away; payloads may be encrypted */
 
 enum net_lane { NET_RECOVERY, NET_RELEASE, NET_GRANT, NET_REVOKE, NET_SHIPPED, NET_REQUEST, NET_BULK, NET_LANES };
 
@@ -114,6 +114,7 @@ struct net_tcp_args {
 	const uint8_t *key; /* 32 bytes, the cluster key */
 	const char *bind_addr;
 	unsigned port;
+	bool encrypt; /* payloads on every connection of this node, whoever else wants it; peers that cannot are refused */
 };
 int net_tcp_open(const struct net_tcp_args *a, struct net **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
 /* For another implementation (the simulator). */

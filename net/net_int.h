@@ -46,10 +46,14 @@ _Static_assert(NET_LANES <= 8, "handshake and ack frames carry eight lanes");
 struct net_seal {
 	crypto_generichash_blake2b_state keyed; /* the key is in, nothing else */
 	uint64_t counter;			/* frames so far: a replayed or reordered frame has the wrong one */
+	bool secret;				/* payloads are encrypted, under a key of their own */
+	uint8_t cipher[crypto_stream_chacha20_ietf_KEYBYTES];
 };
 void net_seal_init(struct net_seal *s, const uint8_t key[NET_KEY_BYTES]);
-void net_seal_mac(struct net_seal *s, struct net_hdr_msg *h, const void *payload, size_t len);
-bool net_seal_check(struct net_seal *s, const struct net_hdr_msg *h, const void *payload, size_t len);
+void net_seal_secret(struct net_seal *s, const uint8_t key[NET_KEY_BYTES]); /* from the first frame on */
+/* The payload is encrypted, or decrypted, in place, if it is secret. */
+void net_seal_mac(struct net_seal *s, struct net_hdr_msg *h, void *payload, size_t len);
+bool net_seal_check(struct net_seal *s, const struct net_hdr_msg *h, void *payload, size_t len);
 struct net_acks_msg { /* payload of a standalone ack frame */
 	le64 ack[8];
 };
@@ -78,19 +82,22 @@ void net_lane_rewind(struct net_lane_state *l); /* a new connection: nothing was
 void net_lane_free(struct net_lane_state *l);
 
 /* ---- handshake.c ---------------------------------------------------------------------------------------------- */
-enum net_hs_status { NET_HS_OK, NET_HS_VERSION, NET_HS_STALE, NET_HS_ROLE };
+enum net_hs_status { NET_HS_OK, NET_HS_VERSION, NET_HS_STALE, NET_HS_ROLE, NET_HS_PLAIN };
+#define NET_HS_SECRET 1u /* flags: it wants payloads encrypted */
 struct net_hello_msg {
 	le32 magic;
 	le16 size, ver_min, ver_max, src_node, dst_node, pad;
 	le64 src_incarnation, dst_incarnation;
-	uint8_t nonce[32];
-	uint8_t reserved[32];
+	uint8_t nonce[32]; /* an X25519 public key, made for this connection */
+	uint8_t flags;
+	uint8_t reserved[31];
 };
 struct net_challenge_msg {
 	le32 magic;
 	le16 size, ver_min, ver_max, pad;
 	uint8_t nonce[32];
-	uint8_t reserved[20];
+	uint8_t flags;
+	uint8_t reserved[19];
 };
 struct net_proof_msg {
 	le32 magic;
@@ -115,6 +122,7 @@ struct net_hs { /* the transcript: both sides end with the same four messages */
 struct net_conn;
 bool net_hs_start(struct net_conn *c); /* dialler: says hello. false = close */
 bool net_hs_input(struct net_conn *c); /* consumes what has arrived; false = close */
+bool net_hs_session(struct net_conn *c); /* keys, of what both have said. false: the other gave no key; close */
 bool net_hs_accept(struct net_conn *c); /* parked one whose peer is now known: sends the welcome */
 
 /* ---- tcp.c, tcp_conn.c ---------------------------------------------------------------------------------------- */
@@ -133,10 +141,12 @@ struct net_conn {
 	size_t rcap, rstart, rend;
 	bool big; /* a frame needed a grown buffer lately */
 	struct net_hs hs;
+	uint8_t secret_key[crypto_scalarmult_SCALARBYTES]; /* of our nonce; gone when it is open */
 	uint16_t proto;
 	struct net_seal tx, rx;
 	struct iovec iov[NET_IOV];
 	struct net_tx *iov_tx[NET_IOV]; /* NULL: an ack frame */
+	void *iov_copy[NET_IOV];	/* the frame encrypted: the message may have to go over another connection */
 	unsigned iov_at, iov_n;
 	struct {
 		struct net_hdr_msg hdr;
@@ -165,6 +175,8 @@ struct net_tcp {
 	int listen_fd;
 	unsigned port;
 	uint8_t key[NET_KEY_BYTES];
+	bool encrypt;
+	unsigned proto_max; /* NET_PROTO_MAX, but for tests */
 	struct net_peer *peers[NET_MAX_NODES];
 	struct ts_list conns;
 	unsigned nunproven;
@@ -177,6 +189,7 @@ void net_conn_close(struct net_conn *c);
 void net_conn_open(struct net_conn *c, struct net_peer *p); /* proven and welcome: adopt, resend, go */
 bool net_conn_send_raw(struct net_conn *c, const void *buf, size_t len); /* handshake messages, all or nothing */
 void net_conn_flush(struct net_conn *c);
+void net_conn_copies_free(struct net_conn *c);
 void net_peer_flush_soon(struct net_peer *p);
 void net_peer_dial_later(struct net_peer *p);
 void net_peer_conn_lost(struct net_peer *p);

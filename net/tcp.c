@@ -365,6 +365,8 @@ int net_tcp_open(const struct net_tcp_args *a, struct net **out, char *errmsg, s
 	t->listen_fd = -1;
 	ts_list_init(&t->conns);
 	memcpy(t->key, a->key, NET_KEY_BYTES);
+	t->encrypt = a->encrypt;
+	t->proto_max = NET_PROTO_MAX;
 	t->net = net_new(a->exec, a->self_node, a->incarnation, &tcp_ops, t);
 	if (!t->net) {
 		snprintf(errmsg, errlen, "node id %u must be 1 to %u and the incarnation not 0", a->self_node,

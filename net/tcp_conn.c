@@ -68,6 +68,8 @@ static void conn_free(struct net_conn *c)
 {
 	sodium_memzero(&c->tx, sizeof(c->tx));
 	sodium_memzero(&c->rx, sizeof(c->rx));
+	sodium_memzero(c->secret_key, sizeof(c->secret_key));
+	net_conn_copies_free(c);
 	ts_free(c->rbuf);
 	ts_free(c);
 }
@@ -106,7 +108,7 @@ void net_conn_open(struct net_conn *c, struct net_peer *p)
 	c->t->stats.reconnects += p->was_open;
 	p->was_open = true;
 	ts_timer_cancel(&c->timer);
-	ts_debug("net: connected with node %u incarnation %#lx, protocol %u", p->node, p->incarnation, c->proto);
+	ts_debug("net: connected with node %u incarnation %#lx, protocol %u%s", p->node, p->incarnation, c->proto, c->tx.secret ? ", encrypted" : "");
 	if (ts_loop_fd_mod(c->t->loop, c->fd, EPOLLIN)) {
 		net_conn_close(c);
 		return;
@@ -188,14 +190,14 @@ static void hand_up(struct net_conn *c, const struct net_hdr_msg *h, const uint8
 }
 
 /* One whole frame. false = close. The handler may drop the peer: c->closed is looked at afterwards. */
-static bool on_frame(struct net_conn *c, const struct net_hdr_msg *h, const uint8_t *payload, uint32_t len)
+static bool on_frame(struct net_conn *c, const struct net_hdr_msg *h, uint8_t *payload, uint32_t len)
 {
 	struct net_lane_state *l;
 	uint64_t seq = le64_get(h->seq);
 
 	if (!net_seal_check(&c->rx, h, payload, len))
 		return protocol_error(c, "a frame does not prove itself");
-	if (!header_ok(c, h) || ts_csum64(payload, len, 0) != le64_get(h->payload_csum))
+	if (!header_ok(c, h) || (c->rx.secret ? 0 : ts_csum64(payload, len, 0)) != le64_get(h->payload_csum))
 		return protocol_error(c, "a frame's header is not valid");
 	c->t->stats.frames_received++;
 	if (!take_acks(c, h, payload, len))
@@ -252,7 +254,7 @@ static bool parse(struct net_conn *c)
 	size_t need = sizeof(struct net_hdr_msg);
 
 	while (!c->closed && c->state == NET_C_OPEN && c->rend - c->rstart >= sizeof(struct net_hdr_msg)) {
-		const struct net_hdr_msg *h = (const struct net_hdr_msg *)(c->rbuf + c->rstart);
+		struct net_hdr_msg *h = (struct net_hdr_msg *)(c->rbuf + c->rstart);
 		uint32_t len = le32_get(h->payload_len);
 
 		if (len > NET_MAX_PAYLOAD)
@@ -261,7 +263,7 @@ static bool parse(struct net_conn *c)
 		if (c->rend - c->rstart < need)
 			break;
 		c->rstart += need;
-		if (!on_frame(c, h, (const uint8_t *)(h + 1), len))
+		if (!on_frame(c, h, (uint8_t *)(h + 1), len))
 			return false;
 		need = sizeof(struct net_hdr_msg);
 	}

@@ -18,7 +18,40 @@ bool net_conn_send_raw(struct net_conn *c, const void *buf, size_t len)
 static void add_iov(struct net_conn *c, void *base, size_t len, struct net_tx *m)
 {
 	c->iov[c->iov_n] = (struct iovec){base, len};
+	c->iov_copy[c->iov_n] = NULL;
 	c->iov_tx[c->iov_n++] = m;
+}
+
+void net_conn_copies_free(struct net_conn *c)
+{
+	for (unsigned i = c->iov_at; i < c->iov_n; i++) {
+		ts_free(c->iov_copy[i]);
+		c->iov_copy[i] = NULL;
+	}
+}
+
+/* false: no memory for what is encrypted. */
+static bool add_message(struct net_conn *c, struct net_tx *m)
+{
+	size_t len = sizeof(m->hdr) + m->len;
+	struct {
+		struct net_hdr_msg hdr;
+		uint8_t payload[];
+	} *copy;
+
+	if (!c->tx.secret) {
+		net_seal_mac(&c->tx, &m->hdr, m->payload, m->len);
+		add_iov(c, &m->hdr, len, m);
+		return true;
+	}
+	copy = ts_alloc(len);
+	if (!copy)
+		return false;
+	memcpy(copy, (const uint8_t *)m + offsetof(struct net_tx, hdr), len);
+	net_seal_mac(&c->tx, &copy->hdr, copy->payload, m->len);
+	add_iov(c, copy, len, m);
+	c->iov_copy[c->iov_n - 1] = copy;
+	return true;
 }
 
 static void fill_ack(struct net_conn *c)
@@ -50,8 +83,8 @@ static void fill_ack(struct net_conn *c)
 	add_iov(c, &c->ack, sizeof(c->ack), NULL);
 }
 
-/* Fills the vector: an ack that is due, then lanes in order of priority, each within its credit. */
-static bool fill(struct net_conn *c)
+/* Fills the vector: an ack that is due, then lanes in order of priority, each within its credit. Messages in it, 0: none, or -ENOMEM. */
+static int fill(struct net_conn *c)
 {
 	struct net_peer *p = c->peer;
 	size_t bytes = 0;
@@ -67,12 +100,12 @@ static bool fill(struct net_conn *c)
 			m->hdr.proto = le16_make(c->proto);
 			m->hdr.ack = le64_make(l->rx_seq);
 			l->rx_acked = l->rx_seq;
-			net_seal_mac(&c->tx, &m->hdr, m->payload, m->len);
-			add_iov(c, &m->hdr, sizeof(m->hdr) + m->len, m);
+			if (!add_message(c, m))
+				return -ENOMEM;
 			bytes += sizeof(m->hdr) + m->len;
 		}
 	}
-	return c->iov_n > 0;
+	return (int)c->iov_n;
 }
 
 static void written(struct net_conn *c, size_t n)
@@ -88,7 +121,8 @@ static void written(struct net_conn *c, size_t n)
 			return;
 		}
 		n -= v->iov_len;
-		c->iov_at++;
+		ts_free(c->iov_copy[c->iov_at]);
+		c->iov_copy[c->iov_at++] = NULL;
 		c->t->stats.frames_sent++;
 		if (m)
 			c->peer->lane[m->hdr.lane].wire_max = m->seq;
@@ -105,7 +139,9 @@ static bool want_out(struct net_conn *c, bool want)
 
 void net_conn_flush(struct net_conn *c)
 {
-	for (unsigned round = 0; c->state == NET_C_OPEN && (c->iov_at < c->iov_n || fill(c)); round++) {
+	int filled = 1;
+
+	for (unsigned round = 0; c->state == NET_C_OPEN && (c->iov_at < c->iov_n || (filled = fill(c)) > 0); round++) {
 		struct msghdr mh = {.msg_iov = c->iov + c->iov_at, .msg_iovlen = c->iov_n - c->iov_at};
 		ssize_t n;
 
@@ -128,6 +164,8 @@ void net_conn_flush(struct net_conn *c)
 		}
 		written(c, (size_t)n);
 	}
-	if (!want_out(c, false))
+	if (filled < 0)
+		ts_warn("net: no memory to encrypt what goes to node %u: its connection is made anew", c->peer->node);
+	if (filled < 0 || !want_out(c, false))
 		net_conn_close(c);
 }

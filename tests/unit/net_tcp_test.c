@@ -31,6 +31,7 @@
 static struct ts_exec *x;
 static struct ts_loop *loop;
 static const uint8_t key_a[32] = {1, 2, 3}, key_b[32] = {9};
+static bool encrypt; /* every node that comes up wants it */
 
 struct node {
 	struct net *n;
@@ -68,7 +69,7 @@ static void on_msg(void *arg, const struct net_msg *m)
 
 static void up_key(struct node *nd, unsigned id, uint64_t inc, const uint8_t *key)
 {
-	struct net_tcp_args a = {x, id, inc, key, "127.0.0.1", 0};
+	struct net_tcp_args a = {x, id, inc, key, "127.0.0.1", 0, encrypt};
 	char err[128];
 
 	memset(nd, 0, sizeof(*nd));
@@ -653,6 +654,119 @@ static void t_flip(void *arg)
 	proxy_down(&p);
 }
 
+/* ---- encryption ------------------------------------------------------------------------------------------------------- */
+
+static const char marker[] = "what nobody else is to read";
+
+static bool said(const struct recording *r)
+{
+	return memmem(r->b, r->n, marker, sizeof(marker)) != NULL;
+}
+
+/* Payloads there and back, by way of p, as each of the two wants it. true: they could be read on the way, both. */
+static bool readable(bool a_wants, bool b_wants)
+{
+	static const uint32_t sizes[] = {sizeof(marker), 1000, 1025, 5000};
+	static struct proxy p;
+	static char buf[5000], back[5000];
+	struct node a, b;
+	bool there, here;
+
+	encrypt = a_wants;
+	up(&a, 1, 11);
+	encrypt = b_wants;
+	up(&b, 2, 22);
+	encrypt = false;
+	proxy_up(&p, net_tcp_port(b.n));
+	net_peer_set(a.n, 2, 22, "127.0.0.1", p.port);
+	know(&b, &a);
+	for (unsigned i = 0; i < TS_ARRAY_LEN(sizes); i++) {
+		uint32_t len = sizeof(back);
+		struct net_out echo = {.dst_node = 2, .lane = NET_REQUEST, .type = T_ECHO, .payload = buf, .len = sizes[i]};
+		int result;
+
+		memcpy(buf, marker, sizeof(marker));
+		CHECK(net_call(a.n, &echo, 0, &result, back, &len) == 0 && len == sizes[i] && !memcmp(buf, back, len));
+	}
+	there = said(&p.rec);
+	here = said(&p.back);
+	CHECK(there == here);
+	net_close(a.n);
+	net_close(b.n);
+	proxy_down(&p);
+	return there;
+}
+
+static void t_secret(void *arg)
+{
+	CHECK(readable(false, false)); /* else the others show nothing */
+	CHECK(!readable(true, false));
+	CHECK(!readable(false, true));
+	CHECK(!readable(true, true));
+}
+
+/* A node that speaks protocol 1 only: fine where nobody wants encryption, else refused by whoever wants it, on either side. */
+static void older(bool old_dials, bool wants)
+{
+	struct node a, b;
+
+	encrypt = wants && !old_dials;
+	up(&a, 1, 11);
+	encrypt = wants && old_dials;
+	up(&b, 2, 22);
+	encrypt = false;
+	((struct net_tcp *)net_priv(old_dials ? a.n : b.n))->proto_max = 1;
+	pair(&a, &b);
+	CHECK(put(&a, 2, 0, 0, 100) == 0);
+	if (wants) {
+		nap(300);
+		CHECK(b.got[0] == 0 && !net_tcp_test_open(a.n, 2) && !net_tcp_test_open(b.n, 1));
+	} else {
+		wait_got(&b, 0, 1);
+	}
+	net_close(a.n);
+	net_close(b.n);
+}
+
+static void t_older(void *arg)
+{
+	for (unsigned i = 0; i < 4; i++)
+		older(i & 1, i & 2);
+}
+
+/* A public key that gives the same secret with every other one proves nothing, although its owner has the cluster key. */
+static void t_weak(void *arg)
+{
+	struct net_conn c = {.proto = 2, .dialler = true};
+	struct net_tcp t = {.encrypt = true};
+
+	c.t = &t;
+	c.hs.hello.flags = NET_HS_SECRET;
+	randombytes_buf(c.secret_key, sizeof(c.secret_key));
+	CHECK(!net_hs_session(&c)); /* the other's is zero */
+	CHECK(crypto_scalarmult_base(c.hs.challenge.nonce, key_a) == 0);
+	randombytes_buf(c.secret_key, sizeof(c.secret_key));
+	CHECK(net_hs_session(&c) && c.tx.secret && c.rx.secret && memcmp(c.tx.cipher, c.rx.cipher, sizeof(c.tx.cipher)));
+}
+
+static void t_seal_secret(void *arg)
+{
+	struct net_seal tx, rx;
+	struct net_hdr_msg h = {.payload_csum = le64_make(5)};
+	uint8_t first[64] = {7}, again[64] = {7}, was[64] = {7};
+
+	net_seal_init(&tx, key_a);
+	net_seal_secret(&tx, key_b);
+	rx = tx;
+	net_seal_mac(&tx, &h, first, sizeof(first));
+	CHECK(le64_get(h.payload_csum) == 0 && memcmp(first, was, sizeof(was)));
+	CHECK(net_seal_check(&rx, &h, first, sizeof(first)) && !memcmp(first, was, sizeof(was)));
+	net_seal_mac(&tx, &h, first, sizeof(first));
+	net_seal_mac(&tx, &h, again, sizeof(again));
+	CHECK(memcmp(first, again, sizeof(again))); /* never the same stream */
+	CHECK(!net_seal_check(&rx, &h, again, sizeof(again)) && memcmp(again, was, sizeof(was))); /* out of order: not even decrypted */
+}
+
 /* ---- speed: printed, with a floor far below what it does ---------------------------------------------------------- */
 
 static void t_speed(void *arg)
@@ -749,6 +863,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {T(t_seal),	   T(t_order),	 T(t_cuts),   T(t_drop),   T(t_late_view), T(t_three), T(t_lanes),
 					   T(t_bounds), T(t_wrong_key), T(t_garbage), T(t_replay), T(t_replay_back), T(t_flip),	   T(t_speed)};
+	const struct CMUnitTest secrets[] = {T(t_seal_secret), T(t_secret), T(t_older), T(t_weak)};
+	const struct CMUnitTest encrypted[] = {T(t_order), T(t_cuts), T(t_drop), T(t_lanes), T(t_bounds), T(t_replay), T(t_replay_back), T(t_flip), T(t_speed)};
+	int failed = cmocka_run_group_tests_name("net_tcp", tests, NULL, NULL) + cmocka_run_group_tests_name("net_tcp secrets", secrets, NULL, NULL);
 
-	return cmocka_run_group_tests_name("net_tcp", tests, NULL, NULL);
+	encrypt = true;
+	return failed + cmocka_run_group_tests_name("net_tcp encrypted", encrypted, NULL, NULL);
 }
