@@ -23,10 +23,10 @@ static void take_account(struct fs *fs, struct fs_region *r, struct fs_chunk *c,
 
 static bool take_in(struct fs *fs, struct fs_region *r, unsigned disk, uint32_t subs, uint32_t near, struct fs_ext *out)
 {
-	struct fs_chunk *c = r->by_disk[disk];
+	struct fs_chunk *c = disk < r->ndisks ? r->by_disk[disk] : NULL;
 	uint32_t off;
 
-	if (!c || !fs_disk_takes(fs, disk, r->type))
+	if (!c || !c->usable || !fs_disk_takes(fs, disk, r->type))
 		return false;
 	off = fs_chunk_find(c, fs->alloc->unit[r->type], subs, near);
 	if (off == FS_NO_SUB)
@@ -36,34 +36,68 @@ static bool take_in(struct fs *fs, struct fs_region *r, unsigned disk, uint32_t 
 	return true;
 }
 
-/* The goal's own chunk first when it is on the wanted disk (or any disk will do). */
-static bool take_near(struct fs *fs, enum fs_region_type type, uint32_t subs, fs_addr goal, unsigned disk, struct fs_ext *out)
+static bool take_near(struct fs *fs, enum fs_region_type type, uint32_t subs, fs_addr goal, struct fs_ext *out)
 {
 	struct fs_place p;
 	struct fs_region *r;
 
-	if (!goal || !fs_alloc_place(fs, goal, 1, &p) || (type == FS_REGION_DATA && p.disk != disk))
+	if (!goal || !fs_alloc_place(fs, goal, 1, &p))
 		return false;
 	r = fs->alloc->hints[p.region].reg;
 	return r && r->listed && r->type == type && r->free >= subs && take_in(fs, r, p.disk, subs, p.off, out);
+}
+
+/* Where in the ring a stripe begins: in turn, or, of disks of several sizes, as often as a disk is large. */
+static unsigned ring_first(struct fs *fs, enum fs_region_type type, uint64_t stripe)
+{
+	const struct fs_alloc *a = fs->alloc;
+	uint64_t all = 0, x;
+
+	if (a->even[type])
+		return (unsigned)(stripe % a->nring[type]);
+	for (unsigned i = 0; i < a->nring[type]; i++)
+		all += le32_get(fs->disks[a->ring[type][i]].ent.nchunks);
+	x = ts_hash_u64(stripe) % all;
+	for (unsigned i = 0; i < a->nring[type]; i++) {
+		uint32_t n = le32_get(fs->disks[a->ring[type][i]].ent.nchunks);
+
+		if (x < n)
+			return i;
+		x -= n;
+	}
+	return 0;
+}
+
+int fs_alloc_take_on(struct fs *fs, uint32_t subs, unsigned disk, struct fs_ext *out)
+{
+	struct fs_alloc *a = fs->alloc;
+
+	ts_list_for(l, &a->owned[FS_REGION_DATA])
+	{
+		struct fs_region *r = ts_list_entry(l, struct fs_region, link);
+
+		if (r->free >= subs && take_in(fs, r, disk, subs, FS_NO_SUB, out))
+			return 0;
+	}
+	return -ENOSPC;
 }
 
 static int take(struct fs *fs, enum fs_region_type type, uint32_t subs, fs_addr goal, uint64_t stripe, uint32_t reserve,
 		struct fs_ext *out)
 {
 	struct fs_alloc *a = fs->alloc;
-	unsigned first = (unsigned)(stripe % fs->ndisks);
+	unsigned n = a->nring[type], first = n ? ring_first(fs, type, stripe) : 0;
 
 	TS_ASSERT(subs && subs <= a->unit[type]);
 	if (a->free[type] >= (uint64_t)subs + reserve) {
-		if (take_near(fs, type, subs, goal, first, out))
+		if (take_near(fs, type, subs, goal, out))
 			return 0;
-		for (unsigned k = 0; k < fs->ndisks; k++) {
+		for (unsigned k = 0; k < n; k++) {
 			ts_list_for(l, &a->owned[type])
 			{
 				struct fs_region *r = ts_list_entry(l, struct fs_region, link);
 
-				if (r->free >= subs && take_in(fs, r, (first + k) % fs->ndisks, subs, FS_NO_SUB, out))
+				if (r->free >= subs && take_in(fs, r, a->ring[type][(first + k) % n], subs, FS_NO_SUB, out))
 					return 0;
 			}
 		}
@@ -107,8 +141,8 @@ void fs_alloc_untake(struct fs *fs, const struct fs_ext *e)
 	TS_ASSERT(fs_bits_all(c->shadow, p.off, e->subs));
 	fs_bits_clear(c->shadow, p.off, e->subs);
 	c->free += e->subs;
-	r->free += e->subs;
-	if (r->listed)
+	r->free += c->usable ? e->subs : 0;
+	if (r->listed && c->usable)
 		fs->alloc->free[r->type] += e->subs;
 	fs->alloc->gen[r->type]++;
 	fs_chunk_reset(c, fs->alloc->unit[r->type]);
@@ -135,6 +169,37 @@ void fs_alloc_free(struct fs *fs, struct fs_tx *tx, fs_addr a, uint32_t subs, ui
 {
 	(void)fs_tx_intent(tx, FS_INTENT_FREE, subs, a, birth);
 	fs->alloc->promised++;
+}
+
+/* ---- disks ----------------------------------------------------------------------------------------------------------- */
+int fs_alloc_ring(struct fs *fs)
+{
+	struct fs_alloc *a = fs->alloc;
+	uint64_t total = 0;
+
+	for (unsigned t = FS_REGION_META; t <= FS_REGION_DATA; t++) {
+		uint16_t *v = ts_alloc(TS_MAX(fs->ndisks, 1u) * sizeof(*v));
+		unsigned n = 0;
+
+		if (!v)
+			return -ENOMEM;
+		a->even[t] = true;
+		for (unsigned d = 0; d < fs->ndisks; d++) {
+			if (!le32_get(fs->disks[d].ent.nchunks) || !fs_disk_takes(fs, d, t))
+				continue;
+			v[n++] = (uint16_t)d;
+			a->even[t] &= fs->disks[d].ent.nchunks.v == fs->disks[v[0]].ent.nchunks.v;
+		}
+		ts_free(a->ring[t]);
+		a->ring[t] = v;
+		a->nring[t] = n;
+	}
+	for (unsigned d = 0; d < fs->ndisks; d++)
+		if (fs_disk_holds(fs, d))
+			total += (uint64_t)TS_MIN(le32_get(fs->disks[d].ent.nchunks), a->nregions) *
+				 (le32_get(fs->super.region_subs) - FS_CHUNK_HEAD);
+	a->total_subs = total;
+	return 0;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------------ */
@@ -165,10 +230,8 @@ int fs_alloc_init(struct fs *fs)
 	ts_mutex_init(&a->lock);
 	ts_list_init(&a->changed);
 	ts_list_init(&a->freeing);
-	for (unsigned d = 0; d < fs->ndisks; d++)
-		a->total_subs += (uint64_t)TS_MIN(le32_get(fs->disks[d].ent.nchunks), n) * (rs - FS_CHUNK_HEAD);
 	fs->alloc = a;
-	return 0;
+	return fs_alloc_ring(fs); /* fs_alloc_fini follows an error, too */
 }
 
 void fs_alloc_fini(struct fs *fs)
@@ -188,6 +251,8 @@ void fs_alloc_fini(struct fs *fs)
 		}
 	}
 	fs_space_fini(fs);
+	for (unsigned t = 0; t < TS_ARRAY_LEN(a->ring); t++)
+		ts_free(a->ring[t]);
 	ts_free(a->hints);
 	ts_free(a);
 	fs->alloc = NULL;

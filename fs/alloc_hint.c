@@ -36,7 +36,7 @@ int fs_alloc_hint_read(struct fs *fs, uint32_t region, bool all)
 	int rc = 0;
 
 	for (unsigned d = 0; d < fs->ndisks && !rc; d++) {
-		if (!fs_chunk_exists(fs, d, region))
+		if (!fs_chunk_exists(fs, d, region) || !fs_disk_takes(fs, d, l.seen ? l.type : FS_REGION_FREE))
 			continue;
 		if (all || !l.chunks)
 			rc = look_chunk(&l, d);

@@ -20,6 +20,7 @@ struct fs_chunk {
 	uint32_t partial;	    /* unit where the last partial one was found */
 	uint32_t run_max;	    /* partly used units have no longer free run than this */
 	bool no_unit;		    /* no wholly free unit */
+	bool usable;		    /* its disk takes what the region is for: counts in fs_region.free */
 	uint64_t shadow[FS_BITMAP_BITS / 64];
 };
 struct fs_region {
@@ -33,6 +34,8 @@ struct fs_region {
 	unsigned nchunks;
 	struct fs_chunk *chunks;
 	struct fs_chunk **by_disk; /* [ndisks], NULL where the region has no chunk */
+	unsigned ndisks;
+	uint64_t disks_gen;	   /* fs.disks_gen when it was loaded: with another it must be loaded again */
 };
 struct fs_region_hint { /* what is believed about a region; stale unless reg is set */
 	struct fs_region *reg;
@@ -59,6 +62,9 @@ struct fs_alloc {
 	uint64_t full_gen[3], full_until[3]; /* a refill failed at that gen: do not search again before */
 	uint32_t full_subs[3];
 	uint64_t total_subs;
+	uint16_t *ring[3];	   /* by type: numbers of the disks that take it, in order */
+	unsigned nring[3];
+	bool even[3];		   /* they are of one size */
 	uint64_t changes;
 	struct ts_list changed;
 	struct fs_space *space; /* space.c; NULL until statfs is asked for */
@@ -95,7 +101,9 @@ bool fs_region_fits(struct fs *fs, struct fs_region *r, enum fs_region_type type
 void fs_region_install(struct fs *fs, struct fs_region *r);
 void fs_region_unlist(struct fs *fs, struct fs_region *r);
 void fs_region_free(struct fs *fs, struct fs_region *r); /* unlisted or never listed, nothing taken */
-bool fs_disk_takes(struct fs *fs, unsigned disk, enum fs_region_type type);
+bool fs_disk_takes(struct fs *fs, unsigned disk, enum fs_region_type type); /* FREE: may have chunks of regions of no type yet */
+uint64_t fs_region_room(struct fs *fs, uint32_t region, enum fs_region_type type); /* sub-blocks of it that such a region could give out */
+int fs_alloc_ring(struct fs *fs) TS_MUST_CHECK; /* the disks changed: who takes what */
 /* Runs fn(arg, 0..n-1) on up to 16 fibers; first error. */
 int fs_par_run(struct fs *fs, const char *name, unsigned n, int (*fn)(void *arg, unsigned i), void *arg) TS_MUST_CHECK;
 /* The reaper: clears the bits and ends the intents (FREE, all of one region, marked busy). -EAGAIN with TOK_QUICK. */

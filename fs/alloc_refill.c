@@ -13,15 +13,6 @@ enum pass { PASS_ROOMY, PASS_FREE, PASS_ANY, PASS_RETYPE, PASS_TAKE, PASS_TAKE_F
 #define WAIT_FREES_NS (3 * TS_NS_PER_S)
 #define OTHERS_NS     (100 * TS_NS_PER_MS)
 
-static uint64_t region_size(struct fs *fs, uint32_t id)
-{
-	uint64_t n = 0;
-
-	for (unsigned d = 0; d < fs->ndisks; d++)
-		n += fs_chunk_exists(fs, d, id);
-	return n * (le32_get(fs->super.region_subs) - FS_CHUNK_HEAD);
-}
-
 /* The last untyped region is kept for metadata unless metadata has room elsewhere: deleting must stay possible. */
 static bool data_may_type(struct fs *fs)
 {
@@ -49,12 +40,12 @@ static bool worth(struct fs *fs, enum pass p, uint32_t id, enum fs_region_type t
 	case PASS_ROOMY:
 		if (fs->alloc->nregions > BIG && may_type && h->type == FS_REGION_FREE)
 			return true;
-		return room && h->free >= region_size(fs, id) / 8;
+		return room && h->free >= fs_region_room(fs, id, type) / 8;
 	case PASS_FREE:
 	case PASS_TAKE_FREE:
 		return h->type == FS_REGION_FREE && may_type;
 	case PASS_RETYPE:
-		return h->type != type && h->type != FS_REGION_FREE && h->free >= region_size(fs, id);
+		return h->type != type && h->type != FS_REGION_FREE && h->free >= fs_region_room(fs, id, h->type);
 	default:
 		return room;
 	}
@@ -100,13 +91,14 @@ static int adopt_pinned(struct fs *fs, struct fs_region *r, enum fs_region_type 
 	h->known = h->exact = true;
 	h->type = (uint8_t)r->type;
 	h->free = (uint32_t)r->free;
-	if (r->type != type && fs_region_empty(r) && (r->type == FS_REGION_FREE || h->free >= region_size(fs, r->id)))
+	if (r->type != type && fs_region_empty(r) && (r->type == FS_REGION_FREE || h->free >= fs_region_room(fs, r->id, r->type)))
 		rc = fs_region_set_type(fs, r, type);
 	if (rc)
 		return rc;
 	if (r->type != type)
 		return 0;
 	h->type = (uint8_t)type;
+	h->free = (uint32_t)r->free;
 	if (fs_region_fits(fs, r, type, subs))
 		return 1;
 	h->run_max = subs - 1;
@@ -126,13 +118,18 @@ static int claim(struct fs *fs, uint32_t id, enum fs_region_type type, uint32_t 
 		rc = 0;
 		goto out;
 	}
-	rc = fs_region_load(fs, id, &r);
-	if (rc == -EUCLEAN) {
-		h->bad = true;
-		rc = 0;
-	} else if (!rc) {
-		rc = adopt_pinned(fs, r, type, subs);
-	}
+	do {
+		if (r)
+			fs_region_free(fs, r);
+		r = NULL;
+		rc = fs_region_load(fs, id, &r);
+		if (rc == -EUCLEAN) {
+			h->bad = true;
+			rc = 0;
+		} else if (!rc) {
+			rc = adopt_pinned(fs, r, type, subs);
+		}
+	} while (rc >= 0 && r && r->disks_gen != fs->disks_gen); /* the disks changed meanwhile */
 	if (rc == 1) {
 		make_room(fs, type);
 		fs_region_install(fs, r);
@@ -264,6 +261,73 @@ static int refill(struct fs *fs, enum fs_region_type type, uint32_t subs)
 		}
 	}
 	ts_mutex_unlock(&a->lock);
+	return rc;
+}
+
+/* Is there room in the region's share of that disk? As it lies there. */
+static int room_on(struct fs *fs, uint32_t id, unsigned disk, uint32_t subs, bool *out)
+{
+	fs_addr at = fs_chunk_addr(fs, disk, id);
+	struct fs_bitmap_disk *d = ts_alloc_aligned(FS_SUB, FS_SUB);
+	int rc = d ? fs_io_read(fs, at, d, FS_SUB) : -ENOMEM;
+
+	*out = !rc && !fs_mdhdr_wrong(d, fs->super.fs_id, FS_BT_BITMAP, at) && le32_get(d->free) >= subs;
+	ts_free(d);
+	return rc;
+}
+
+static bool owned_takes(struct fs *fs, unsigned disk, uint32_t subs)
+{
+	ts_list_for(l, &fs->alloc->owned[FS_REGION_DATA])
+	{
+		struct fs_region *r = ts_list_entry(l, struct fs_region, link);
+		struct fs_chunk *c = disk < r->ndisks ? r->by_disk[disk] : NULL;
+
+		if (c && c->usable && fs_chunk_find(c, fs->alloc->unit[FS_REGION_DATA], subs, FS_NO_SUB) != FS_NO_SUB)
+			return true;
+	}
+	return false;
+}
+
+static int refill_on(struct fs *fs, unsigned disk, uint32_t subs, unsigned flags)
+{
+	struct fs_alloc *a = fs->alloc;
+	uint32_t start = (uint32_t)(ts_hash_2(fs->self, FS_REGION_DATA) % a->nregions);
+
+	for (uint32_t k = 0; k < a->nregions; k++) {
+		uint32_t id = (uint32_t)(((uint64_t)start + k) % a->nregions);
+		struct fs_region_hint *h = &a->hints[id];
+		bool room = false;
+		int rc = 0;
+
+		if (fs->run == FS_RUN_STOPPED)
+			return -EIO;
+		if (h->reg || !fs_chunk_exists(fs, disk, id))
+			continue;
+		rc = fs_alloc_hint_read(fs, id, false);
+		if (!rc && !h->bad && (h->type == FS_REGION_DATA || (h->type == FS_REGION_FREE && data_may_type(fs))))
+			rc = room_on(fs, id, disk, subs, &room);
+		if (!rc && room)
+			rc = claim(fs, id, FS_REGION_DATA, subs, flags);
+		if (rc < 0)
+			return rc;
+		if (rc && owned_takes(fs, disk, subs))
+			return 0;
+	}
+	return -ENOSPC;
+}
+
+int fs_alloc_refill_on(struct fs *fs, unsigned disk, uint32_t subs)
+{
+	int rc = 0;
+
+	ts_mutex_lock(&fs->alloc->lock, "allocation refill");
+	if (!owned_takes(fs, disk, subs)) {
+		rc = refill_on(fs, disk, subs, TOK_QUICK);
+		if (rc == -ENOSPC)
+			rc = refill_on(fs, disk, subs, 0);
+	}
+	ts_mutex_unlock(&fs->alloc->lock);
 	return rc;
 }
 

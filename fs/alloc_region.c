@@ -12,7 +12,7 @@ struct fs_bitmap_disk *fs_bitmap_of(struct fs_buf *b)
 
 bool fs_chunk_exists(struct fs *fs, unsigned disk, uint32_t region)
 {
-	return disk < fs->ndisks && region < le32_get(fs->disks[disk].ent.nchunks);
+	return fs_disk_holds(fs, disk) && region < le32_get(fs->disks[disk].ent.nchunks);
 }
 
 fs_addr fs_chunk_addr(struct fs *fs, unsigned disk, uint32_t region)
@@ -26,7 +26,7 @@ bool fs_alloc_place(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *ou
 	uint64_t start, sub = FS_ADDR_SUB(a), rs = le32_get(fs->super.region_subs);
 
 	out->disk = FS_ADDR_DISK(a);
-	if (a >> 52 || out->disk >= fs->ndisks)
+	if (a >> 52 || !fs_disk_holds(fs, out->disk))
 		return false;
 	start = le64_get(fs->disks[out->disk].ent.region_start);
 	if (sub < start || (sub - start) / rs >= le32_get(fs->disks[out->disk].ent.nchunks))
@@ -40,7 +40,19 @@ bool fs_disk_takes(struct fs *fs, unsigned disk, enum fs_region_type type)
 {
 	unsigned u = fs->disks[disk].ent.usage;
 
-	return u == 0 || (u == 1 && type == FS_REGION_META) || (u == 2 && type == FS_REGION_DATA);
+	if (fs_disk_state(fs, disk) != FS_DISK_READY)
+		return false;
+	return u == FS_DISK_ANY || type == FS_REGION_FREE || (u == FS_DISK_META && type == FS_REGION_META) ||
+	       (u == FS_DISK_DATA && type == FS_REGION_DATA);
+}
+
+uint64_t fs_region_room(struct fs *fs, uint32_t region, enum fs_region_type type)
+{
+	uint64_t n = 0;
+
+	for (unsigned d = 0; d < fs->ndisks; d++)
+		n += fs_chunk_exists(fs, d, region) && fs_disk_takes(fs, d, type);
+	return n * (le32_get(fs->super.region_subs) - FS_CHUNK_HEAD);
 }
 
 /* ---- parallel loops ---------------------------------------------------------------------------------------------- */
@@ -147,6 +159,8 @@ static struct fs_region *region_new(struct fs *fs, uint32_t id)
 	if (!r)
 		return NULL;
 	r->id = id;
+	r->disks_gen = fs->disks_gen;
+	r->ndisks = fs->ndisks;
 	ts_cond_init(&r->cond);
 	ts_list_init(&r->link);
 	for (unsigned d = 0; d < fs->ndisks; d++)
@@ -175,7 +189,23 @@ bool fs_region_empty(const struct fs_region *r)
 	return !r->taken;
 }
 
-/* Types are changed from the first chunk on, of empty regions only: a change cut short is finished by the next owner. */
+/* What may be given out depends on the type and on the disks. */
+static void count_free(struct fs *fs, struct fs_region *r)
+{
+	r->free = 0;
+	for (unsigned i = 0; i < r->nchunks; i++) {
+		struct fs_chunk *c = &r->chunks[i];
+
+		c->usable = fs_disk_takes(fs, c->disk, r->type);
+		fs_chunk_reset(c, fs->alloc->unit[r->type ? r->type : FS_REGION_DATA]);
+		r->free += c->usable ? c->free : 0;
+	}
+}
+
+static int set_type_of(struct fs *fs, struct fs_region *r, enum fs_region_type type, bool others);
+
+/* Types are changed from the first chunk on, of empty regions only: a change cut short is finished by the next owner. So is the share of a disk
+ * that came later: of what has the type already nothing changes, for that would make its records void. */
 static int settle_type(struct fs *fs, struct fs_region *r)
 {
 	unsigned type = fs_bitmap_of(r->chunks[0].buf)->type;
@@ -194,7 +224,7 @@ static int settle_type(struct fs *fs, struct fs_region *r)
 		mixed = true;
 	}
 	r->type = type;
-	return mixed ? fs_region_set_type(fs, r, type) : 0;
+	return mixed ? set_type_of(fs, r, type, true) : 0;
 }
 
 int fs_region_load(struct fs *fs, uint32_t id, struct fs_region **out)
@@ -212,17 +242,15 @@ int fs_region_load(struct fs *fs, uint32_t id, struct fs_region **out)
 		fs_region_free(fs, r);
 		return rc;
 	}
-	for (unsigned i = 0; i < r->nchunks; i++) {
-		fs_chunk_reset(&r->chunks[i], fs->alloc->unit[r->type ? r->type : FS_REGION_DATA]);
-		r->free += r->chunks[i].free;
-	}
+	count_free(fs, r);
 	*out = r;
 	return 0;
 }
 
 /* ---- type --------------------------------------------------------------------------------------------------------- */
 #define TYPE_BATCH 64u
-int fs_region_set_type(struct fs *fs, struct fs_region *r, enum fs_region_type type)
+/* others: only chunks that have another one. */
+static int set_type_of(struct fs *fs, struct fs_region *r, enum fs_region_type type, bool others)
 {
 	bool was_used = r->type != FS_REGION_FREE;
 	struct fs_tx tx;
@@ -238,6 +266,8 @@ int fs_region_set_type(struct fs *fs, struct fs_region *r, enum fs_region_type t
 		for (unsigned k = i; k < end; k++) {
 			struct fs_bitmap_disk *d = fs_bitmap_of(r->chunks[k].buf);
 
+			if (others && d->type == type)
+				continue;
 			fs_tx_buf(&tx, r->chunks[k].buf);
 			d->type = (uint8_t)type;
 			d->retyped_version = le64_make(fs_version_next(fs));
@@ -246,10 +276,14 @@ int fs_region_set_type(struct fs *fs, struct fs_region *r, enum fs_region_type t
 	}
 	r->type = type;
 	fs_space_changed(fs, r->id, 0);
-	for (unsigned i = 0; i < r->nchunks; i++)
-		fs_chunk_reset(&r->chunks[i], fs->alloc->unit[type]);
+	count_free(fs, r);
 	/* Home before use: replay of any log asks the bitmap on disk whether a record is void. */
 	return was_used ? fs_buf_clean_resource(fs, TOK_REGION, r->id, false) : 0;
+}
+
+int fs_region_set_type(struct fs *fs, struct fs_region *r, enum fs_region_type type)
+{
+	return set_type_of(fs, r, type, false);
 }
 
 int fs_alloc_record_void(struct fs *fs, fs_addr a, uint64_t record_version, bool *skip)
@@ -281,7 +315,7 @@ bool fs_region_fits(struct fs *fs, struct fs_region *r, enum fs_region_type type
 	for (unsigned i = 0; i < r->nchunks; i++) {
 		struct fs_chunk *c = &r->chunks[i];
 
-		if (fs_disk_takes(fs, c->disk, type) && fs_chunk_find(c, unit, subs, FS_NO_SUB) != FS_NO_SUB)
+		if (c->usable && fs_chunk_find(c, unit, subs, FS_NO_SUB) != FS_NO_SUB)
 			return true;
 	}
 	return false;
@@ -315,31 +349,85 @@ void fs_region_unlist(struct fs *fs, struct fs_region *r)
 	a->free[r->type] -= r->free;
 }
 
+/* Nothing more is taken from it, what was taken is settled, then it is forgotten. Nobody else may do the same. */
+static int region_settle(struct fs *fs, struct fs_region *r)
+{
+	struct fs_region_hint *h = &fs->alloc->hints[r->id];
+
+	fs_region_unlist(fs, r);
+	while (r->taken) { /* whoever took it needs at most INODE to commit or return it */
+		int rc = fs_inode_writeback_all(fs);
+
+		if (fs->run == FS_RUN_STOPPED)
+			return rc ? rc : -EIO;
+		if (r->taken)
+			(void)ts_cond_wait_until(&r->cond, ts_exec_now(fs->exec) + 50 * TS_NS_PER_MS, "space of a revoked region",
+						 r->id, r->taken);
+	}
+	h->reg = NULL;
+	h->free = (uint32_t)r->free;
+	h->run_max = 0;
+	fs_region_free(fs, r);
+	return 0;
+}
+
 int fs_alloc_revoke_region(struct fs *fs, uint64_t region)
 {
 	struct fs_alloc *a = fs->alloc;
-	struct fs_region *r;
 
-	if (region >= a->nregions)
-		return fs_buf_clean_resource(fs, TOK_REGION, region, true);
-	r = a->hints[region].reg;
-	if (r) {
-		fs_region_unlist(fs, r);
-		while (r->taken) { /* whoever took it needs at most INODE to commit or return it */
-			int rc = fs_inode_writeback_all(fs);
+	if (region < a->nregions && a->hints[region].reg) {
+		int rc = region_settle(fs, a->hints[region].reg);
 
-			if (fs->run == FS_RUN_STOPPED)
-				return rc ? rc : -EIO;
-			if (r->taken)
-				(void)ts_cond_wait_until(&r->cond, ts_exec_now(fs->exec) + 50 * TS_NS_PER_MS,
-							 "space of a revoked region", region, r->taken);
-		}
-		a->hints[region].reg = NULL;
-		a->hints[region].free = (uint32_t)r->free;
-		a->hints[region].run_max = 0;
-		fs_region_free(fs, r);
+		if (rc)
+			return rc;
 	}
 	return fs_buf_clean_resource(fs, TOK_REGION, region, true);
+}
+
+/* ---- the disks changed -------------------------------------------------------------------------------------------- */
+/* 0: given up, or it was not there any more. The pin keeps a revoke from doing the same. */
+static int reload_one(struct fs *fs, uint32_t id)
+{
+	struct fs_region_hint *h = &fs->alloc->hints[id];
+	struct tok_pin pin = {0};
+	int rc = tok_pin(fs->tok, TOK_REGION, id, TOK_EX, 0, TOK_END, TOK_QUICK, &pin);
+
+	if (rc == -EAGAIN) { /* it is leaving: that settles it, too */
+		ts_sleep_until(ts_exec_now(fs->exec) + 20 * TS_NS_PER_MS);
+		return 0;
+	}
+	if (rc)
+		return rc;
+	h->known = false;
+	if (h->reg && h->reg->disks_gen != fs->disks_gen)
+		rc = region_settle(fs, h->reg);
+	if (!rc) /* chunks of a disk that is not used any more: the next owner must not find them here */
+		rc = fs_buf_clean_resource(fs, TOK_REGION, id, true);
+	tok_unpin(fs->tok, &pin);
+	return rc;
+}
+
+int fs_alloc_disks_changed(struct fs *fs)
+{
+	struct fs_alloc *a = fs->alloc;
+	int rc = a ? fs_alloc_ring(fs) : 0;
+
+	for (uint32_t id = 0; a && id < a->nregions && !rc; id++) {
+		if (!a->hints[id].reg && tok_cached(fs->tok, TOK_REGION, id, TOK_EX))
+			rc = reload_one(fs, id);
+		while (!rc && a->hints[id].reg && a->hints[id].reg->disks_gen != fs->disks_gen) {
+			rc = reload_one(fs, id);
+			if (!rc && fs->run == FS_RUN_STOPPED)
+				rc = -EIO;
+		}
+		a->hints[id].known = a->hints[id].reg != NULL;
+		a->hints[id].bad = false;
+	}
+	if (a) {
+		a->gen[FS_REGION_META]++;
+		a->gen[FS_REGION_DATA]++;
+	}
+	return rc;
 }
 
 /* ---- freed space -------------------------------------------------------------------------------------------------- */
@@ -376,15 +464,19 @@ static void free_one(struct fs *fs, struct fs_tx *tx, struct frees *f, const str
 	fs_dbits_set(d->bits, p->off, subs, false);
 	d->free = le32_make(le32_get(d->free) + subs);
 	if (r) {
-		struct fs_chunk *c = r->by_disk[p->disk];
+		struct fs_chunk *c = p->disk < r->ndisks ? r->by_disk[p->disk] : NULL;
 
-		fs_bits_clear(c->shadow, p->off, subs);
-		c->free += subs;
-		r->free += subs;
-		if (r->listed)
-			fs->alloc->free[r->type] += subs;
-		fs_chunk_reset(c, fs->alloc->unit[r->type]);
-	} else if (fs->alloc->hints[p->region].known) {
+		if (c) { /* else it will be loaded again: a disk came */
+			fs_bits_clear(c->shadow, p->off, subs);
+			c->free += subs;
+			fs_chunk_reset(c, fs->alloc->unit[r->type]);
+		}
+		if (c && c->usable) {
+			r->free += subs;
+			if (r->listed)
+				fs->alloc->free[r->type] += subs;
+		}
+	} else if (fs->alloc->hints[p->region].known && fs_disk_takes(fs, p->disk, fs->alloc->hints[p->region].type)) {
 		fs->alloc->hints[p->region].free += subs;
 	}
 	fs_space_changed(fs, p->region, subs);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: a file system opened from its disks alone: labels, superblock, disk and slot tables read, compared and believed only
- * if all agree. Must never happen: disks of two file systems, or in a wrong order, taken for one. */
-#include "fs/fs_int.h"
+ * if all agree; where they do not, disk 0 counts (disks.h). Must never happen: disks of two file systems, or in a wrong order, taken for one. */
+#include "fs/disks.h"
 
 #include <stdio.h>
 
@@ -13,12 +13,12 @@ static int fail(char *errmsg, size_t errlen, int rc, const char *fmt, unsigned d
 	return rc;
 }
 
-static int check_label(struct nsd_dev *dev, unsigned no, unsigned count, uint8_t fs_id[16], char *err, size_t errlen)
+static int check_label(struct fs *fs, unsigned no, uint8_t fs_id[16], char *err, size_t errlen)
 {
 	struct nsd_label_disk *l = ts_alloc(sizeof(*l));
 	enum nsd_label_state state;
 	char what[96] = "";
-	int rc = l ? nsd_label_read(dev, l, &state, what, sizeof(what)) : -ENOMEM;
+	int rc = l ? nsd_label_read(fs->disks[no].dev, l, &state, what, sizeof(what)) : -ENOMEM;
 
 	if (rc)
 		fail(err, errlen, rc, "disk %u: its label cannot be read%s", no, "");
@@ -26,8 +26,10 @@ static int check_label(struct nsd_dev *dev, unsigned no, unsigned count, uint8_t
 		rc = fail(err, errlen, -EINVAL, "disk %u holds no file system of ours: %s", no, what[0] ? what : "no good label");
 	else if (no && memcmp(fs_id, l->fs_id, 16))
 		rc = fail(err, errlen, -EINVAL, "disk %u belongs to another file system than the first%s", no, "");
-	else if (le16_get(l->disk_no) != no || le16_get(l->disk_count) != count)
+	else if (le16_get(l->disk_no) != no)
 		rc = fail(err, errlen, -EINVAL, "disk %u is out of order, or disks are missing%s", no, "");
+	else if (no && memcmp(l->disk_uuid, fs->disks[no].ent.uuid, 16))
+		rc = fail(err, errlen, -EINVAL, "disk %u is not the one that the disk table names%s", no, "");
 	else if (!no)
 		memcpy(fs_id, l->fs_id, 16);
 	ts_free(l);
@@ -61,113 +63,117 @@ static const char *super_wrong(const struct fs_super_disk *s, unsigned ndisks)
 	return s->name[0] && nsd_name_ok(s->name, sizeof(s->name)) ? NULL : "name";
 }
 
-/* The better of the two copies on one disk. */
-static int read_super(struct fs *fs, unsigned no, const uint8_t fs_id[16], struct fs_super_disk *out, struct fs_super_disk *pair)
-{
-	int rc = nsd_read(fs->disks[no].dev, pair, 2 * sizeof(*pair), FS_SUPER_SUB * FS_SUB), best = -1;
-
-	for (int i = 0; i < 2 && !rc; i++)
-		if (!fs_mdhdr_wrong(&pair[i], fs_id, FS_BT_SUPER, FS_ADDR(no, FS_SUPER_SUB + i)) && !memcmp(pair[i].fs_id, fs_id, 16) &&
-		    (best < 0 || fs_mdhdr_version(&pair[i]) > fs_mdhdr_version(&pair[best])))
-			best = i;
-	if (!rc && best < 0)
-		rc = -EUCLEAN;
-	if (!rc)
-		*out = pair[best];
-	return rc;
-}
-
+/* Of the others only those count against disk 0 that were written as late as its own: a change goes there first. */
 static int read_supers(struct fs *fs, const uint8_t fs_id[16], char *err, size_t errlen)
 {
-	struct fs_super_disk *s = ts_alloc_aligned(FS_SUB, 3 * sizeof(*s));
+	struct fs_super_disk *s = ts_alloc_aligned(FS_SUB, 2 * sizeof(*s));
 	const size_t body = sizeof(s->h);
 	int rc = s ? 0 : -ENOMEM;
 
 	for (unsigned i = 0; i < fs->ndisks && !rc; i++) {
-		const char *wrong;
+		const char *wrong = NULL;
 
-		rc = read_super(fs, i, fs_id, &s[2], s);
-		wrong = rc ? "superblock" : super_wrong(&s[2], fs->ndisks);
-		if (!wrong && i && memcmp((uint8_t *)&s[2] + body, (uint8_t *)&fs->super + body, sizeof(*s) - body))
+		if (i && (!fs->disks[i].dev || !fs_disk_holds(fs, i)))
+			continue;
+		for (unsigned k = 0, good = 0; k < 2 && !wrong; k++) {
+			rc = nsd_read(fs->disks[i].dev, s, FS_SUB, (FS_SUPER_SUB + k) * FS_SUB);
+			if (!rc && !fs_mdhdr_wrong(s, fs_id, FS_BT_SUPER, FS_ADDR(i, FS_SUPER_SUB + k)) && !memcmp(s->fs_id, fs_id, 16) && s->h.reserved.v == s->h.res_gen.v) {
+				if (!good || le32_get(s->h.res_gen) > le32_get(s[1].h.res_gen))
+					s[1] = s[0];
+				good++;
+			}
+			if (rc || (k && !good))
+				wrong = "superblock";
+		}
+		if (!wrong && i && le32_get(s[1].h.res_gen) > le32_get(fs->super.h.res_gen))
+			wrong = "superblock: it is newer than that of disk 0";
+		if (!wrong && i && s[1].h.res_gen.v == fs->super.h.res_gen.v &&
+		    memcmp((uint8_t *)&s[1] + body, (uint8_t *)&fs->super + body, sizeof(*s) - body))
 			wrong = "superblock: it is not that of disk 0";
 		if (wrong)
 			rc = fail(err, errlen, rc ? rc : -EUCLEAN, "disk %u has a wrong %s", i, wrong);
-		else if (!i)
-			fs->super = s[2];
 	}
 	ts_free(s);
 	return rc;
 }
 
-static const char *disk_ent_wrong(const struct fs *fs, unsigned i)
+static int read_slots(struct fs *fs, char *err, size_t errlen)
 {
-	const struct fs_disk_ent_disk *e = &fs->disks[i].ent;
-	uint64_t size = le64_get(e->size_subs), start = le64_get(e->region_start);
+	struct fs_slottab_disk *s = ts_alloc_aligned(FS_SUB, FS_SUB);
+	int rc = s ? 0 : -ENOMEM;
 
-	if (size > nsd_info(fs->disks[i].dev)->size_bytes / FS_SUB)
-		return "size: the disk has shrunk";
-	if (start < FS_SYSTEM_SUB || start > size || le32_get(e->nchunks) > le32_get(fs->super.nregions) ||
-	    (uint64_t)le32_get(e->nchunks) * le32_get(fs->super.region_subs) > size - start)
-		return "entry in the disk table";
-	return NULL;
-}
+	for (unsigned i = 0; i < le32_get(fs->super.nslots) && !rc; i++) {
+		fs_addr a = FS_ADDR(0, FS_SLOTTAB_SUB + i / FS_SLOTS_PER_BLOCK);
 
-static int read_table(struct fs *fs, uint64_t sub, enum fs_block_type type, void *block)
-{
-	int rc = fs_io_read(fs, FS_ADDR(0, sub), block, FS_SUB);
-
-	if (!rc && fs_mdhdr_wrong(block, fs->super.fs_id, type, FS_ADDR(0, sub)))
-		rc = -EUCLEAN;
+		if (i % FS_SLOTS_PER_BLOCK == 0) {
+			rc = fs_io_read(fs, a, s, FS_SUB);
+			if (!rc && fs_mdhdr_wrong(s, fs->super.fs_id, FS_BT_SLOTTAB, a))
+				rc = -EUCLEAN;
+			if (rc) {
+				fail(err, errlen, rc, "disk %u: its slot table cannot be read%s", 0, "");
+				break;
+			}
+		}
+		fs->slots[i] = s->s[i % FS_SLOTS_PER_BLOCK];
+		if (fs_io_check_addr(fs, le64_get(fs->slots[i].addr[0]), le32_get(fs->super.log_subs)))
+			rc = fail(err, errlen, -EUCLEAN, "disk %u has a wrong %s", 0, "slot table");
+	}
+	ts_free(s);
 	return rc;
 }
 
-static int read_tables(struct fs *fs, char *err, size_t errlen)
+static int read_disktab(struct fs *fs, char *err, size_t errlen)
 {
-	struct fs_disktab_disk *d = ts_alloc_aligned(FS_SUB, FS_SUB);
-	struct fs_slottab_disk *s = (struct fs_slottab_disk *)d;
-	const char *wrong = NULL;
-	unsigned bad = 0;
+	struct fs_disktab_disk *d = ts_alloc(sizeof(*d));
 	int rc = d ? 0 : -ENOMEM;
 
-	for (unsigned i = 0; i < fs->ndisks && !rc && !wrong; i++) {
+	for (unsigned i = 0; i < fs->ndisks && !rc; i++) {
+		const char *wrong;
+
 		if (i % FS_DISKS_PER_BLOCK == 0)
-			rc = read_table(fs, FS_DISKTAB_SUB + i / FS_DISKS_PER_BLOCK, FS_BT_DISKTAB, d);
-		if (rc)
+			rc = fs_disktab_read(fs->disks[0].dev, fs->super.fs_id, i / FS_DISKS_PER_BLOCK, d);
+		if (rc) {
+			fail(err, errlen, rc, "disk %u: its disk table cannot be read%s", 0, "");
 			break;
+		}
 		fs->disks[i].ent = d->d[i % FS_DISKS_PER_BLOCK];
-		wrong = disk_ent_wrong(fs, bad = i);
-	}
-	for (unsigned i = 0; i < le32_get(fs->super.nslots) && !rc && !wrong; i++) {
-		if (i % FS_SLOTS_PER_BLOCK == 0)
-			rc = read_table(fs, FS_SLOTTAB_SUB + i / FS_SLOTS_PER_BLOCK, FS_BT_SLOTTAB, s);
-		if (rc)
-			break;
-		fs->slots[i] = s->s[i % FS_SLOTS_PER_BLOCK];
-		if (fs_io_check_addr(fs, le64_get(fs->slots[i].addr[0]), le32_get(fs->super.log_subs)))
-			wrong = "slot table";
+		if (fs_disk_state(fs, i) == FS_DISK_GONE)
+			fs->disks[i].dev = NULL;
+		wrong = fs_disk_ent_wrong(&fs->super, &fs->disks[i].ent, fs->disks[i].dev ? nsd_info(fs->disks[i].dev)->size_bytes / FS_SUB : 0);
+		if (wrong)
+			rc = fail(err, errlen, -EUCLEAN, "disk %u has a wrong %s", i, wrong);
+		else if (!fs->disks[i].dev && fs_disk_holds(fs, i))
+			rc = fail(err, errlen, -EINVAL, "disk %u is out of order, or disks are missing%s", i, "");
 	}
 	ts_free(d);
-	if (rc)
-		return fail(err, errlen, rc, "disk %u: its disk and slot tables cannot be read%s", 0, "");
-	return wrong ? fail(err, errlen, -EUCLEAN, "disk %u has a wrong %s", bad, wrong) : 0;
+	return rc;
 }
 
 static int open_disks(struct fs *fs, const struct fs_bare_args *a, char *err, size_t errlen)
 {
 	uint8_t fs_id[16];
-	int rc = 0;
+	const char *wrong;
+	int rc;
 
-	for (unsigned i = 0; i < a->ndisks && !rc; i++) {
+	for (unsigned i = 0; i < a->ndisks; i++)
 		fs->disks[i].dev = a->disks[i];
-		rc = check_label(a->disks[i], i, a->ndisks, fs_id, err, errlen);
-	}
+	if (!fs->disks[0].dev)
+		return fail(err, errlen, -EINVAL, "disk %u is missing%s", 0, "");
+	rc = check_label(fs, 0, fs_id, err, errlen);
 	if (!rc)
 		rc = fs_io_init(fs);
+	if (rc)
+		return rc;
+	rc = fs_supertab_read(fs->disks[0].dev, fs_id, &fs->super);
+	wrong = rc ? "superblock" : super_wrong(&fs->super, a->ndisks);
+	if (wrong)
+		return fail(err, errlen, rc ? rc : -EUCLEAN, "disk %u has a wrong %s", 0, wrong);
+	rc = read_disktab(fs, err, errlen);
+	for (unsigned i = 1; i < fs->ndisks && !rc; i++)
+		rc = fs->disks[i].dev ? check_label(fs, i, fs_id, err, errlen) : 0;
 	if (!rc)
 		rc = read_supers(fs, fs_id, err, errlen);
-	if (!rc)
-		rc = read_tables(fs, err, errlen);
-	return rc;
+	return rc ? rc : read_slots(fs, err, errlen);
 }
 
 int fs_bare_new(const struct fs_bare_args *a, struct fs **out, char *errmsg, size_t errlen)
@@ -192,7 +198,8 @@ int fs_bare_new(const struct fs_bare_args *a, struct fs **out, char *errmsg, siz
 		rc = fail(errmsg, errlen, -EINVAL, "a file system has 1 to 4096 disks, not %u%s", a->ndisks, "");
 		goto failed;
 	}
-	fs->disks = ts_alloc(a->ndisks * sizeof(*fs->disks));
+	ts_mutex_init(&fs->disks_lock);
+	fs->disks = ts_alloc(TS_MAX(a->ndisks, FS_DISKS_ONLINE) * sizeof(*fs->disks));
 	if (fs->disks)
 		rc = open_disks(fs, a, errmsg, errlen);
 	if (!rc)

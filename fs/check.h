@@ -10,7 +10,7 @@
 #ifndef TESSERA_FS_CHECK_H
 #define TESSERA_FS_CHECK_H
 
-#include "fs/fs_int.h"
+#include "fs/disks.h"
 #include "fs/dir_int.h"
 
 #include <dirent.h>
@@ -179,6 +179,7 @@ struct chk_copies {
 	unsigned n;
 	bool (*sane)(struct chk *c, const void *block, void *arg);
 	bool (*there)(struct chk *c, const void *block, void *arg); /* what it names is where it says; where no majority decides */
+	bool by_gen; /* only those changed most often (res_gen) count: a change goes to disk 0 first, and may not have come to the others */
 	void *arg;
 	const uint8_t *fs_id8; /* NULL: any */
 };

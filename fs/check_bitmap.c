@@ -134,6 +134,10 @@ static void type(struct head *h, uint8_t want)
 
 	if (b->type == want)
 		return;
+	/* The share of a disk that came later: it gets the type from the region's next owner. */
+	if (!h->lost && b->type == FS_REGION_FREE && !le64_get(b->retyped_version) && h->disk &&
+	    le32_get(b->free) == h->c->region_subs - FS_CHUNK_HEAD && le32_get(h->c->super.h.res_gen))
+		return;
 	if (!h->lost)
 		chk_found(h->c, true, "%s: type %u, but the region is of type %s -> set", h->what, b->type, name[want]);
 	b->type = want;

@@ -20,13 +20,21 @@ static bool bitmap_there(struct chk *c, unsigned disk, uint64_t sub, uint32_t re
 	return there;
 }
 
+static bool holds(const struct fs_disk_ent_disk *e)
+{
+	return e->state == FS_DISK_READY || e->state == FS_DISK_DRAINING;
+}
+
 static bool ent_sane(struct chk *c, unsigned i, const struct fs_disk_ent_disk *e)
 {
 	uint64_t size = le64_get(e->size_subs), start = le64_get(e->region_start);
 	uint32_t n = le32_get(e->nchunks);
 
-	return !(size > c->disk[i].size_subs || start < FS_SYSTEM_SUB || start > size || n > c->nregions ||
-	    (uint64_t)n * c->region_subs > size - start || e->usage > 3 || e->state || !chk_zero(e->reserved, sizeof(e->reserved)) ||
+	if (fs_disk_ent_none(e)) /* no disk has the number, or one was given and taken back */
+		return !c->disk[i].dev || le64_get(c->super.feat_incompat) & FS_FEAT_DISKS;
+	return !((c->disk[i].dev && size > c->disk[i].size_subs) || start < FS_SYSTEM_SUB || start > size || n > c->nregions ||
+	    (uint64_t)n * c->region_subs > size - start || e->usage > 3 || e->state >= FS_DISK_STATES ||
+	    (e->state && !(le64_get(c->super.feat_incompat) & FS_FEAT_DISKS)) || (!c->disk[i].dev && holds(e)) || !chk_zero(e->reserved, sizeof(e->reserved)) ||
 	    start % c->block_subs || chk_zero(e->uuid, sizeof(e->uuid)));
 }
 
@@ -36,7 +44,7 @@ static bool ent_there(struct chk *c, unsigned i, const struct fs_disk_ent_disk *
 	uint64_t start = le64_get(e->region_start);
 	uint32_t n = le32_get(e->nchunks);
 
-	return !n || bitmap_there(c, i, start, 0) + bitmap_there(c, i, start + (uint64_t)(n - 1) * c->region_subs, n - 1) +
+	return !n || !c->disk[i].dev || fs_disk_ent_none(e) || e->state == FS_DISK_GONE || bitmap_there(c, i, start, 0) + bitmap_there(c, i, start + (uint64_t)(n - 1) * c->region_subs, n - 1) +
 				     bitmap_there(c, i, start + (uint64_t)(n / 2) * c->region_subs, n / 2) >= 2;
 }
 
@@ -55,7 +63,7 @@ static bool disktab_sane(struct chk *c, const void *block, void *arg)
 	const struct fs_disktab_disk *t = block;
 	unsigned b = *(unsigned *)arg;
 
-	if (t->h.res_kind != TOK_FS || le64_get(t->h.res_id) != b || le32_get(t->h.res_gen))
+	if (t->h.res_kind != TOK_FS || le64_get(t->h.res_id) != b)
 		return false;
 	for (unsigned k = 0; k < FS_DISKS_PER_BLOCK; k++) {
 		unsigned i = b * FS_DISKS_PER_BLOCK + k;
@@ -69,15 +77,21 @@ static bool disktab_sane(struct chk *c, const void *block, void *arg)
 static int disk_table(struct chk *c)
 {
 	struct fs_disktab_disk *t = chk_page();
-	fs_addr *at = ts_alloc(c->ndisks * sizeof(*at));
+	fs_addr *at = ts_alloc(2 * (size_t)c->ndisks * sizeof(*at));
+	bool twice = le64_get(c->super.feat_incompat) & FS_FEAT_DISKS;
 	int rc = t && at ? 0 : -ENOMEM;
 
 	for (unsigned b = 0; b < DISKTAB_BLOCKS && !rc; b++) {
-		struct chk_copies k = {.type = FS_BT_DISKTAB, .what = "disk table", .at = at, .n = c->ndisks, .sane = disktab_sane,
-				       .there = disktab_there, .arg = &b, .fs_id8 = c->super.fs_id};
+		struct chk_copies k = {.type = FS_BT_DISKTAB, .what = "disk table", .at = at, .sane = disktab_sane, .there = disktab_there,
+				       .arg = &b, .fs_id8 = c->super.fs_id, .by_gen = true};
 
-		for (unsigned i = 0; i < c->ndisks; i++)
-			at[i] = FS_ADDR(i, FS_DISKTAB_SUB + b);
+		for (unsigned i = 0; i < c->ndisks; i++) {
+			if (!c->disk[i].dev)
+				continue;
+			at[k.n++] = FS_ADDR(i, FS_DISKTAB_SUB + b);
+			if (twice && b < FS_DISKTAB_TWICE)
+				at[k.n++] = FS_ADDR(i, FS_DISKTAB_SUB2 + b);
+		}
 		rc = chk_copies(c, &k, t);
 		if (rc == -EUCLEAN)
 			rc = chk_fail(c, rc, "block %u of the disk table is good on no disk: nothing was changed there, it cannot be repaired", b);
@@ -89,17 +103,21 @@ static int disk_table(struct chk *c)
 	return rc;
 }
 
-/* Regions counted on the disks are those of the superblock. */
+/* Regions counted on the disks are those of the superblock. On a disk that is not in use yet, or no more, nothing may lie. */
 static int regions_agree(struct chk *c)
 {
+	bool gone = false;
 	uint32_t most = 0;
 
 	for (unsigned i = 0; i < c->ndisks; i++) {
-		c->disk[i].region_start = le64_get(c->ents[i].region_start);
-		c->disk[i].nchunks = le32_get(c->ents[i].nchunks);
-		most = TS_MAX(most, c->disk[i].nchunks);
+		const struct fs_disk_ent_disk *e = &c->ents[i];
+
+		c->disk[i].region_start = le64_get(e->region_start);
+		c->disk[i].nchunks = !fs_disk_ent_none(e) && holds(e) ? le32_get(e->nchunks) : 0;
+		most = TS_MAX(most, le32_get(e->nchunks));
+		gone |= e->state == FS_DISK_GONE;
 	}
-	if (most != c->nregions)
+	if (most != c->nregions && !gone)
 		return chk_fail(c, -EUCLEAN, "the superblock says %u regions, the disk table %u: it cannot be repaired", c->nregions, most);
 	return 0;
 }
@@ -124,7 +142,8 @@ static void label_right(struct chk *c, unsigned i, struct nsd_label_disk *l)
 	memcpy(l->fs_id, c->super.fs_id, 16);
 	memcpy(l->disk_uuid, e->uuid, 16);
 	l->disk_no = le16_make((uint16_t)i);
-	l->disk_count = le16_make((uint16_t)c->ndisks);
+	if (le16_get(l->disk_count) > c->ndisks || le16_get(l->disk_count) <= i) /* how many there were when it was written */
+		l->disk_count = le16_make((uint16_t)c->ndisks);
 	l->failure_group = e->failure_group;
 	l->usage = e->usage;
 	l->reserved0 = 0;
@@ -178,7 +197,7 @@ static int labels(struct chk *c)
 	int rc = p ? 0 : -ENOMEM;
 
 	for (unsigned i = 0; i < c->ndisks && !rc; i++)
-		rc = label_one(c, i, p, p + 2);
+		rc = c->disk[i].dev && c->ents[i].state != FS_DISK_GONE && !fs_disk_ent_none(&c->ents[i]) ? label_one(c, i, p, p + 2) : 0;
 	ts_free(p);
 	return rc;
 }
@@ -277,11 +296,12 @@ int chk_slots(struct chk *c)
 	if (!t || !at || !c->slot)
 		rc = -ENOMEM;
 	for (unsigned b = 0; b < SLOTTAB_BLOCKS && !rc; b++) {
-		struct chk_copies k = {.type = FS_BT_SLOTTAB, .what = "log slot table", .at = at, .n = c->ndisks, .sane = slottab_sane,
-				       .there = slottab_there, .arg = &b, .fs_id8 = c->super.fs_id};
+		struct chk_copies k = {.type = FS_BT_SLOTTAB, .what = "log slot table", .at = at, .sane = slottab_sane, .there = slottab_there,
+				       .arg = &b, .fs_id8 = c->super.fs_id};
 
 		for (unsigned i = 0; i < c->ndisks; i++)
-			at[i] = FS_ADDR(i, FS_SLOTTAB_SUB + b);
+			if (c->disk[i].dev)
+				at[k.n++] = FS_ADDR(i, FS_SLOTTAB_SUB + b);
 		rc = chk_copies(c, &k, t);
 		if (rc == -EUCLEAN)
 			rc = chk_fail(c, rc, "block %u of the log slot table is good on no disk: it cannot be repaired", b);

@@ -7,6 +7,7 @@
 
 struct copy {
 	bool valid, sane, first, there; /* first: of equal ones */
+	uint32_t gen;
 	unsigned votes;
 	uint64_t version;
 };
@@ -24,7 +25,7 @@ static bool copy_valid(const struct chk_copies *k, const uint8_t *block, fs_addr
 	const struct fs_mhdr_disk *h = (const void *)block;
 	const uint8_t *id = k->fs_id8 ? k->fs_id8 : h->fs_id8;
 
-	return !fs_mdhdr_wrong(block, id, k->type, a) && !le16_get(h->flags) && !le32_get(h->reserved) &&
+	return !fs_mdhdr_wrong(block, id, k->type, a) && !le16_get(h->flags) && le32_get(h->reserved) == (k->by_gen ? le32_get(h->res_gen) : 0) &&
 	       le64_get(h->version) <= CHK_VERSION_MAX && le64_get(h->version);
 }
 
@@ -38,6 +39,7 @@ static void vote(struct chk *c, const struct chk_copies *k, const uint8_t *all, 
 		v[i].valid = copy_valid(k, b, k->at[i]);
 		v[i].sane = v[i].valid && (!k->sane || k->sane(c, b, k->arg));
 		v[i].version = fs_mdhdr_version(b);
+		v[i].gen = k->by_gen ? le32_get(((const struct fs_mhdr_disk *)b)->res_gen) : 0;
 		while (v[i].sane && j < i && !(v[j].first && same(b, all + (size_t)j * FS_SUB)))
 			j++;
 		v[i].first = v[i].sane && j == i;
@@ -57,13 +59,19 @@ static bool better(const struct copy *a, const struct copy *b)
 static int choose(struct chk *c, const struct chk_copies *k, const uint8_t *all, struct copy *v)
 {
 	int best = -1;
+	uint32_t gen = 0;
+	unsigned n = 0;
 
 	vote(c, k, all, v);
+	for (unsigned i = 0; i < k->n; i++)
+		gen = TS_MAX(gen, v[i].sane ? v[i].gen : 0);
+	for (unsigned i = 0; i < k->n; i++)
+		n += !v[i].sane || v[i].gen == gen;
 	for (unsigned i = 0; i < k->n; i++) {
-		if (!v[i].first)
+		if (!v[i].first || v[i].gen != gen)
 			continue;
-		v[i].there = !k->there || (k->n > 2 && 2 * v[i].votes > k->n) || k->there(c, all + (size_t)i * FS_SUB, k->arg);
-		if (k->n > 2 && 2 * v[i].votes > k->n)
+		v[i].there = !k->there || (n > 2 && 2 * v[i].votes > n) || k->there(c, all + (size_t)i * FS_SUB, k->arg);
+		if (n > 2 && 2 * v[i].votes > n)
 			return (int)i;
 		if (v[i].there && (best < 0 || better(&v[i], &v[best])))
 			best = (int)i;
@@ -80,7 +88,10 @@ static int rewrite(struct chk *c, const struct chk_copies *k, const uint8_t *all
 	for (unsigned i = 0; i < k->n && !rc; i++) {
 		if (v[i].valid && same(good, all + (size_t)i * FS_SUB))
 			continue;
-		chk_found(c, true, "disk %u: %s at sub %llu %s -> written from the copy on disk %u", FS_ADDR_DISK(k->at[i]), k->what,
+		if (v[i].sane && v[i].gen < v[best].gen && !c->repair) /* whoever changed it did not come so far: no fault */
+			continue;
+		if (!v[i].sane || v[i].gen == v[best].gen)
+			chk_found(c, true, "disk %u: %s at sub %llu %s -> written from the copy on disk %u", FS_ADDR_DISK(k->at[i]), k->what,
 			  (unsigned long long)FS_ADDR_SUB(k->at[i]),
 			  !v[i].valid ? "is damaged" : !v[i].sane ? "contradicts the disks" : "differs from the others", FS_ADDR_DISK(k->at[best]));
 		memcpy(b, good, FS_SUB);
@@ -163,7 +174,7 @@ static bool super_sane(struct chk *c, const void *block, void *arg)
 	const struct fs_super_disk *s = block;
 	uint32_t bs = le32_get(s->block_size), rs = le32_get(s->region_subs);
 
-	if (s->h.res_kind != TOK_FS || le64_get(s->h.res_id) || le32_get(s->h.res_gen) || memcmp(s->h.fs_id8, s->fs_id, 8))
+	if (s->h.res_kind != TOK_FS || le64_get(s->h.res_id) || memcmp(s->h.fs_id8, s->fs_id, 8))
 		return false;
 	if (le32_get(s->format_version) != FS_FORMAT_VERSION || le64_get(s->feat_compat) || le64_get(s->feat_ro_compat) ||
 	    le64_get(s->feat_incompat) & ~FS_FEAT_INCOMPAT)
@@ -174,7 +185,9 @@ static bool super_sane(struct chk *c, const void *block, void *arg)
 	    le32_get(s->log_subs) < 2 + (128u << 10) / FS_SUB || le32_get(s->log_subs) > (1u << 20) || !le32_get(s->nregions))
 		return false;
 	if (s->meta_copies != 1 || s->data_copies != 1 || s->reserved0[0] || s->reserved0[1] || le32_get(s->reserved1) ||
-	    !chk_zero(s->reserved, sizeof(s->reserved)))
+	    !chk_zero(s->reserved, sizeof(s->reserved)) || s->move > FS_MOVE_REBALANCE || !chk_zero(s->reserved2, sizeof(s->reserved2)))
+		return false;
+	if ((s->move || le32_get(s->move_mib_s) || le32_get(s->h.res_gen)) && !(le64_get(s->feat_incompat) & FS_FEAT_DISKS))
 		return false;
 	if (!s->name[0] || !nsd_name_ok(s->name, sizeof(s->name)))
 		return false;
@@ -184,15 +197,15 @@ static bool super_sane(struct chk *c, const void *block, void *arg)
 int chk_super(struct chk *c)
 {
 	fs_addr *at = ts_alloc(2 * (size_t)c->ndisks * sizeof(*at));
-	struct chk_copies k = {.type = FS_BT_SUPER, .what = "superblock", .at = at, .n = 2 * c->ndisks, .sane = super_sane,
-				.there = super_there};
+	struct chk_copies k = {.type = FS_BT_SUPER, .what = "superblock", .at = at, .sane = super_sane, .there = super_there, .by_gen = true};
 	struct fs_super_disk *s = chk_page();
 	int rc = at && s ? 0 : -ENOMEM;
 
 	for (unsigned i = 0; i < 2 * c->ndisks && !rc; i++)
-		at[i] = FS_ADDR(i / 2, FS_SUPER_SUB + i % 2);
+		if (c->disk[i / 2].dev)
+			at[k.n++] = FS_ADDR(i / 2, FS_SUPER_SUB + i % 2);
 	for (unsigned i = 0; i < c->ndisks && !rc; i++) {
-		if (c->disk[i].size_subs <= FS_SYSTEM_SUB)
+		if (c->disk[i].dev && c->disk[i].size_subs <= FS_SYSTEM_SUB)
 			rc = chk_fail(c, -EUCLEAN, "disk %u is too small to hold a file system", i);
 	}
 	if (!rc) {

@@ -28,10 +28,10 @@ static uint32_t want_subs(const struct fs *fs, uint32_t need)
 static int take_space(struct fs *fs, struct data_blk *b, uint32_t need, struct fs_ext *out)
 {
 	uint32_t want = want_subs(fs, need);
-	int rc = fs_alloc_take(fs, false, want, 0, b->idx, out);
+	int rc = fs_alloc_take(fs, false, want, 0, data_blk_stripe(b), out);
 
 	if (rc == -FS_NEED_SPACE && need < want)
-		rc = fs_alloc_take(fs, false, need, 0, b->idx, out);
+		rc = fs_alloc_take(fs, false, need, 0, data_blk_stripe(b), out);
 	return rc;
 }
 
@@ -108,7 +108,7 @@ static int reserve_extend(struct fs *fs, struct data_blk *b, uint32_t need)
 	fs_addr goal = b->map.addr + b->map.subs;
 	struct fs_ext e;
 
-	if (b->next != NEXT_NONE || fs_alloc_take(fs, false, extra, goal, b->idx, &e))
+	if (b->next != NEXT_NONE || fs_alloc_take(fs, false, extra, goal, data_blk_stripe(b), &e))
 		return -EAGAIN;
 	if (e.addr != goal) {
 		fs_alloc_untake(fs, &e);
@@ -136,22 +136,13 @@ static int load_block(struct fs *fs, struct data_blk *b, unsigned *pinned)
 	return rc;
 }
 
-/* A larger extent, and the pages of the old one become dirty: they will be written to the new one. */
-static int reserve_move(struct fs *fs, struct data_blk *b, uint32_t need)
+int data_blk_move(struct fs *fs, struct data_blk *b, const struct fs_ext *e)
 {
 	struct fs_datastate *ds = fs->datas;
 	struct fs_bmap was = b->map;
 	unsigned pinned = 0;
-	struct fs_ext e;
-	int rc = take_space(fs, b, need, &e);
+	int rc;
 
-	if (rc)
-		return rc;
-	if (b->next == NEXT_FRESH) { /* loaded already */
-		fs_alloc_untake(fs, &b->ext);
-		data_blk_plan(b, NEXT_FRESH, &e);
-		return 0;
-	}
 	ts_mutex_lock(&ds->grow_lock, "one growing block at a time");
 	rc = load_block(fs, b, &pinned);
 	while (!rc && (b->ios || b->ready)) {
@@ -163,9 +154,9 @@ static int reserve_move(struct fs *fs, struct data_blk *b, uint32_t need)
 	if (!rc && (b->next != NEXT_NONE || b->map.addr != was.addr || b->map.subs != was.subs))
 		rc = -TS_ERR_RETRY;
 	if (rc) {
-		fs_alloc_untake(fs, &e);
+		fs_alloc_untake(fs, e);
 	} else {
-		data_blk_plan(b, NEXT_FRESH, &e);
+		data_blk_plan(b, NEXT_FRESH, e);
 	}
 	for (unsigned p = 0; p < pinned; p++) {
 		struct data_chunk *c = b->chunk[p / DATA_CHUNK_PAGES];
@@ -177,6 +168,22 @@ static int reserve_move(struct fs *fs, struct data_blk *b, uint32_t need)
 	data_blk_settle(fs, b);
 	ts_mutex_unlock(&ds->grow_lock);
 	return rc;
+}
+
+/* A larger extent. */
+static int reserve_move(struct fs *fs, struct data_blk *b, uint32_t need)
+{
+	struct fs_ext e;
+	int rc = take_space(fs, b, need, &e);
+
+	if (rc)
+		return rc;
+	if (b->next == NEXT_FRESH) { /* loaded already */
+		fs_alloc_untake(fs, &b->ext);
+		data_blk_plan(b, NEXT_FRESH, &e);
+		return 0;
+	}
+	return data_blk_move(fs, b, &e);
 }
 
 int data_blk_reserve(struct fs *fs, struct data_blk *b, uint32_t need)

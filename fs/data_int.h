@@ -132,6 +132,8 @@ struct fs_datastate {
 
 static inline uint32_t data_blk_pages(const struct fs *fs) { return fs->block_subs; }
 static inline uint32_t data_blk_chunks(const struct fs *fs) { return fs->block_size / DATA_CHUNK; }
+/* Files of one block are on all disks, too. */
+static inline uint64_t data_blk_stripe(const struct data_blk *b) { return b->df->ip->ino + b->idx; }
 static inline uint64_t data_blk_off(const struct fs *fs, const struct data_blk *b) { return b->idx * fs->block_size; }
 static inline uint8_t *data_page(struct data_chunk *c, unsigned page) { return c->mem + (size_t)(page % DATA_CHUNK_PAGES) * DATA_PAGE; }
 static inline uint16_t data_bit(unsigned page) { return (uint16_t)(1u << (page % DATA_CHUNK_PAGES)); }
@@ -210,6 +212,9 @@ void data_read_ahead(struct fs *fs, struct data_file *df, struct fs_file *f, uin
 /* ---- data.c ------------------------------------------------------------------------------------------------------- */
 bool data_stays_inline(struct fs *fs, struct data_file *df, uint64_t end);
 int data_blk_reserve(struct fs *fs, struct data_blk *b, uint32_t need) TS_MUST_CHECK;
+/* To a taken extent, which becomes the block's or is given back: the pages of the old one become dirty, they will be written to the new
+ * one. -TS_ERR_RETRY: it changed meanwhile. */
+int data_blk_move(struct fs *fs, struct data_blk *b, const struct fs_ext *e) TS_MUST_CHECK;
 uint32_t data_blk_capacity(const struct data_blk *b); /* sub-blocks, map and ext together */
 void data_blk_plan(struct data_blk *b, enum data_next next, const struct fs_ext *ext); /* the only way to change these two */
 void data_blk_release(struct fs *fs, struct data_blk *b); /* gives ext back: pages that needed it must be gone */

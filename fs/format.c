@@ -18,7 +18,7 @@
 struct layout_disk {
 	uint64_t size_subs, next_sub, region_start;
 	uint32_t nchunks;
-	uint8_t uuid[16];
+	uint8_t uuid[16], usage;
 };
 struct layout {
 	const struct fs_format_args *a;
@@ -56,6 +56,8 @@ static int check_args(struct layout *l)
 		return refuse(l, -EINVAL, "the block size must be a power of two from 64 KiB to 16 MiB");
 	if (!a->ndisks || a->ndisks > FS_MAX_DISKS)
 		return refuse(l, -EINVAL, "a file system has 1 to 4096 disks");
+	if (a->meta_disks > a->ndisks)
+		return refuse(l, -EINVAL, "there are fewer disks than are to hold metadata");
 	if (a->log_slots > FS_MAX_SLOTS)
 		return refuse(l, -EINVAL, "at most 256 log slots");
 	if (a->log_bytes && (a->log_bytes < LOG_MIN || a->log_bytes > (1ULL << 30)))
@@ -63,6 +65,11 @@ static int check_args(struct layout *l)
 	l->block_subs = bs / FS_SUB;
 	l->nslots = a->log_slots ? a->log_slots : 8;
 	return 0;
+}
+
+static unsigned meta_disks(const struct fs_format_args *a)
+{
+	return a->meta_disks ? a->meta_disks : a->ndisks;
 }
 
 static uint64_t total_subs(const struct layout *l)
@@ -85,7 +92,7 @@ static fs_addr place(struct layout *l, unsigned disk, uint64_t subs)
 static void place_system(struct layout *l)
 {
 	uint64_t total = total_subs(l), log_bytes = l->a->log_bytes, blocks;
-	unsigned n = l->a->ndisks, pieces;
+	unsigned n = meta_disks(l->a), pieces; /* what cannot be moved lies on no disk that is for data only */
 
 	if (!log_bytes)
 		log_bytes = TS_MIN((uint64_t)LOG_LARGE, TS_MAX((uint64_t)LOG_SMALL, total * FS_SUB / LOG_SHARE / l->nslots));
@@ -166,6 +173,7 @@ static int plan(struct layout *l)
 	for (unsigned i = 0; i < l->a->ndisks; i++) {
 		l->disk[i].size_subs = nsd_info(l->a->disks[i])->size_bytes / FS_SUB;
 		l->disk[i].next_sub = FS_SYSTEM_SUB;
+		l->disk[i].usage = i < meta_disks(l->a) ? FS_DISK_ANY : FS_DISK_DATA;
 		random_bytes(l, l->disk[i].uuid, 16);
 		if (l->disk[i].size_subs > 1ULL << 40)
 			return refuse(l, -EFBIG, "a disk is larger than this format can address");
@@ -238,8 +246,11 @@ static int write_tables(struct layout *l, unsigned disk)
 			e->region_start = le64_make(l->disk[i].region_start);
 			e->nchunks = le32_make(l->disk[i].nchunks);
 			e->failure_group = le16_make((uint16_t)i);
+			e->usage = l->disk[i].usage;
 		}
 		rc = write_block(l, FS_ADDR(disk, FS_DISKTAB_SUB + b), d, FS_BT_DISKTAB, TOK_FS, b);
+		if (!rc && b < FS_DISKTAB_TWICE)
+			rc = write_block(l, FS_ADDR(disk, FS_DISKTAB_SUB2 + b), d, FS_BT_DISKTAB, TOK_FS, b);
 	}
 	return rc;
 }
@@ -304,24 +315,30 @@ static void head_done(struct nsd_req *r, int rc)
 	ts_group_done(r->arg, rc);
 }
 
-static void fill_head(struct layout *l, uint8_t *buf, unsigned disk, uint32_t region)
+/* Both blocks in front of a chunk, not sealed. */
+void fs_chunk_head_fill(uint8_t buf[2 * FS_SUB], const uint8_t fs_id[16], unsigned disk, uint32_t region, uint64_t sub, uint32_t nsubs, uint32_t used)
 {
 	struct fs_bitmap_disk *b = (struct fs_bitmap_disk *)buf;
-	uint64_t sub = l->disk[disk].region_start + (uint64_t)region * l->region_subs;
-	uint32_t used = FS_CHUNK_HEAD + (!disk && !region ? FS_SEG_INODES : 0);
 
 	memset(buf, 0, 2 * FS_SUB);
 	b->region = le32_make(region);
 	b->disk = le16_make((uint16_t)disk);
-	b->type = region ? FS_REGION_FREE : FS_REGION_META; /* the first holds the first segment of inodes */
 	b->first_sub = le64_make(sub);
-	b->nsubs = le32_make(l->region_subs);
-	b->free = le32_make(l->region_subs - used);
+	b->nsubs = le32_make(nsubs);
+	b->free = le32_make(nsubs - used);
 	for (uint32_t i = 0; i < used; i++)
 		b->bits[i / 8] |= (uint8_t)(1u << i % 8);
-	fs_mdhdr_fill(b, l->fs_id, FS_BT_BITMAP, TOK_REGION, FS_ADDR(disk, sub), region, 0);
-	fs_mdhdr_seal(b, FORMAT_INCARNATION, ++l->version);
-	fs_mdhdr_fill(buf + FS_SUB, l->fs_id, FS_BT_CHUNKAUX, TOK_REGION, FS_ADDR(disk, sub + 1), region, 0);
+	fs_mdhdr_fill(b, fs_id, FS_BT_BITMAP, TOK_REGION, FS_ADDR(disk, sub), region, 0);
+	fs_mdhdr_fill(buf + FS_SUB, fs_id, FS_BT_CHUNKAUX, TOK_REGION, FS_ADDR(disk, sub + 1), region, 0);
+}
+
+static void fill_head(struct layout *l, uint8_t *buf, unsigned disk, uint32_t region)
+{
+	uint64_t sub = l->disk[disk].region_start + (uint64_t)region * l->region_subs;
+
+	fs_chunk_head_fill(buf, l->fs_id, disk, region, sub, l->region_subs, FS_CHUNK_HEAD + (!disk && !region ? FS_SEG_INODES : 0));
+	((struct fs_bitmap_disk *)buf)->type = region ? FS_REGION_FREE : FS_REGION_META; /* the first holds the first segment of inodes */
+	fs_mdhdr_seal(buf, FORMAT_INCARNATION, ++l->version);
 	fs_mdhdr_seal(buf + FS_SUB, FORMAT_INCARNATION, ++l->version);
 }
 
@@ -395,7 +412,7 @@ static int write_labels(struct layout *l)
 		*b = (struct nsd_label_disk){.version = le32_make(NSD_LABEL_VERSION),
 					     .flags = le32_make(l->a->able ? l->a->able[i] : 0), .disk_no = le16_make((uint16_t)i),
 					     .disk_count = le16_make((uint16_t)l->a->ndisks),
-					     .failure_group = le16_make((uint16_t)i),
+					     .failure_group = le16_make((uint16_t)i), .usage = l->disk[i].usage,
 					     .size_bytes = le64_make(l->disk[i].size_subs * FS_SUB),
 					     .write_time_ns = le64_make(ts_wall_ns(l->a->env)), .sequence = le64_make(1),
 					     .pool = "system"};

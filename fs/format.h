@@ -6,7 +6,9 @@
  *   sub 0,1      NSD label, twice                (nsd/nsd.h)
  *   sub 16,17    superblock, twice               (on every disk)
  *   sub 40..41   slot table, 2 blocks            (on every disk; 128 slots a block)
- *   sub 48..127  disk table, 66 blocks used      (on every disk; 63 disks a block)
+ *   sub 48..113  disk table                      (on every disk; 63 disks a block)
+ *   sub 114..127 its first 14 blocks, again      (with FS_FEAT_DISKS)
+ *   sub 128..253 where disks are found: URLs     (on disk 0, if it was ever told)
  *   sub 256..    system area: log slots that live on this disk, pieces of the segment table
  *   region_start regions: region r owns the chunk [region_start + r*region_subs, +region_subs) of every disk
  *   chunk sub 0 = bitmap block, sub 1 = auxiliary block (watermarks), then space.
@@ -32,11 +34,14 @@
 #define FS_LINK_MAX	  0x7fffffffu
 /* feat_incompat. New file systems have what is known here; without it the older rules hold. */
 #define FS_FEAT_XATTRS	  1ULL /* more than one block of xattrs: values of their own, blocks behind an index */
-#define FS_FEAT_INCOMPAT  FS_FEAT_XATTRS
+#define FS_FEAT_DISKS	  2ULL /* disks come and go: states and holes in the disk table, which lies twice */
+#define FS_FEAT_INCOMPAT  (FS_FEAT_XATTRS | FS_FEAT_DISKS)
 
 #define FS_SUPER_SUB	 16
 #define FS_SLOTTAB_SUB	 40
 #define FS_DISKTAB_SUB	 48
+#define FS_DISKTAB_SUB2	 114
+#define FS_DISKURL_SUB	 128
 #define FS_SYSTEM_SUB	 256
 
 /* An address: disk in bits 40..51, sub-block in bits 0..39. Bits 52..63 are zero. 0 = none (sub 0 is a label). */
@@ -59,6 +64,7 @@ enum fs_block_type {
 	FS_BT_XATTR,
 	FS_BT_LOGHEAD,
 	FS_BT_XATTRINDEX,
+	FS_BT_DISKURL,
 	FS_BT_COUNT
 };
 
@@ -107,10 +113,26 @@ struct fs_super_disk {
 	le32 nsegtab_ext;
 	le32 reserved1;
 	struct fs_segtab_ext_disk segtab[FS_SEGTAB_EXTENTS];
-	uint8_t reserved[4096 - 64 - 16 - 16 - 64 - 8 - 24 - 8 - 16 - 12 - 8 - 4 - 8 - 8 - FS_SEGTAB_EXTENTS * 40];
+	uint8_t move;		/* FS_MOVE_*: what the nodes that have it mounted do beside their work */
+	uint8_t reserved2[3];
+	le32 move_mib_s;	/* each node moves at most so much a second; 0: as it comes */
+	uint8_t reserved[4096 - 64 - 16 - 16 - 64 - 8 - 24 - 8 - 16 - 12 - 8 - 4 - 8 - 8 - FS_SEGTAB_EXTENTS * 40 - 8];
 };
+enum { FS_MOVE_REBALANCE = 1 };
 _Static_assert(sizeof(struct fs_super_disk) == FS_SUB, "superblock size");
 
+/* What disk 0 says counts: the superblock's ndisks is how many numbers were ever given, the table says which of them are disks. A change
+ * is there when disk 0 has it; the copies on the others follow. h.res_gen of the superblock and of a block of the table, and again
+ * in h.reserved: how often it was changed. */
+enum fs_disk_state {
+	FS_DISK_READY = 0, /* with a uuid of zeros: no disk has this number */
+	FS_DISK_JOINING,   /* every node opens it, nobody puts anything on it */
+	FS_DISK_DRAINING,  /* nothing new is put on it, what is there is moved away */
+	FS_DISK_EMPTY,	   /* nothing is on it */
+	FS_DISK_GONE,	   /* removed; the number is not given again */
+	FS_DISK_STATES
+};
+enum fs_disk_usage { FS_DISK_ANY = 0, FS_DISK_META = 1, FS_DISK_DATA = 2, FS_DISK_NEITHER = 3 };
 struct fs_disk_ent_disk { /* 64 bytes */
 	uint8_t uuid[16];
 	le64 size_subs;
@@ -121,11 +143,23 @@ struct fs_disk_ent_disk { /* 64 bytes */
 	le64 reserved[3];
 };
 #define FS_DISKS_PER_BLOCK 63
+#define FS_DISKTAB_TWICE   14u /* blocks of the table that lie twice */
+#define FS_DISKS_ONLINE	   (FS_DISKTAB_TWICE * FS_DISKS_PER_BLOCK) /* only disks with smaller numbers can be added or changed */
 struct fs_disktab_disk {
 	struct fs_mhdr_disk h;
 	struct fs_disk_ent_disk d[FS_DISKS_PER_BLOCK];
 };
 _Static_assert(sizeof(struct fs_disktab_disk) == FS_SUB, "disk table size");
+
+/* How whoever added a disk reached it: a hint for nodes whose configuration does not name it. Never with a password. */
+#define FS_DISKURL_BYTES     576u
+#define FS_DISKURL_PER_BLOCK 7u
+struct fs_diskurl_disk {
+	struct fs_mhdr_disk h; /* res TOK_FS, id = block */
+	char url[FS_DISKURL_PER_BLOCK][FS_DISKURL_BYTES]; /* "": not told */
+};
+_Static_assert(sizeof(struct fs_diskurl_disk) == FS_SUB, "disk url block size");
+_Static_assert(FS_DISKURL_SUB + (FS_DISKS_ONLINE + FS_DISKURL_PER_BLOCK - 1) / FS_DISKURL_PER_BLOCK <= FS_SYSTEM_SUB, "disk urls fit");
 
 struct fs_slot_ent_disk { /* where a log slot lies; 24 bytes */
 	le64 addr[3];

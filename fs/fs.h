@@ -27,6 +27,7 @@ struct fs_format_args {
 	uint64_t log_bytes;	   /* per slot; 0 = by size: 4 MiB .. 64 MiB */
 	struct nsd_dev **disks;	   /* 1..4096, opened, foreign contents already refused by the caller */
 	unsigned ndisks;
+	unsigned meta_disks;	   /* so many, the first, hold logs and metadata; the others file data only. 0 = all */
 	const uint32_t *able;	   /* NSD_ABLE_* of each disk, for its label; NULL: nothing is known */
 	const struct ts_env *env;
 	void (*progress)(void *arg, const char *step, unsigned permille);
@@ -34,8 +35,22 @@ struct fs_format_args {
 };
 int fs_format(const struct fs_format_args *a, uint8_t fs_id_out[16], char *errmsg, size_t errlen) TS_MUST_CHECK;
 
+/* ---- disks (docs/disks.md) ---- */
+#define FS_DISK_URL_BYTES 576
+struct fs_disk_info {
+	uint8_t uuid[16];
+	uint64_t size_bytes;
+	uint64_t used_bytes, room_bytes, meta_bytes; /* of a mounted file system: file data and what could be; metadata */
+	unsigned failure_group, usage, state;	     /* fs_disk_usage, fs_disk_state of the format: see the names */
+	char url[FS_DISK_URL_BYTES];		     /* how whoever added it reached it; "": not told */
+};
+const char *fs_disk_state_name(unsigned state); /* "ready", "joining", "draining", "empty", "gone": no disk has the number */
+const char *fs_disk_usage_name(unsigned usage);
+/* The disks of the file system whose disk 0 this is, by number, as that disk says; to be freed by ts_free. From a fiber. */
+int fs_disks_list(struct nsd_dev *disk0, struct fs_disk_info **out, unsigned *n) TS_MUST_CHECK;
+
 struct fs_check_args {
-	struct nsd_dev **disks; /* in disk_no order */
+	struct nsd_dev **disks; /* in disk_no order; NULL where no disk has the number */
 	unsigned ndisks;
 	bool repair;
 	uint64_t memory_bound;	/* bytes, 0 = 256 MiB */
@@ -76,7 +91,7 @@ struct fs_upcalls { /* into fuse/ (or the simulator's kernel); may be NULL membe
 };
 struct fs_mount_args {
 	struct ts_exec *exec;
-	struct nsd_dev **disks; /* in disk_no order; stay open until fs_unmount returns */
+	struct nsd_dev **disks; /* in disk_no order, NULL where no disk has the number; stay open until fs_unmount returns */
 	unsigned ndisks;
 	struct net *net;
 	struct quorum *quorum;
@@ -87,6 +102,11 @@ struct fs_mount_args {
 	 * On a fiber; may take as long as a power switch does. 0: yes; its lease is waited for all the same. NULL: nobody knows. */
 	int (*fence_otherwise)(void *arg, unsigned node, uint64_t incarnation, unsigned disk, int rc);
 	void *key_arg; /* of both */
+	/* A disk joined: the open device of the one with this uuid, found where url says if not before; ready to be written to. May wait. It stays
+	 * open until disk_close, which comes when nothing uses it any more, or until fs_unmount returns. NULL: disks never change. */
+	int (*disk_open)(void *arg, unsigned no, const uint8_t uuid[16], const char *url, struct nsd_dev **out);
+	void (*disk_close)(void *arg, unsigned no, struct nsd_dev *dev);
+	void *disk_arg;
 	struct quorum_times times;
 	struct fs_upcalls up;
 	bool read_only, noatime, nodiratime, strictatime;
@@ -136,6 +156,32 @@ unsigned fs_recovery_past(const struct fs *fs, struct fs_recovered *out, unsigne
 /* A sum over all of a slot's log: another one later means that somebody writes it. From a fiber. */
 int fs_slot_sum(struct fs *fs, uint32_t slot, uint64_t *sum) TS_MUST_CHECK;
 void fs_fault_fence(struct fs *fs, unsigned times); /* for tests: so many of the next fences fail */
+
+/* ---- disks that come and go; from fibers, on one node at a time, the others wait their turn ---- */
+struct fs_disk_add {
+	struct nsd_dev *dev;	  /* open, its contents may be destroyed; disk_open will be asked for it */
+	const char *url;	  /* for the other nodes; kept on disk, so without a password; "" = they must know it */
+	unsigned failure_group;
+	bool metadata;		  /* logs stay where they are, but new metadata may come here, and the disk can never be drained */
+	uint32_t able;		  /* NSD_ABLE_* */
+	/* Before each step. Not 0: end here and now, as if this node died (tests). */
+	int (*step)(void *arg, const char *what);
+	void *arg;
+};
+/* A disk that an earlier call did not finish with is taken up where that ended. *no: its number. */
+int fs_disk_add(struct fs *fs, const struct fs_disk_add *a, unsigned *no, char *errmsg, size_t errlen) TS_MUST_CHECK;
+int fs_disk_drain(struct fs *fs, unsigned no, bool cancel, uint32_t mib_s, char *errmsg, size_t errlen) TS_MUST_CHECK; /* begins; every node works on it */
+int fs_disk_remove(struct fs *fs, unsigned no, char *errmsg, size_t errlen) TS_MUST_CHECK;	 /* one that is empty, or never joined */
+int fs_disk_rebalance(struct fs *fs, bool stop, uint32_t mib_s, char *errmsg, size_t errlen) TS_MUST_CHECK; /* begins */
+struct fs_disks_status {
+	struct fs_disk_info *disk; /* ts_free */
+	unsigned ndisks;
+	bool rebalancing;
+	uint32_t mib_s;
+	uint64_t moved_bytes, passes; /* by this node since the mount */
+};
+int fs_disks_status(struct fs *fs, struct fs_disks_status *out) TS_MUST_CHECK;
+int fs_file_places(struct fs *fs, uint64_t ino, uint64_t **bytes, unsigned *ndisks) TS_MUST_CHECK; /* bytes of its data on each disk; ts_free */
 
 uint64_t fs_group_id(const struct fs *fs);
 const char *fs_name(const struct fs *fs);

@@ -52,6 +52,8 @@ struct fs_disk {
 	struct nsd_req flush_req;
 	struct ts_cond flush_cond;
 };
+bool fs_disk_holds(const struct fs *fs, unsigned disk); /* READY or DRAINING: things may lie on it */
+enum fs_disk_state fs_disk_state(const struct fs *fs, unsigned disk); /* GONE: there is none of that number */
 int fs_io_read(struct fs *fs, fs_addr a, void *buf, size_t bytes) TS_MUST_CHECK;	 /* aligned buf; waits */
 int fs_io_write(struct fs *fs, fs_addr a, const void *buf, size_t bytes) TS_MUST_CHECK; /* file data: law 3 */
 int fs_io_write_meta(struct fs *fs, fs_addr a, const void *buf, size_t bytes) TS_MUST_CHECK; /* the same, outside law 3 (homes, logs) */
@@ -173,6 +175,9 @@ struct fs_bare_args {
 int fs_bare_new(const struct fs_bare_args *a, struct fs **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void fs_bare_free(struct fs *fs); /* does not wait; nothing may be in flight (or the executor was killed) */
 
+/* format.c: both blocks in front of a chunk of no type, not sealed. */
+void fs_chunk_head_fill(uint8_t buf[2 * FS_SUB], const uint8_t fs_id[16], unsigned disk, uint32_t region, uint64_t sub, uint32_t nsubs, uint32_t used);
+
 /* ======== recover.c, super.c ======================================================================================= */
 /* Seals and replays one slot's log, adopts its intents into our own log, marks it. Used at mount and on a node's death. */
 struct fs_gaps;
@@ -197,6 +202,12 @@ int fs_alloc_take(struct fs *fs, bool meta, uint32_t subs, fs_addr goal, uint64_
 int fs_alloc_take_reserve(struct fs *fs, uint32_t subs, fs_addr goal, struct fs_ext *out) TS_MUST_CHECK;
 void fs_alloc_untake(struct fs *fs, const struct fs_ext *e); /* changed my mind before commit */
 void fs_alloc_commit(struct fs *fs, struct fs_tx *tx, const struct fs_ext *e); /* sets the bits in this transaction */
+/* Data, on that disk: -ENOSPC if owned regions have none there. */
+int fs_alloc_take_on(struct fs *fs, uint32_t subs, unsigned disk, struct fs_ext *out) TS_MUST_CHECK;
+/* No pins held: owned regions have so much there; -ENOSPC. */
+int fs_alloc_refill_on(struct fs *fs, unsigned disk, uint32_t subs) TS_MUST_CHECK;
+/* Disks came, went or changed their state: who takes what, and nothing is left that was taken before. No pins held. */
+int fs_alloc_disks_changed(struct fs *fs) TS_MUST_CHECK;
 /* Frees in this transaction: an intent; the space comes back later (law 7). */
 void fs_alloc_free(struct fs *fs, struct fs_tx *tx, fs_addr a, uint32_t subs, uint64_t birth);
 /* Gets more regions / inodes. No pins may be held. need: subs or inodes wanted. -ENOSPC when the file system is full. */
@@ -381,8 +392,11 @@ struct fs {
 	bool suspended;
 	char stop_why[128];
 	struct ts_cond run_cond;
-	struct fs_disk *disks;
-	unsigned ndisks;
+	struct fs_disk *disks;	/* [TS_MAX(ndisks, FS_DISKS_ONLINE)] */
+	unsigned ndisks;	/* numbers given; not all are disks */
+	uint64_t disks_gen;	/* grows when the disks or what they are for change */
+	struct ts_mutex disks_lock; /* the table is being read and taken over */
+	struct fs_mover *mover;
 	struct fs_slot_ent_disk slots[FS_MAX_SLOTS];
 	struct tok_mgr *tok;
 	struct fs_io *io;

@@ -39,7 +39,7 @@ int fs_io_init(struct fs *fs)
 		io->op[i].fs = fs;
 		ts_list_push_back(&io->free, &io->op[i].link);
 	}
-	for (unsigned i = 0; i < fs->ndisks; i++) {
+	for (unsigned i = 0; i < TS_MAX(fs->ndisks, FS_DISKS_ONLINE); i++) {
 		fs->disks[i].fs = fs;
 		ts_cond_init(&fs->disks[i].flush_cond);
 	}
@@ -61,7 +61,7 @@ int fs_io_check_addr(const struct fs *fs, fs_addr a, uint64_t subs)
 	unsigned disk = FS_ADDR_DISK(a);
 	uint64_t sub = FS_ADDR_SUB(a), size;
 
-	if (a >> 52 || disk >= fs->ndisks || sub < FS_SUPER_SUB)
+	if (a >> 52 || disk >= fs->ndisks || !fs->disks[disk].dev || sub < FS_SUPER_SUB)
 		return -EUCLEAN;
 	size = nsd_info(fs->disks[disk].dev)->size_bytes / FS_SUB;
 	return sub < size && subs <= size - sub ? 0 : -EUCLEAN;
@@ -93,8 +93,13 @@ static void poll_gate(struct fs *fs)
 }
 
 static void op_done(struct nsd_req *r, int rc);
+static void op_end(struct io_op *op, int rc);
 static void op_send(struct io_op *op)
 {
+	if (!op->d->dev) { /* the disk was removed meanwhile: only who looks at it for statistics meets this */
+		op_end(op, -EIO);
+		return;
+	}
 	op->r->done = op_done;
 	op->r->arg = op;
 	nsd_submit(op->d->dev, op->r);

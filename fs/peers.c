@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: the few words that the nodes of one file system say to each other: about recovery, "I recover now, have you ended?"
- * and "somebody should"; about free space, a question that space_ask.c answers. Must never happen: two nodes recovering at once because their views differ for a moment: who begins
+ * and "somebody should"; about free space, a question that space_ask.c answers; about disks that changed (disks.c). Must never happen: two nodes recovering at once because their views differ for a moment: who begins
  * has an answer from every other member first, and who answered does not begin before it has seen the asker's view. */
 #include "fs/alloc_int.h"
+#include "fs/disks.h"
 #include "fs/recover_int.h"
 
 #include <pthread.h>
@@ -12,10 +13,6 @@
 #define MSG_PLEASE 0x202 /* one-way: there is a dead log on disk */
 #define MSG_SPACE  FS_MSG_SPACE
 #define AGAIN_NS   (50 * TS_NS_PER_MS)
-
-struct word_msg {
-	le64 group, epoch;
-};
 
 /* One handler per net, the file systems behind it are told apart by the group. Nets of other executors may come and go. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -68,6 +65,10 @@ static void on_message(void *arg, const struct net_msg *m)
 		fs_recover_request(fs);
 	else if (m->type == MSG_SPACE && mine && fs->alloc && fs->run == FS_RUN_LIVE)
 		fs_space_asked(fs, arg, m, epoch);
+	else if (m->type == FS_MSG_DISKS && mine)
+		fs_disks_asked(fs, arg, m);
+	else if (m->type == FS_MSG_DISKS)
+		net_reply(arg, m, EAGAIN, NULL, 0);
 	else if (m->type == MSG_SPACE)
 		net_reply(arg, m, EAGAIN, NULL, 0);
 }
@@ -109,7 +110,7 @@ static bool still_member(struct fs *fs, unsigned node, uint64_t incarnation)
 static int ask(struct fs *fs, const struct quorum_member *m)
 {
 	while (still_member(fs, m->node, m->incarnation)) {
-		struct word_msg w = {.group = le64_make(fs->group), .epoch = le64_make(fs->gview.epoch)};
+		struct fs_word_msg w = {.group = le64_make(fs->group), .epoch = le64_make(fs->gview.epoch)};
 		struct net_out o = {.dst_node = m->node, .lane = NET_RECOVERY, .type = MSG_YIELD, .group = fs->args.net_group,
 				    .payload = &w, .len = sizeof(w)};
 		int result = 0, rc;
@@ -141,7 +142,7 @@ int fs_peers_yield(struct fs *fs)
 
 void fs_peers_please(struct fs *fs, unsigned node)
 {
-	struct word_msg w = {.group = le64_make(fs->group)};
+	struct fs_word_msg w = {.group = le64_make(fs->group)};
 	struct net_out o = {.dst_node = node, .lane = NET_RECOVERY, .type = MSG_PLEASE, .group = fs->args.net_group, .payload = &w,
 			    .len = sizeof(w)};
 

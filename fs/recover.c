@@ -65,8 +65,11 @@ static int replay_block(struct work *w, struct fs_replay_block *b, uint8_t *data
 	struct fs *fs = w->fs;
 	const struct fs_rec *last = &w->replay->recs[b->last - 1].rec;
 	bool skip = false, changed;
-	int rc = fs_io_check_addr(fs, b->addr, 1);
+	int rc;
 
+	if (fs_disk_state(fs, FS_ADDR_DISK(b->addr)) == FS_DISK_GONE) /* it was empty when it was removed */
+		return 0;
+	rc = fs_io_check_addr(fs, b->addr, 1);
 	if (!rc && !w->maps)
 		rc = fs->record_void(fs, b->addr, last->version, &skip);
 	if (rc || skip)

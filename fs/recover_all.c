@@ -159,6 +159,8 @@ static int fence_on(struct fs *fs, unsigned disk, const struct dead *d, bool *le
 	struct nsd_dev *dev = fs->disks[disk].dev;
 	int rc;
 
+	if (!dev) /* no disk any more, or none yet */
+		return 0;
 	if (!fs->args.key_of || !fs->args.pr_key || !nsd_info(dev)->has_reservations) {
 		*leased = true;
 		return 0;

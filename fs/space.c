@@ -42,7 +42,8 @@ struct fs_seen fs_space_owned(struct fs *fs, const struct fs_region *r)
 	struct fs_seen s = {.free = (uint32_t)r->free, .type = (uint8_t)r->type, .known = true};
 
 	for (unsigned i = 0; i < r->nchunks; i++)
-		s.whole += whole_units(r->chunks[i].shadow, r->chunks[i].nsubs, fs->block_subs);
+		if (r->chunks[i].usable)
+			s.whole += whole_units(r->chunks[i].shadow, r->chunks[i].nsubs, fs->block_subs);
 	return s;
 }
 
@@ -59,7 +60,8 @@ static int look_chunk(struct fs *fs, unsigned disk, uint32_t region, struct fs_s
 		rc = raw ? fs_io_read(fs, at, raw, FS_SUB) : -ENOMEM;
 	}
 	if (!rc && d->type <= FS_REGION_DATA && le32_get(d->free) <= FS_BITMAP_BITS &&
-	    (b || !fs_mdhdr_wrong(d, fs->super.fs_id, FS_BT_BITMAP, at))) { /* else caught half written, or broken: nothing free */
+	    (b || !fs_mdhdr_wrong(d, fs->super.fs_id, FS_BT_BITMAP, at)) && /* else caught half written, or broken: nothing free */
+	    fs_disk_takes(fs, disk, d->type)) {
 		out->free += le32_get(d->free);
 		out->whole += whole_units(d->bits, le32_get(d->nsubs), fs->block_subs);
 		out->type = d->type;
@@ -231,15 +233,6 @@ struct sum {
 	uint64_t data, known, untyped; /* data: in whole blocks that files can get */
 };
 
-static uint64_t region_room(struct fs *fs, uint32_t id)
-{
-	uint64_t n = 0;
-
-	for (unsigned d = 0; d < fs->ndisks; d++)
-		n += fs_chunk_exists(fs, d, id);
-	return n * (le32_get(fs->super.region_subs) - FS_CHUNK_HEAD);
-}
-
 static struct sum add_up(struct fs *fs, const struct fs_space *s)
 {
 	const struct fs_alloc *a = fs->alloc;
@@ -248,7 +241,7 @@ static struct sum add_up(struct fs *fs, const struct fs_space *s)
 
 	for (uint32_t i = 0; i < a->nregions; i++) {
 		struct fs_seen now = a->hints[i].reg ? fs_space_owned(fs, a->hints[i].reg) : s->seen[i];
-		bool empty = now.free >= region_room(fs, i);
+		bool empty = now.free >= fs_region_room(fs, i, now.type);
 
 		if (!now.known)
 			continue;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: a file system's life on a node: mount, unmount, suspension, exclusion, and what a leaving token means to each
  * module. Must never happen: an operation before what crashed earlier is recovered; a group left "clean" with a log that is not. */
+#include "fs/disks.h"
 #include "fs/recover_int.h"
 
 #include <stdio.h>
@@ -97,7 +98,9 @@ static int start_modules(struct fs *fs)
 		rc = fs_icache_init(fs);
 	if (!rc)
 		rc = fs_data_init(fs, fs->args.page_pool_bytes ? fs->args.page_pool_bytes : 256u << 20);
-	return rc ? rc : fs_reaper_start(fs);
+	if (!rc)
+		rc = fs_reaper_start(fs);
+	return rc ? rc : fs_mover_start(fs);
 }
 
 struct step {
@@ -115,6 +118,7 @@ static const struct step steps[] = {
 	{fs_view_start, "recovery"},
 	{fs_view_wait_no_dead, "recovering what crashed before"},
 	{wait_tokens, "tokens of the group"},
+	{fs_disks_refresh, "opening the disks"}, /* K1: whoever changes them knows of this node now */
 	{start_modules, "allocation and caches"},
 };
 
@@ -125,12 +129,14 @@ static void end_background(struct fs *fs)
 	ts_cond_broadcast(&fs->run_cond);
 	if (fs->reaper)
 		(void)fs_reaper_kick(fs);
+	fs_mover_wake(fs);
 	(void)ts_group_wait(&fs->background, "background fibers to end");
 }
 
 /* Memory only. */
 static void free_all(struct fs *fs)
 {
+	fs_mover_fini(fs);
 	fs_reaper_fini(fs);
 	fs_data_fini(fs);
 	fs_icache_fini(fs);

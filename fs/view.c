@@ -2,6 +2,7 @@
 /* Job: what this node does with the views of its group: it claims a log slot, knows who coordinates recovery (the lowest
  * member that has a slot), and recovers when that is itself. Must never happen: a slot's header written by two nodes: the group
  * gives a slot to one member at a time, and a member writes ACTIVE only after a view showed the slot as its own. */
+#include "fs/disks.h"
 #include "fs/recover_int.h"
 
 #define LOOK_NS	     (500 * TS_NS_PER_MS)
@@ -71,6 +72,8 @@ static int recover_now(struct fs *fs, bool on_disk)
 	rc = fs_peers_yield(fs);
 	if (!rc && !coordinating(fs))
 		rc = -EAGAIN;
+	if (!rc)
+		rc = fs_disks_refresh(fs); /* the log may name disks that came after this node read the table */
 	if (!rc)
 		rc = fs_recover_all(fs, on_disk);
 	fs->recovering = false;

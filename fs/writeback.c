@@ -174,7 +174,7 @@ static void wave_trim(struct fs *fs, struct data_blk *b)
 		if (valid)
 			need = i * DATA_CHUNK_PAGES + 32 - (unsigned)__builtin_clz(valid);
 	}
-	if (!need || need >= b->ext.subs || fs_alloc_take(fs, false, need, 0, b->idx, &e))
+	if (!need || need >= b->ext.subs || fs_alloc_take(fs, false, need, 0, data_blk_stripe(b), &e))
 		return;
 	fs_alloc_untake(fs, &b->ext);
 	data_blk_plan(b, b->next, &e);

@@ -26,6 +26,13 @@ static struct fs_xattr_ext_disk ext_of(const struct fs_xattr_at *at)
 	return x;
 }
 
+fs_addr fs_xattr_ext_addr(const struct fs_xattr_at *at)
+{
+	struct fs_xattr_ext_disk x = ext_of(at);
+
+	return le64_get(x.p.addr[0]);
+}
+
 bool fs_xattr_ext_sane(struct fs *fs, const struct fs_xattr_at *at)
 {
 	struct fs_xattr_ext_disk x = ext_of(at);

@@ -62,6 +62,7 @@ int fs_xattr_block_get(struct fs *fs, struct fs_inode *ip, fs_addr a, struct fs_
 int fs_xattr_block_new(struct fs *fs, uint64_t ino, uint32_t gen, enum fs_block_type type, struct fs_ext *e, struct fs_buf **b) TS_MUST_CHECK;
 /* xattr_big.c for xattr.c */
 int fs_xattr_index_load(struct fs *fs, struct fs_inode *ip, struct fs_xattr_set *s, fs_addr a) TS_MUST_CHECK;
+fs_addr fs_xattr_ext_addr(const struct fs_xattr_at *at); /* of an external value */
 bool fs_xattr_ext_sane(struct fs *fs, const struct fs_xattr_at *at);
 
 /* The end of a symlink target that does not fit its inode (FS_PL_TARGET). New: space and buffer before the transaction. */

@@ -265,7 +265,8 @@ TABLE(fs_mhdr_disk, T_MHDR);
 	X(Q, create_time_ns, STRICT, "") X(Q, hash_key, STRICT, "") X(Q, ndisks, STRICT, "") X(Q, nslots, STRICT, "")                  \
 	X(Q, log_subs, STRICT, "") X(Q, region_subs, STRICT, "") X(Q, nregions, STRICT, "") X(Q, meta_copies, STRICT, "")               \
 	X(Q, data_copies, STRICT, "") X(Q, reserved0, STRICT, "") X(Q, nsegments, STRICT, "") X(Q, nsegtab_ext, STRICT, "")             \
-	X(Q, reserved1, STRICT, "") X(Q, segtab, NEST, "") X(Q, reserved, STRICT, "")
+	X(Q, reserved1, STRICT, "") X(Q, segtab, NEST, "") X(Q, move, STRICT, "") X(Q, reserved2, STRICT, "")                    \
+	X(Q, move_mib_s, STRICT, "") X(Q, reserved, STRICT, "")
 TABLE(fs_super_disk, T_SUPER);
 #define T_EXT(X, Q) X(Q, addr, STRICT, "") X(Q, first_block, STRICT, "") X(Q, nblocks, STRICT, "")
 TABLE(fs_segtab_ext_disk, T_EXT);
@@ -648,6 +649,8 @@ static void aim_system(struct fsh *h)
 	AIM("slot 1", FS_ADDR(0, FS_SLOTTAB_SUB), offsetof(struct fs_slottab_disk, s[1]), fs_slot_ent_disk);
 	AIM("no slot", FS_ADDR(0, FS_SLOTTAB_SUB + 1), offsetof(struct fs_slottab_disk, s[9]), fs_slot_ent_disk);
 	AIM_BLOCK("disk table", FS_ADDR(0, FS_DISKTAB_SUB), fs_disktab_disk);
+	AIM_BLOCK("disk table, second copy", FS_ADDR(0, FS_DISKTAB_SUB2), fs_disktab_disk);
+	AIM("disk 1, second copy", FS_ADDR(0, FS_DISKTAB_SUB2), offsetof(struct fs_disktab_disk, d[1]), fs_disk_ent_disk);
 	AIM("disk 0", FS_ADDR(2, FS_DISKTAB_SUB), offsetof(struct fs_disktab_disk, d[0]), fs_disk_ent_disk);
 	AIM("disk 2", FS_ADDR(0, FS_DISKTAB_SUB), offsetof(struct fs_disktab_disk, d[2]), fs_disk_ent_disk);
 	AIM("no disk", FS_ADDR(1, FS_DISKTAB_SUB + 7), offsetof(struct fs_disktab_disk, d[2]), fs_disk_ent_disk);
