@@ -49,7 +49,7 @@ static const char *super_wrong(const struct fs_super_disk *s, unsigned ndisks)
 		return "format version";
 	if (!pow2(bs) || bs < FS_MIN_BLOCK || bs > FS_MAX_BLOCK)
 		return "block size";
-	if (le32_get(s->ndisks) != ndisks)
+	if (!le32_get(s->ndisks) || le32_get(s->ndisks) > FS_MAX_DISKS || le32_get(s->ndisks) < ndisks)
 		return "number of disks";
 	if (!le32_get(s->nslots) || le32_get(s->nslots) > FS_MAX_SLOTS)
 		return "number of log slots";
@@ -168,6 +168,9 @@ static int open_disks(struct fs *fs, const struct fs_bare_args *a, char *err, si
 	wrong = rc ? "superblock" : super_wrong(&fs->super, a->ndisks);
 	if (wrong)
 		return fail(err, errlen, rc ? rc : -EUCLEAN, "disk %u has a wrong %s", 0, wrong);
+	if (le32_get(fs->super.ndisks) > TS_MAX(a->ndisks, FS_DISKS_ONLINE))
+		return fail(err, errlen, -EINVAL, "disk %u is out of order, or disks are missing%s", a->ndisks, "");
+	fs->ndisks = le32_get(fs->super.ndisks); /* what is not given may not be needed */
 	rc = read_disktab(fs, err, errlen);
 	for (unsigned i = 1; i < fs->ndisks && !rc; i++)
 		rc = fs->disks[i].dev ? check_label(fs, i, fs_id, err, errlen) : 0;

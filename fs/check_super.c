@@ -181,7 +181,7 @@ static bool super_sane(struct chk *c, const void *block, void *arg)
 		return false;
 	if (!pow2(bs) || bs < FS_MIN_BLOCK || bs > FS_MAX_BLOCK || rs < 64 || rs > FS_BITMAP_BITS || rs % (bs / FS_SUB))
 		return false;
-	if (le32_get(s->ndisks) != c->ndisks || !le32_get(s->nslots) || le32_get(s->nslots) > FS_MAX_SLOTS ||
+	if (!le32_get(s->ndisks) || le32_get(s->ndisks) > c->ndisks || !le32_get(s->nslots) || le32_get(s->nslots) > FS_MAX_SLOTS ||
 	    le32_get(s->log_subs) < 2 + (128u << 10) / FS_SUB || le32_get(s->log_subs) > (1u << 20) || !le32_get(s->nregions))
 		return false;
 	if (s->meta_copies != 1 || s->data_copies != 1 || s->reserved0[0] || s->reserved0[1] || le32_get(s->reserved1) ||
@@ -214,6 +214,8 @@ int chk_super(struct chk *c)
 			rc = chk_fail(c, rc, "no superblock on any of the %u disks can be used (or disks are missing): nothing was changed",
 				      c->ndisks);
 	}
+	if (!rc && le32_get(s->ndisks) != c->ndisks)
+		rc = chk_fail(c, -EUCLEAN, "the file system has had %u disks, not %u: nothing was changed", le32_get(s->ndisks), c->ndisks);
 	if (!rc) {
 		c->super = *s;
 		c->block_subs = le32_get(s->block_size) / FS_SUB;

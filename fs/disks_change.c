@@ -148,7 +148,7 @@ int fs_disks_write(struct fs *fs, const struct fs_disk_edit *e)
 	for (unsigned d = 1; d < fs->ndisks && !rc; d++) {
 		int rc2;
 
-		if (!fs->disks[d].dev || !fs_disk_holds(fs, d))
+		if (!fs->disks[d].dev)
 			continue;
 		rc2 = put_on(fs, d, s, e->no == UINT32_MAX ? NULL : t, b, gen);
 		if (rc2) /* it has the older copy; the next change tries again, and fsck */

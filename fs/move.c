@@ -57,7 +57,7 @@ static int take_dest(struct mover *m, uint32_t subs, struct fs_ext *e)
 		rc = -FS_NEED_SPACE;
 	}
 	ts_free(tried);
-	return rc;
+	return rc == -ENOSPC && !m->p->all ? -ENODATA : rc; /* the others are as full as they should be */
 }
 
 static void account(struct mover *m, unsigned from, const struct fs_ext *e)
@@ -340,7 +340,9 @@ int fs_move_inode(struct fs *fs, uint64_t ino, struct fs_move_plan *p)
 
 	m.tries = 0;
 	rc2 = p->all ? run(&m, xattrs_some) : 0;
-	if (rc == -ESTALE)
+	if (rc == -ENODATA)
+		memset(p->from, 0, sizeof(p->from));
+	if (rc == -ESTALE || rc == -ENODATA)
 		rc = 0;
 	if (rc2 == -ESTALE || rc2 == -EUCLEAN)
 		rc2 = 0;

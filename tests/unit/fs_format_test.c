@@ -170,7 +170,9 @@ static void damage(void **state)
 	assert_int_equal(open_again(h, err, sizeof(err)), -EUCLEAN);
 	assert_non_null(strstr(err, "superblock"));
 	h->disk[1]->now[FS_SUPER_SUB * FS_SUB + 100] ^= 1;
-	h->disk[0]->now[FS_DISKTAB_SUB * FS_SUB + 70] ^= 1;
+	h->disk[0]->now[FS_DISKTAB_SUB * FS_SUB + 70] ^= 1; /* it lies twice, too */
+	assert_int_equal(open_again(h, err, sizeof(err)), 0);
+	h->disk[0]->now[FS_DISKTAB_SUB2 * FS_SUB + 70] ^= 1;
 	assert_int_equal(open_again(h, err, sizeof(err)), -EUCLEAN);
 	fsh_free(h);
 }
