@@ -15,6 +15,7 @@ struct layout {
 static const struct layout layouts[] = {
 	{"fs list", {{"name", "NAME", 20}, {"disks_found", "FOUND", 5}, {"disks", "DISKS", 5}, {"size_bytes", "BYTES", 16}, {"mounted_on", "MOUNTED ON", 16}, {"pending_recovery", "TO RECOVER", 10}}},
 	{"disk list", {{"url", "DISK", 56}, {"state", "STATE", 8}, {"label", "LABEL", 8}, {"contents", "CONTENTS", 20}, {"size_bytes", "BYTES", 16}, {"fencing", "FENCING", 13}, {"error", "ERROR", 0}}},
+	{"disks of", {{"number", "DISK", 4}, {"url", "PLACE", 56}, {"state", "STATE", 8}, {"usage", "USAGE", 13}, {"pool", "POOL", 8}, {"failure_group", "GROUP", 5}, {"size_bytes", "BYTES", 16}, {"used_bytes", "DATA", 16}, {"metadata_bytes", "METADATA", 14}, {"used_permille", "PERMILLE", 8}}},
 	{"node list", {{"node", "NODE", 5}, {"state", "STATE", 17}, {"machine_up", "MACHINE", 7}, {"addr", "ADDRESS", 16}, {"incarnation", "INCARNATION", 20}, {"mounted", "MOUNTED", 20}, {"to_recover", "TO RECOVER", 14}, {"power_switch", "SWITCH", 6}}},
 	{"diag waiters", {{"who", "WHO", 16}, {"waits_for", "WAITS FOR", 36}, {"object", "OBJECT", 16}, {"detail", "DETAIL", 12}, {"since_ms", "MS", 8}}},
 	{"diag fault", {{"point", "POINT", 28}, {"action", "ACTION", 6}, {"ino", "INODE", 14}, {"ms", "MS", 5}, {"passed", "PASSED", 7}, {"caught", "CAUGHT", 7}, {"waiting", "WAITING", 7}, {"timed_out", "TIMED OUT", 9}}},
@@ -86,8 +87,9 @@ static void tree(json_t *v, int indent)
 
 void cli_print(const struct verb *v, json_t *data)
 {
+	const char *name = json_object_get(json_array_get(data, 0), "number") ? "disks of" : v->name; /* disk list NAME */
 	for (size_t i = 0; i < TS_ARRAY_LEN(layouts); i++)
-		if (!strcmp(layouts[i].verb, v->name) && json_is_array(data)) {
+		if (!strcmp(layouts[i].verb, name) && json_is_array(data)) {
 			table(&layouts[i], data);
 			return;
 		}

@@ -67,9 +67,15 @@ int disk_label_refresh(struct disk *k) TS_MUST_CHECK;
 int disks_label_refresh(struct daemon *d); /* all open ones */
 const char *disk_label_word(enum nsd_label_state s);
 void disks_close_all(struct daemon *d);
-/* The open disks of a file system by name, in disk_no order; *n = 0 and -ENOENT if nobody knows it. */
+/* The open disks of a file system by name, in disk_no order, NULL where no disk has the number; opens those that its table tells the place
+ * of. *n = 0 and -ENOENT if nobody knows it. From a fiber. */
 int disks_of_fs(struct daemon *d, const char *name, struct disk ***out, unsigned *n, char *errmsg, size_t errlen) TS_MUST_CHECK;
 uint64_t fs_group_of(const uint8_t fs_id[16]);
+struct disk *disk_by_uuid(struct daemon *d, const uint8_t fs_id[16], unsigned no, const uint8_t uuid[16]); /* open, or NULL */
+/* disk_join.c: fs_mount_args.disk_open, disk_close; arg = struct mount */
+int disk_joins(void *arg, unsigned no, const uint8_t uuid[16], const char *url, struct nsd_dev **out) TS_MUST_CHECK;
+void disk_leaves(void *arg, unsigned no, struct nsd_dev *dev);
+void disk_forget(struct daemon *d, struct disk *k); /* opened for one command, used by nothing: closed; from a fiber */
 
 /* keys.c: persistent reservations of this incarnation */
 uint64_t key_of(void *arg, unsigned node, uint64_t incarnation);
@@ -112,6 +118,7 @@ int server_open(struct daemon *d, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void server_close(struct daemon *d);
 struct client;
 void client_progress(struct client *c, const char *step, unsigned permille);
+bool client_gone(const struct client *c); /* noticed when something is sent to it */
 
 /* privilege.c */
 int privilege_drop(const struct conf *c) TS_MUST_CHECK; /* before the first thread */
@@ -124,6 +131,14 @@ struct answer {
 	int rc;
 };
 void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a);
+/* disk_verbs.c */
+void disk_verb_list(struct daemon *d, const char *name, struct answer *a);
+void disk_verb_show(struct daemon *d, const char *name, const char *disk, struct answer *a);
+void disk_verb_places(struct daemon *d, const char *name, const char *ino, struct answer *a);
+void disk_verb_add(struct daemon *d, const char *name, const char *url, json_t *opt, struct answer *a);
+void disk_verb_drain(struct daemon *d, struct client *c, const char *name, const char *disk, json_t *opt, struct answer *a);
+void disk_verb_remove(struct daemon *d, const char *name, const char *disk, struct answer *a);
+void disk_verb_rebalance(struct daemon *d, struct client *c, const char *name, json_t *opt, struct answer *a);
 /* nodes.c */
 const struct quorum_member *node_member(struct daemon *d, unsigned node); /* of the cluster now; NULL: it is none */
 json_t *node_list(struct daemon *d);

@@ -191,46 +191,140 @@ static void nothing_found(struct daemon *d, const char *name, char *errmsg, size
 	snprintf(errmsg, errlen, "file system %s: no such file system on the disks of this node; see `tessera fs list` and `tessera disk list`", name);
 }
 
-int disks_of_fs(struct daemon *d, const char *name, struct disk ***out, unsigned *n, char *errmsg, size_t errlen)
+/* By the labels alone: for fsck, when disk 0 has no table any more. */
+static int disks_by_label(struct daemon *d, const struct nsd_label_disk *first, struct disk ***out, unsigned *n, char *errmsg, size_t errlen)
 {
-	const struct nsd_label_disk *first = NULL;
-	struct disk **v = NULL;
-	unsigned count = 0;
-	*n = 0;
+	unsigned count = le16_get(first->disk_count);
+	struct disk **v = count ? ts_alloc(count * sizeof(*v)) : NULL;
+	if (!v)
+		return -ENOMEM;
+	ts_list_for(l, &d->disks) {
+		struct disk *k = ts_list_entry(l, struct disk, link);
+		if (k->state == DISK_OPEN && k->label_state == NSD_LABEL_OK && !memcmp(first->fs_id, k->label.fs_id, 16) &&
+		    le16_get(k->label.disk_no) < count)
+			v[le16_get(k->label.disk_no)] = k;
+	}
+	for (unsigned i = 0; i < count; i++)
+		if (!v[i]) {
+			snprintf(errmsg, errlen, "file system %s: disk number %u of %u is not open on this node; see `tessera disk list`", first->fs_name, i, count);
+			ts_free(v);
+			return -ENODEV;
+		}
+	*out = v;
+	*n = count;
+	return 0;
+}
+
+struct disk *disk_by_uuid(struct daemon *d, const uint8_t fs_id[16], unsigned no, const uint8_t uuid[16])
+{
+	ts_list_for(l, &d->disks) {
+		struct disk *k = ts_list_entry(l, struct disk, link);
+		if (k->state == DISK_OPEN && k->label_state == NSD_LABEL_OK && !memcmp(k->label.fs_id, fs_id, 16) &&
+		    le16_get(k->label.disk_no) == no && !memcmp(k->label.disk_uuid, uuid, 16))
+			return k;
+	}
+	return NULL;
+}
+
+/* One that the table names: open already, or where whoever added it found it. NULL, errmsg filled: it is needed and not there. */
+static int disk_of_table(struct daemon *d, const struct nsd_label_disk *first, unsigned no, const struct fs_disk_info *i, struct disk **out,
+			 char *errmsg, size_t errlen)
+{
+	const char *state = fs_disk_state_name(i->state);
+	bool needed = strcmp(state, "joining") && strcmp(state, "empty");
+	char why[300] = "";
+	*out = NULL;
+	if (!strcmp(state, "gone"))
+		return 0;
+	*out = disk_by_uuid(d, first->fs_id, no, i->uuid);
+	if (!*out && i->url[0]) {
+		struct disk *k;
+		int rc = disk_open(d, i->url, &k, why, sizeof(why));
+		if (rc == 0)
+			*out = disk_by_uuid(d, first->fs_id, no, i->uuid);
+	}
+	if (*out || !needed)
+		return 0;
+	snprintf(errmsg, errlen, "file system %s: disk number %u%s%s is not open on this node%s%s; see `tessera disk list`", first->fs_name, no,
+		 i->url[0] ? ", " : "", i->url, why[0] ? ": " : "", why);
+	return -ENODEV;
+}
+
+/* Disk 0 by name. */
+static int disk_zero(struct daemon *d, const char *name, struct disk **out, const struct nsd_label_disk **any, char *errmsg, size_t errlen)
+{
+	*out = NULL;
+	*any = NULL;
 	ts_list_for(l, &d->disks) {
 		struct disk *k = ts_list_entry(l, struct disk, link);
 		if (k->state != DISK_OPEN || k->label_state != NSD_LABEL_OK || strncmp(k->label.fs_name, name, sizeof(k->label.fs_name)))
 			continue;
 		if (memcmp(k->label.cluster_id, d->cluster_id, 16)) {
 			snprintf(errmsg, errlen, "file system %s: disk %s belongs to another cluster", name, k->url);
-			ts_free(v);
 			return -EPERM;
 		}
-		if (!first) {
-			first = &k->label;
-			count = le16_get(k->label.disk_count);
-			v = count ? ts_alloc(count * sizeof(*v)) : NULL;
-			if (!v)
-				return -ENOMEM;
-		}
-		unsigned no = le16_get(k->label.disk_no);
-		if (memcmp(first->fs_id, k->label.fs_id, 16) || no >= count || v[no]) {
+		if ((*any && memcmp((*any)->fs_id, k->label.fs_id, 16)) || (*out && !le16_get(k->label.disk_no))) {
 			snprintf(errmsg, errlen, "file system %s: disks %s and another claim the same place; remove the copy", name, k->url);
-			ts_free(v);
 			return -EEXIST;
 		}
-		v[no] = k;
+		*any = &k->label;
+		if (!le16_get(k->label.disk_no))
+			*out = k;
 	}
-	if (!first) {
+	if (!*any) {
 		nothing_found(d, name, errmsg, errlen);
 		return -ENOENT;
 	}
-	for (unsigned i = 0; i < count; i++)
-		if (!v[i]) {
-			snprintf(errmsg, errlen, "file system %s: disk number %u of %u is not open on this node; see `tessera disk list`", name, i, count);
-			ts_free(v);
-			return -ENODEV;
-		}
+	return 0;
+}
+
+/* Two disks with the same label: one is a copy, and nobody knows which. */
+static int no_twins(struct daemon *d, struct disk **v, unsigned n, const char *name, char *errmsg, size_t errlen)
+{
+	ts_list_for(l, &d->disks) {
+		struct disk *k = ts_list_entry(l, struct disk, link);
+		for (unsigned i = 0; i < n; i++)
+			if (v[i] && v[i] != k && k->state == DISK_OPEN && k->label_state == NSD_LABEL_OK &&
+			    !memcmp(k->label.disk_uuid, v[i]->label.disk_uuid, 16)) {
+				snprintf(errmsg, errlen, "file system %s: disks %s and another claim the same place; remove the copy", name, k->url);
+				return -EEXIST;
+			}
+	}
+	return 0;
+}
+
+int disks_of_fs(struct daemon *d, const char *name, struct disk ***out, unsigned *n, char *errmsg, size_t errlen)
+{
+	const struct nsd_label_disk *any;
+	struct fs_disk_info *info;
+	struct disk *zero, **v;
+	unsigned count;
+	*n = 0;
+	int rc = disk_zero(d, name, &zero, &any, errmsg, errlen);
+	if (rc)
+		return rc;
+	if (!zero) {
+		snprintf(errmsg, errlen, "file system %s: disk number 0 of %u is not open on this node; see `tessera disk list`", name, le16_get(any->disk_count));
+		return -ENODEV;
+	}
+	rc = fs_disks_list(zero->dev, &info, &count);
+	if (rc == -EUCLEAN)
+		return disks_by_label(d, &zero->label, out, n, errmsg, errlen);
+	if (rc) {
+		snprintf(errmsg, errlen, "file system %s: its disk table cannot be read on disk %s: %s", name, zero->url, strerror(-rc));
+		return rc;
+	}
+	v = ts_alloc(count * sizeof(*v));
+	rc = v ? 0 : -ENOMEM;
+	for (unsigned i = 0; rc == 0 && i < count; i++)
+		rc = disk_of_table(d, &zero->label, i, &info[i], &v[i], errmsg, errlen);
+	ts_free(info);
+	if (rc == 0)
+		rc = no_twins(d, v, count, name, errmsg, errlen);
+	if (rc) {
+		ts_free(v);
+		return rc;
+	}
 	*out = v;
 	*n = count;
 	return 0;

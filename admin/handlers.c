@@ -35,9 +35,19 @@ static void progress(void *arg, const char *step, unsigned permille)
 static void h_status(struct call *k) { k->a->data = status_json(k->d); }
 static void h_disk_list(struct call *k)
 {
+	if (pos_str(k, 0)) {
+		disk_verb_list(k->d, pos_str(k, 0), k->a);
+		return;
+	}
 	(void)disks_label_refresh(k->d); /* what cannot be read is shown as failed */
 	k->a->data = status_disks(k->d);
 }
+static void h_disk_show(struct call *k) { disk_verb_show(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
+static void h_disk_places(struct call *k) { disk_verb_places(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
+static void h_disk_add(struct call *k) { disk_verb_add(k->d, pos_str(k, 0), pos_str(k, 1), k->opt, k->a); }
+static void h_disk_drain(struct call *k) { disk_verb_drain(k->d, k->c, pos_str(k, 0), pos_str(k, 1), k->opt, k->a); }
+static void h_disk_remove(struct call *k) { disk_verb_remove(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
+static void h_disk_rebalance(struct call *k) { disk_verb_rebalance(k->d, k->c, pos_str(k, 0), k->opt, k->a); }
 static void h_fs_list(struct call *k)
 {
 	(void)disks_label_refresh(k->d);
@@ -211,20 +221,21 @@ static int create_locked(struct call *k, const char *name, struct fs_format_args
 static void h_fs_create(struct call *k)
 {
 	const char *name = pos_str(k, 0);
-	uint64_t bs, slots, log;
+	uint64_t bs, slots, log, meta;
 	if (!name_ok(name)) {
 		refuse(k, -EINVAL, "file system name '%s': use 1 to 63 letters, digits, '_', '.', '-'", name);
 		return;
 	}
 	if (opt_number(k, "block-size", 64u << 10, 16u << 20, true, &bs) || opt_number(k, "log-slots", 1, 256, false, &slots) ||
-	    opt_number(k, "log-size", 1u << 20, 1u << 30, false, &log))
+	    opt_number(k, "log-size", 1u << 20, 1u << 30, false, &log) ||
+	    opt_number(k, "metadata-disks", 1, json_array_size(k->pos) - 1, false, &meta))
 		return;
 	if (!quorum_may_write(k->d->quorum)) {
 		refuse(k, -EAGAIN, "file system %s: this node has no quorum; start more nodes, see `tessera status`", name);
 		return;
 	}
 	struct fs_format_args f = {
-		.name = name, .block_size = (uint32_t)bs, .log_slots = (uint32_t)slots, .log_bytes = log,
+		.name = name, .meta_disks = (unsigned)meta, .block_size = (uint32_t)bs, .log_slots = (uint32_t)slots, .log_bytes = log,
 		.env = ts_exec_env(k->d->exec), .progress = progress, .arg = k->c,
 	};
 	memcpy(f.cluster_id, k->d->cluster_id, 16);
@@ -315,7 +326,7 @@ static int fsck_run(struct call *k, const char *name, struct disk **disks, unsig
 	if (!devs)
 		return -ENOMEM;
 	for (unsigned i = 0; i < n; i++)
-		devs[i] = disks[i]->dev;
+		devs[i] = disks[i] ? disks[i]->dev : NULL;
 	struct fs_check_args a = {.disks = devs, .ndisks = n, .repair = opt_set(k, "yes"), .env = ts_exec_env(k->d->exec),
 				  .finding = finding, .progress = fsck_progress, .arg = f};
 	int rc = keys_register(k->d, disks, n, &have, k->a->error, sizeof(k->a->error));
@@ -389,6 +400,8 @@ static const struct {
 	{"fsck", h_fsck, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
 	{"node list", h_node_list, false}, {"node show", h_node_show, false}, {"node fence", h_node_fence, true},
 	{"node confirm-dead", h_confirm_dead, true}, {"diag recovery", h_recovery, false},
+	{"disk show", h_disk_show, false}, {"disk places", h_disk_places, false}, {"disk add", h_disk_add, true},
+	{"disk drain", h_disk_drain, true}, {"disk remove", h_disk_remove, true}, {"disk rebalance", h_disk_rebalance, true},
 	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},
 };
 

@@ -92,14 +92,16 @@ int keys_lost(void *arg, struct nsd_dev *dev)
 int keys_register(struct daemon *d, struct disk **disks, unsigned n, bool *have, char *errmsg, size_t errlen)
 {
 	uint64_t key = key_of(d, d->conf.node_id, d->incarnation);
-	unsigned with = 0;
-	for (unsigned i = 0; i < n; i++)
-		with += nsd_info(disks[i]->dev)->has_reservations;
-	*have = with == n;
-	if (with && with < n)
-		ts_warn("only %u of %u disks have persistent reservations: fencing waits for leases", with, n);
+	unsigned with = 0, there = 0;
 	for (unsigned i = 0; i < n; i++) {
-		if (!nsd_info(disks[i]->dev)->has_reservations)
+		there += disks[i] != NULL;
+		with += disks[i] && nsd_info(disks[i]->dev)->has_reservations;
+	}
+	*have = with == there;
+	if (with && with < there)
+		ts_warn("only %u of %u disks have persistent reservations: fencing waits for leases", with, there);
+	for (unsigned i = 0; i < n; i++) {
+		if (!disks[i] || !nsd_info(disks[i]->dev)->has_reservations)
 			continue;
 		int rc = register_one(d, disks[i]->dev, key);
 		if (rc) {
@@ -116,7 +118,7 @@ void keys_unregister(struct daemon *d, struct disk **disks, unsigned n)
 {
 	uint64_t key = key_of(d, d->conf.node_id, d->incarnation);
 	for (unsigned i = 0; i < n; i++) {
-		if (!nsd_info(disks[i]->dev)->has_reservations)
+		if (!disks[i] || !nsd_info(disks[i]->dev)->has_reservations)
 			continue;
 		int rc = nsd_pr_unregister(disks[i]->dev, key);
 		if (rc && rc != -TS_ERR_FENCED)

@@ -70,7 +70,8 @@ static void mount_free(struct mount *m)
 	struct daemon *d = m->d;
 	ts_list_del(&m->link);
 	for (unsigned i = 0; i < m->ndisks; i++)
-		m->disks[i]->mount = NULL;
+		if (m->disks[i])
+			m->disks[i]->mount = NULL;
 	while (m->users)
 		ts_cond_wait(&d->changed, "commands on a gone mount", 0, 0);
 	ts_free(m->disks);
@@ -182,6 +183,8 @@ static int mount_new(struct daemon *d, const char *name, const char *dir, const 
 	}
 	m->group = fs_group_of(m->disks[0]->label.fs_id);
 	for (unsigned i = 0; i < m->ndisks; i++) {
+		if (!m->disks[i]) /* no disk has the number */
+			continue;
 		m->devs[i] = m->disks[i]->dev;
 		m->disks[i]->mount = m;
 	}
@@ -209,7 +212,7 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 	struct fs_mount_args a = {
 		.exec = d->exec, .disks = m->devs, .ndisks = m->ndisks, .net = d->net, .quorum = d->quorum,
 		.pr_key = have_keys ? key_of(d, d->conf.node_id, d->incarnation) : 0,
-		.key_of = have_keys ? key_of : NULL, .fence_otherwise = fence_otherwise, .key_arg = d, .times = conf_times(&d->conf),
+		.key_of = have_keys ? key_of : NULL, .fence_otherwise = fence_otherwise, .key_arg = d, .disk_open = disk_joins, .disk_close = disk_leaves, .disk_arg = m, .times = conf_times(&d->conf),
 		.read_only = flags & MS_RDONLY, .noatime = flags & MS_NOATIME, .nodiratime = flags & MS_NODIRATIME, .strictatime = flags & MS_STRICTATIME,
 		.page_pool_bytes = d->conf.page_pool_bytes, .meta_pool_bytes = d->conf.meta_pool_bytes,
 		.net_group = (uint32_t)m->group ? (uint32_t)m->group : 1,

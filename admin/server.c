@@ -67,6 +67,11 @@ static void send_json(struct client *c, json_t *o)
 	free(s);
 }
 
+bool client_gone(const struct client *c)
+{
+	return c->gone;
+}
+
 void client_progress(struct client *c, const char *step, unsigned permille)
 {
 	uint64_t now = ts_exec_now(c->d->exec);

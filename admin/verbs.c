@@ -17,12 +17,40 @@ const struct verb verb_table[] = {
 	 {{"block-size", 'b', "SIZE", "data block size, 64K to 16M, power of two (default 1M)"},
 	  {"log-slots", 's', "N", "nodes that can mount at once, 1 to 256 (default 8)"},
 	  {"log-size", 0, "SIZE", "log of one node (default by disk size, 4M to 64M)"},
+	  {"metadata-disks", 'm', "N", "logs and metadata only on the first N disks; the others hold file data and can be drained (default: all)"},
 	  {"force", 'f', NULL, "overwrite what is on the disks"}}},
 	{"fs list", "", 0, 0, VERB_DAEMON, "list the file systems on the disks this node sees", "", {{0}}},
-	{"disk list", "", 0, 0, VERB_DAEMON, "list the disks of this node with what is on them",
+	{"disk list", "[NAME]", 0, 1, VERB_DAEMON, "list the disks of this node with what is on them, or those of a file system",
+	 "With NAME: the disks of that file system (mounted on this node) with their state, and the file data and metadata on them. "
 	 "FENCING says how a node is kept off: preempt-abort or preempt (by its reservation key), or lease (by waiting until its lease is over). "
 	 "With --json: what was found out when the file system was made (abilities).",
 	 {{0}}},
+	{"disk show", "NAME DISK", 2, 2, VERB_DAEMON, "show one disk of a mounted file system", "DISK is its number or URL, as `disk list NAME` shows it.", {{0}}},
+	{"disk places", "NAME INODE", 2, 2, VERB_DAEMON, "how many bytes of a file lie on which disk",
+	 "INODE as `ls -i` or `stat -c %i` tells it. A small file lies in its inode, on no disk of its own.", {{0}}},
+	{"disk add", "NAME URL", 2, 2, VERB_DAEMON, "add a disk to a file system that is mounted here, while it is used",
+	 "Every node that has it mounted opens the disk first: by URL, or if its configuration names it. If one cannot, it is named and nothing is "
+	 "changed. The disk takes file data, and with --metadata new metadata, too; then it can never be drained. The URL is kept in the file "
+	 "system, so that nodes find the disk when they mount; one with a password is not: name the disk in every tesserad.conf then. If this node "
+	 "dies meanwhile, say the same again on another. What is there is not moved: see `disk rebalance`.",
+	 {{"failure-group", 'g', "N", "disks that fail together have the same number (default: of their own)"},
+	  {"metadata", 'm', NULL, "new metadata may come here, too"},
+	  {"force", 'f', NULL, "overwrite what is on the disk"}}},
+	{"disk drain", "NAME DISK", 2, 2, VERB_DAEMON, "move everything off a disk, while the file system is used",
+	 "Nothing new is put on the disk, and every node that has the file system mounted moves a part of what is there. It goes on whichever "
+	 "node dies or comes, also without this command, which only shows how far it is. Then the disk is 'empty' and can be removed. Only a disk "
+	 "for data alone can be drained (`fs create --metadata-disks`, `disk add`), and only if the others have room.",
+	 {{"cancel", 0, NULL, "the disk takes data again; what was moved stays where it is now"},
+	  {"rate", 'r', "SIZE", "each node moves at most so much a second (default: as it comes)"},
+	  {"no-wait", 'n', NULL, "only begin"}}},
+	{"disk remove", "NAME DISK", 2, 2, VERB_DAEMON, "take an empty disk out of a file system",
+	 "Refused while anything is on it: `disk drain` first. All nodes let the disk go, and its label is erased. Its number is not used again.", {{0}}},
+	{"disk rebalance", "NAME", 1, 1, VERB_DAEMON, "spread file data evenly over the disks, while the file system is used",
+	 "Every node that has the file system mounted moves blocks of its share of the files from disks that are fuller than the mean to emptier "
+	 "ones. It goes on whichever node dies, also without this command, which only shows how far it is.",
+	 {{"stop", 0, NULL, "no more"},
+	  {"rate", 'r', "SIZE", "each node moves at most so much a second (default: as it comes)"},
+	  {"no-wait", 'n', NULL, "only begin"}}},
 	{"mount", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount a file system on this node",
 	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, relatime (default), strictatime, nodiratime; lazytime changes nothing. "
 	 "strictatime: every read counts, on every node at once, and none is served by the kernel's page cache. locallocks: fcntl and "

@@ -213,6 +213,8 @@ static int apply_block(struct chk *c, const struct fs_replay *r, const struct fs
 	bool changed = false, skip;
 	int rc;
 
+	if (!(b->addr >> 52) && FS_ADDR_DISK(b->addr) < c->ndisks && c->ents[FS_ADDR_DISK(b->addr)].state > FS_DISK_DRAINING)
+		return 0; /* the disk was empty before it was called so: nothing of it counts */
 	if (!chk_addr_ok(c, b->addr, 1) || FS_ADDR_SUB(b->addr) < FS_SYSTEM_SUB) {
 		chk_found(c, true, "log of slot %u: a record names address %#llx, which is no block -> not applied", slot,
 			  (unsigned long long)b->addr);

@@ -79,6 +79,12 @@ static int choose(struct chk *c, const struct chk_copies *k, const uint8_t *all,
 	return best;
 }
 
+/* Copy j is another, good one on the disk of copy i. */
+static bool twin(const struct chk_copies *k, const struct copy *v, unsigned i, unsigned j)
+{
+	return j < k->n && FS_ADDR_DISK(k->at[i]) == FS_ADDR_DISK(k->at[j]) && v[j].sane;
+}
+
 static int rewrite(struct chk *c, const struct chk_copies *k, const uint8_t *all, unsigned best, const struct copy *v)
 {
 	const uint8_t *good = all + (size_t)best * FS_SUB;
@@ -90,7 +96,11 @@ static int rewrite(struct chk *c, const struct chk_copies *k, const uint8_t *all
 			continue;
 		if (v[i].sane && v[i].gen < v[best].gen && !c->repair) /* whoever changed it did not come so far: no fault */
 			continue;
-		if (!v[i].sane || v[i].gen == v[best].gen)
+		/* Half written when the power failed: that is why there are two on each disk. */
+		if (k->by_gen && v[best].gen && !v[i].valid && (twin(k, v, i, i - 1) || twin(k, v, i, i + 1))) {
+			if (!c->repair)
+				continue;
+		} else if (!v[i].sane || v[i].gen == v[best].gen)
 			chk_found(c, true, "disk %u: %s at sub %llu %s -> written from the copy on disk %u", FS_ADDR_DISK(k->at[i]), k->what,
 			  (unsigned long long)FS_ADDR_SUB(k->at[i]),
 			  !v[i].valid ? "is damaged" : !v[i].sane ? "contradicts the disks" : "differs from the others", FS_ADDR_DISK(k->at[best]));

@@ -251,6 +251,14 @@ int fs_disks_tell(struct fs *fs, unsigned *who)
 	return rc;
 }
 
+bool fs_disks_enter(struct fs *fs)
+{
+	if (fs->run != FS_RUN_LIVE || fs->stopping_threads)
+		return false;
+	ts_group_add(&fs->background);
+	return true;
+}
+
 /* ---- looking ------------------------------------------------------------------------------------------------------ */
 
 struct use {
@@ -308,6 +316,11 @@ int fs_disks_status(struct fs *fs, struct fs_disks_status *out)
 	out->disk = ts_alloc(fs->ndisks * sizeof(*out->disk));
 	if (!out->disk)
 		return -ENOMEM;
+	if (!fs_disks_enter(fs)) {
+		ts_free(out->disk);
+		out->disk = NULL;
+		return -ESHUTDOWN;
+	}
 	for (unsigned i = 0; i < out->ndisks && !rc; i++) {
 		const struct fs_disk_ent_disk *e = &fs->disks[i].ent;
 		struct fs_disk_info *v = &out->disk[i];
@@ -330,6 +343,7 @@ int fs_disks_status(struct fs *fs, struct fs_disks_status *out)
 	out->rebalancing = fs->super.move & FS_MOVE_REBALANCE;
 	out->mib_s = le32_get(fs->super.move_mib_s);
 	fs_mover_stats(fs, &out->moved_bytes, &out->passes);
+	ts_group_done(&fs->background, 0);
 	if (rc) {
 		ts_free(out->disk);
 		out->disk = NULL;

@@ -49,7 +49,11 @@ static int begin(struct change *c, struct fs *fs, char *errmsg, size_t errlen)
 		errmsg[0] = 0;
 	if (fs->args.read_only)
 		return refuse(c, -EROFS, "file system %s: mounted read-only on this node; do it on one where it is not", fs->super.name);
+	if (!fs_disks_enter(fs))
+		return refuse(c, -ESHUTDOWN, "file system %s: it is being unmounted on this node", fs->super.name);
 	rc = fs_disks_lock(fs, &c->pin);
+	if (rc)
+		ts_group_done(&fs->background, 0);
 	return rc ? refuse(c, rc, "file system %s: its disk table cannot be read, or a disk of it cannot be opened here (%s)", fs->super.name,
 			   strerror(abs(rc))) : 0;
 }
@@ -57,6 +61,7 @@ static int begin(struct change *c, struct fs *fs, char *errmsg, size_t errlen)
 static void end(struct change *c)
 {
 	tok_unpin(c->fs->tok, &c->pin);
+	ts_group_done(&c->fs->background, 0);
 }
 
 /* ---- the table ---------------------------------------------------------------------------------------------------- */
@@ -177,8 +182,6 @@ static int set_state(struct change *c, unsigned no, enum fs_disk_state state)
 	int rc;
 
 	e.ent.state = (uint8_t)state;
-	if (state == FS_DISK_GONE)
-		memset(e.ent.uuid, 0xff, sizeof(e.ent.uuid)); /* what comes back under the old name is no disk of ours */
 	rc = change_and_tell(c, &e, &who);
 	return rc ? refuse(c, rc, "disk %u: node %u does not take it as %s (%s); say it again when that node is well", no, who,
 			   fs_disk_state_name(state), strerror(abs(rc))) : 0;
@@ -556,7 +559,7 @@ static int remove_it(struct change *c, unsigned no)
 	enum fs_disk_state s = fs_disk_state(fs, no);
 	struct fs_disk_edit none = {.no = no};
 	struct fs_disk_use u;
-	unsigned who;
+	unsigned who = fs->self;
 	int rc;
 
 	if (s == FS_DISK_JOINING) {
@@ -568,10 +571,19 @@ static int remove_it(struct change *c, unsigned no)
 		return rc ? rc : refuse(c, -EBUSY, "disk %u is %s and holds %llu MiB; `tessera disk drain %s %u` first", no, fs_disk_state_name(s),
 					(unsigned long long)((u.used + u.meta) * FS_SUB >> 20), fs->super.name, no);
 	}
-	/* Before nobody may touch it any more: a label that stays is of no disk in the table, and is not believed. */
+	none.ent = fs->disks[no].ent;
+	none.ent.state = FS_DISK_GONE;
+	memset(none.ent.uuid, 0xff, sizeof(none.ent.uuid)); /* what comes back under the old name is no disk of ours */
+	rc = fs_disks_write(fs, &none);
+	if (rc)
+		return refuse(c, rc, "disk %u: the disk table cannot be written (%s)", no, strerror(abs(rc)));
+	/* A label that stays, should this node die now, is of no disk in the table, and is not believed. */
 	if (fs->disks[no].dev && nsd_label_erase(fs->disks[no].dev))
 		ts_warn("%s: disk %u: its label could not be erased", fs->super.name, no);
-	return set_state(c, no, FS_DISK_GONE);
+	rc = fs_disks_refresh(fs);
+	if (!rc)
+		rc = fs_disks_tell(fs, &who);
+	return rc ? refuse(c, rc, "disk %u is removed, but node %u has not let it go yet (%s)", no, who, strerror(abs(rc))) : 0;
 }
 
 int fs_disk_remove(struct fs *fs, unsigned no, char *errmsg, size_t errlen)

@@ -361,6 +361,11 @@ int fs_file_places(struct fs *fs, uint64_t ino, uint64_t **bytes, unsigned *ndis
 	int rc;
 
 	*ndisks = fs->ndisks;
+	*bytes = NULL;
+	if (!fs_disks_enter(fs)) {
+		ts_free(none);
+		return -ESHUTDOWN;
+	}
 	*bytes = ts_alloc(fs->ndisks * sizeof(**bytes));
 	rc = none && *bytes ? with_inode(&m, TOK_SH, &pin, &ip, &df) : -ENOMEM;
 	if (!rc) {
@@ -380,6 +385,7 @@ int fs_file_places(struct fs *fs, uint64_t ino, uint64_t **bytes, unsigned *ndis
 		}
 		without_inode(&m, &pin, ip, df);
 	}
+	ts_group_done(&fs->background, 0);
 	if (rc == -ESTALE)
 		rc = 0; /* in its inode, or no file: nothing on any disk of its own */
 	if (rc) {
