@@ -200,15 +200,13 @@ static int add_to(struct daemon *d, struct mount *m, struct disk *k, const char 
 	if (rc)
 		return a->rc = rc;
 	rc = fs_disk_add(m->fs, &add, &number, why, sizeof(why));
-	if (rc && !k->mount) {
+	if (rc && !k->mount)
 		keys_unregister(d, &k, 1);
-		return no(a, rc, "disk %s: %s", url, why);
-	}
 	if (rc)
 		return no(a, rc, "disk %s: %s", url, why);
 	a->data = json_pack("{s:s,s:s,s:i}", "name", m->name, "disk", url, "number", (int)number);
-	(void)disk_label_refresh(k);
-	able_json(k, a->data);
+	if (disk_label_refresh(k) == 0)
+		able_json(k, a->data);
 	return 0;
 }
 
