@@ -208,10 +208,12 @@ static int set_type_of(struct fs *fs, struct fs_region *r, enum fs_region_type t
  * that came later: of what has the type already nothing changes, for that would make its records void. */
 static int settle_type(struct fs *fs, struct fs_region *r)
 {
-	unsigned type = fs_bitmap_of(r->chunks[0].buf)->type;
+	unsigned type = FS_REGION_FREE;
 	bool mixed = false;
 
-	for (unsigned i = 1; i < r->nchunks; i++) {
+	for (unsigned i = 0; i < r->nchunks && type == FS_REGION_FREE; i++) /* none ever becomes free again */
+		type = fs_bitmap_of(r->chunks[i].buf)->type;
+	for (unsigned i = 0; i < r->nchunks; i++) {
 		struct fs_chunk *c = &r->chunks[i];
 
 		if (fs_bitmap_of(c->buf)->type == type)
@@ -401,8 +403,8 @@ static int reload_one(struct fs *fs, uint32_t id)
 	h->known = false;
 	if (h->reg && h->reg->disks_gen != fs->disks_gen)
 		rc = region_settle(fs, h->reg);
-	if (!rc) /* chunks of a disk that is not used any more: the next owner must not find them here */
-		rc = fs_buf_clean_resource(fs, TOK_REGION, id, true);
+	if (!rc) /* blocks of a disk that is used no more must be at home while it is still there */
+		rc = fs_buf_clean_resource(fs, TOK_REGION, id, !h->reg);
 	tok_unpin(fs->tok, &pin);
 	return rc;
 }

@@ -99,6 +99,13 @@ static int aux(struct head *h)
 	return v == CHK_OK ? 0 : chk_write(h->c, h->at + 1, h->x);
 }
 
+/* The share of a disk that came later: it gets the type from the region's next owner. */
+static bool late(const struct head *h)
+{
+	return h->disk && !h->lost && h->b->type == FS_REGION_FREE && !le64_get(h->b->retyped_version) && le32_get(h->c->super.h.res_gen) &&
+	       le32_get(h->b->free) == h->c->region_subs - FS_CHUNK_HEAD;
+}
+
 /* ---- type ---------------------------------------------------------------------------------------------------------------------------- */
 /* What the region must be: by its contents, else by its chunks. */
 static int region_type(struct chk *c, uint32_t region, uint8_t *out)
@@ -116,7 +123,7 @@ static int region_type(struct chk *c, uint32_t region, uint8_t *out)
 		if (region >= c->disk[d].nchunks)
 			continue;
 		rc = head_open(c, region, d, &h);
-		if (!rc && !fs_mdhdr_wrong(h.b, c->super.fs_id, FS_BT_BITMAP, h.at) && h.b->type <= FS_REGION_DATA)
+		if (!rc && !fs_mdhdr_wrong(h.b, c->super.fs_id, FS_BT_BITMAP, h.at) && h.b->type <= FS_REGION_DATA && !late(&h))
 			votes[h.b->type]++;
 		ts_free(h.b);
 	}
@@ -134,9 +141,7 @@ static void type(struct head *h, uint8_t want)
 
 	if (b->type == want)
 		return;
-	/* The share of a disk that came later: it gets the type from the region's next owner. */
-	if (!h->lost && b->type == FS_REGION_FREE && !le64_get(b->retyped_version) && h->disk &&
-	    le32_get(b->free) == h->c->region_subs - FS_CHUNK_HEAD && le32_get(h->c->super.h.res_gen))
+	if (late(h))
 		return;
 	if (!h->lost)
 		chk_found(h->c, true, "%s: type %u, but the region is of type %s -> set", h->what, b->type, name[want]);

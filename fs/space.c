@@ -64,7 +64,7 @@ static int look_chunk(struct fs *fs, unsigned disk, uint32_t region, struct fs_s
 	    fs_disk_takes(fs, disk, d->type)) {
 		out->free += le32_get(d->free);
 		out->whole += whole_units(d->bits, le32_get(d->nsubs), fs->block_subs);
-		out->type = d->type;
+		out->type = TS_MAX(out->type, d->type); /* the share of a disk that came later has none yet */
 	}
 	if (b)
 		fs_buf_put(fs, b);

@@ -251,7 +251,7 @@ struct nsd_dev *sim_disk_open(struct sim_life *l, unsigned no)
 	dev->life = l;
 	dev->gate = (struct nsd_gate){.may_write = may_write, .arg = l};
 	ts_list_init(&dev->jobs);
-	struct nsd_dev *nd = nsd_dev_new(l->x, &ops, dev, &info, &dev->gate, no ? "sim://1" : "sim://0");
+	struct nsd_dev *nd = nsd_dev_new(l->x, &ops, dev, &info, &dev->gate, no == 0 ? "sim://0" : no == 1 ? "sim://1" : "sim://2");
 	TS_ASSERT(nd);
 	return nd;
 }

@@ -4,7 +4,9 @@
  *
  * In a share of the seeds (--shared PERCENT) clients of all nodes write the same files, too (shared.c).
  *
- *   tsim --seeds N [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--plant NAME]      tsim --seed S -v */
+ * In another share (--disks PERCENT) disks are added, drained and removed meanwhile (disks.c).
+ *
+ *   tsim --seeds N [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--disks PERCENT] [--plant NAME]      tsim --seed S -v */
 #include "tests/sim/sim.h"
 #include <getopt.h>
 #include <stdio.h>
@@ -17,11 +19,11 @@
 
 struct shared { /* one per job, seen by the parent */
 	uint64_t seed, done, failed_seed;
-	uint64_t ops, faults, crashes, blackouts, partitions, fenced, messages, late;
+	uint64_t ops, faults, crashes, blackouts, partitions, fenced, messages, late, adds, drains, removes, rebalances;
 	char why[512];
 };
 
-static unsigned opt_ops = 220, opt_shared = 20;
+static unsigned opt_ops = 220, opt_shared = 20, opt_disks = 20;
 static const char *opt_plant;
 static bool opt_verbose;
 
@@ -144,7 +146,7 @@ static void format_fiber(void *arg)
 {
 	struct offline *o = arg;
 	struct fs_format_args a = {.name = "sim", .block_size = 64 << 10, .log_slots = 6, .log_bytes = 1 << 20, .disks = o->l->devs,
-				   .ndisks = SIM_DISKS, .env = ts_exec_env(o->l->x)};
+				   .ndisks = SIM_FORMATTED, .meta_disks = o->s->disks_load, .env = ts_exec_env(o->l->x)};
 	o->rc = fs_format(&a, o->s->fs_id, o->err, sizeof(o->err));
 	o->done = true;
 }
@@ -152,8 +154,10 @@ static void format_fiber(void *arg)
 static void check_fiber(void *arg)
 {
 	struct offline *o = arg;
-	struct fs_check_args a = {.disks = o->l->devs, .ndisks = SIM_DISKS, .env = ts_exec_env(o->l->x), .finding = finding, .arg = o};
-	o->rc = fs_check(&a, true, &o->r, o->err, sizeof(o->err));
+	struct fs_check_args a = {.disks = o->l->given, .env = ts_exec_env(o->l->x), .finding = finding, .arg = o};
+	o->rc = sim_disks_given(o->l, o->l->given, TS_ARRAY_LEN(o->l->given), &a.ndisks);
+	if (o->rc == 0)
+		o->rc = fs_check(&a, true, &o->r, o->err, sizeof(o->err));
 	o->done = true;
 }
 
@@ -317,6 +321,8 @@ static void seed_run(uint64_t seed, struct shared *sh)
 			s->reach[i][k] = true;
 	}
 	s->shared_load = ts_hash_2(seed, 0x5ea1) % 100 < opt_shared;
+	s->disks_load = ts_hash_2(seed, 0xd15c) % 100 < opt_disks;
+	s->disk_ops = s->disks_load ? 8 : 0;
 	sim_disks_new(s);
 	sim_net_new(s);
 	sim_ring_new(s);
@@ -344,6 +350,10 @@ static void seed_run(uint64_t seed, struct shared *sh)
 	sh->fenced += s->fenced_writes;
 	sh->late += s->late_writes;
 	sh->messages += s->messages;
+	sh->adds += s->adds;
+	sh->drains += s->drains;
+	sh->removes += s->removes;
+	sh->rebalances += s->rebalances;
 	sh->done++;
 	if (s->failed) {
 		sh->failed_seed = seed;
@@ -392,6 +402,10 @@ static uint64_t chunk_end(struct total *t, struct shared *sh, int status)
 	t->sum.fenced += sh->fenced;
 	t->sum.late += sh->late;
 	t->sum.messages += sh->messages;
+	t->sum.adds += sh->adds;
+	t->sum.drains += sh->drains;
+	t->sum.removes += sh->removes;
+	t->sum.rebalances += sh->rebalances;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
 		t->sum.done += sh->done;
 		return 0;
@@ -441,6 +455,8 @@ static int run_all(uint64_t first, uint64_t count, unsigned jobs, uint64_t max_f
 	       (unsigned long long)(t.sum.done + t.failed), opt_ops, (unsigned long long)t.sum.ops, (unsigned long long)t.sum.faults,
 	       (unsigned long long)t.sum.crashes, (unsigned long long)t.sum.partitions, (unsigned long long)t.sum.blackouts,
 	       (unsigned long long)t.sum.messages, (unsigned long long)t.sum.fenced, (unsigned long long)t.sum.late);
+	printf("disks: %llu added, %llu drained, %llu removed, %llu times made even\n", (unsigned long long)t.sum.adds, (unsigned long long)t.sum.drains,
+	       (unsigned long long)t.sum.removes, (unsigned long long)t.sum.rebalances);
 	printf("%llu passed, %llu failed\n", (unsigned long long)t.sum.done, (unsigned long long)t.failed);
 	return t.failed || t.sum.done < count ? 1 : 0;
 }
@@ -448,11 +464,11 @@ static int run_all(uint64_t first, uint64_t count, unsigned jobs, uint64_t max_f
 int main(int argc, char **argv)
 {
 	static const struct option longs[] = {{"seeds", 1, NULL, 'n'}, {"seed", 1, NULL, 's'}, {"first", 1, NULL, 'f'}, {"ops", 1, NULL, 'o'},
-					      {"jobs", 1, NULL, 'j'},  {"plant", 1, NULL, 'p'}, {"max-failed", 1, NULL, 'm'}, {"shared", 1, NULL, 'S'}, {0}};
+					      {"jobs", 1, NULL, 'j'},  {"plant", 1, NULL, 'p'}, {"max-failed", 1, NULL, 'm'}, {"shared", 1, NULL, 'S'}, {"disks", 1, NULL, 'D'}, {0}};
 	uint64_t seeds = 1000, first = 1, one = 0, max_failed = 10;
 	unsigned jobs = 2;
 	int o;
-	while ((o = getopt_long(argc, argv, "vn:s:f:o:j:p:m:S:", longs, NULL)) != -1)
+	while ((o = getopt_long(argc, argv, "vn:s:f:o:j:p:m:S:D:", longs, NULL)) != -1)
 		switch (o) {
 		case 'n': seeds = strtoull(optarg, NULL, 10); break;
 		case 's': one = strtoull(optarg, NULL, 10); break;
@@ -461,10 +477,11 @@ int main(int argc, char **argv)
 		case 'j': jobs = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'p': opt_plant = optarg; break;
 		case 'm': max_failed = strtoull(optarg, NULL, 10); break;
+		case 'D': opt_disks = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'S': opt_shared = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'v': opt_verbose = true; break;
 		default:
-			fprintf(stderr, "usage: tsim [--seeds N] [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--plant NAME] | --seed S [-v]\n");
+			fprintf(stderr, "usage: tsim [--seeds N] [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--disks PERCENT] [--plant NAME] | --seed S [-v]\n");
 			return 2;
 		}
 	ts_log_open("tsim", opt_verbose ? TS_LOG_DEBUG : TS_LOG_ERR, opt_verbose);

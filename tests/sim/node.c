@@ -104,13 +104,17 @@ static void persist(void *arg, const struct quorum_durable *d)
 	((struct sim_life *)arg)->node->durable = *d;
 }
 
-static int register_keys(struct sim_life *l)
+int sim_disk_register(struct sim_life *l, struct nsd_dev *dev)
 {
 	uint64_t key = key_of(NULL, l->node->id, l->incarnation);
-	for (unsigned i = 0; i < SIM_DISKS; i++) {
-		int rc = nsd_pr_register(l->devs[i], key);
-		if (rc == 0)
-			rc = nsd_pr_reserve(l->devs[i], key);
+	int rc = nsd_pr_register(dev, key);
+	return rc ? rc : nsd_pr_reserve(dev, key);
+}
+
+static int register_keys(struct sim_life *l, struct nsd_dev *given[], unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		int rc = given[i] ? sim_disk_register(l, given[i]) : 0;
 		if (rc)
 			return rc;
 	}
@@ -124,14 +128,17 @@ static void mount_fiber(void *arg)
 	char err[256] = "";
 	while (!quorum_may_write(l->quorum) || !quorum_view_get(l->quorum)->quorate)
 		(void)!ts_cond_wait_until(&l->changed, ts_exec_now(l->x) + 100 * TS_NS_PER_MS, "quorum", 0, 0);
-	int rc = register_keys(l);
+	unsigned ndisks = 0;
+	int rc = sim_disks_given(l, l->given, TS_ARRAY_LEN(l->given), &ndisks);
+	if (rc == 0)
+		rc = register_keys(l, l->given, ndisks);
 	if (rc) {
 		sim_say(s, "n%u keys: %d", l->node->id, rc);
 		l->excluded = true;
 		return;
 	}
 	struct fs_mount_args a = {
-		.exec = l->x, .disks = l->devs, .ndisks = SIM_DISKS, .net = l->net, .quorum = l->quorum,
+		.exec = l->x, .disks = l->given, .ndisks = ndisks, .disk_open = sim_disk_joins, .disk_close = sim_disk_leaves, .disk_arg = l, .net = l->net, .quorum = l->quorum,
 		.pr_key = key_of(NULL, l->node->id, l->incarnation), .key_of = key_of, .times = quorum_times_default,
 		.page_pool_bytes = 4 << 20, .meta_pool_bytes = 4 << 20, .net_group = 7,
 	};
@@ -154,6 +161,10 @@ static void mount_fiber(void *arg)
 	for (unsigned i = 0; i < 2; i++) {
 		l->clients++;
 		TS_ASSERT(ts_fiber_spawn(l->x, "lock client", sim_lock_client, l) == 0);
+	}
+	if (s->disks_load) {
+		l->clients++;
+		TS_ASSERT(ts_fiber_spawn(l->x, "disks client", sim_disks_client, l) == 0);
 	}
 	while (!l->unmount || l->clients)
 		(void)!ts_cond_wait_until(&l->changed, ts_exec_now(l->x) + 50 * TS_NS_PER_MS, "end", 0, 0);

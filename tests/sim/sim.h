@@ -10,7 +10,8 @@
 #include "fs/fs.h"
 
 #define SIM_NODES     4 /* ids 1..3 are used */
-#define SIM_DISKS     2
+#define SIM_DISKS     3
+#define SIM_FORMATTED 2 /* the others are spare: they come and go where disks_load says so (disks.c) */
 #define SIM_DISK_BYTES (96ull << 20)
 
 struct sim;
@@ -32,7 +33,7 @@ struct sim_life { /* one incarnation of one node's daemon */
 	struct ts_env env;
 	struct net *net;
 	struct quorum *quorum;
-	struct nsd_dev *devs[SIM_DISKS];
+	struct nsd_dev *devs[SIM_DISKS], *given[64]; /* given: by number in the disk table */
 	struct fs *fs;
 	struct ts_cond changed;
 	bool mounted, excluded, unmount, unmounted, started;
@@ -74,6 +75,9 @@ struct sim {
 	struct sim_locks *locks;
 	struct sim_shared *shared;
 	bool shared_load; /* clients share files, too */
+	bool disks_load;  /* disks come and go */
+	unsigned disk_ops, disk_ops_done;
+	uint64_t adds, drains, removes, rebalances;
 	uint32_t shared_ticks;
 	bool reach[SIM_NODES + 1][SIM_NODES + 1];
 	uint64_t slow_disk_until;
@@ -147,6 +151,14 @@ void sim_shared_free(struct sim *s);
 void sim_shared_client(void *arg); /* fiber; arg = struct sim_life */
 bool sim_shared_verify(struct sim_life *l);
 void sim_shared_life_dead(struct sim_life *l);
+
+/* disks.c */
+unsigned sim_disk_of(unsigned no); /* which disk has that number in the table */
+void sim_disks_client(void *arg); /* fiber; arg = struct sim_life */
+int sim_disk_joins(void *arg, unsigned no, const uint8_t uuid[16], const char *url, struct nsd_dev **out);
+void sim_disk_leaves(void *arg, unsigned no, struct nsd_dev *dev);
+int sim_disks_given(struct sim_life *l, struct nsd_dev *given[], unsigned room, unsigned *n); /* as disk 0 says */
+int sim_disk_register(struct sim_life *l, struct nsd_dev *dev);
 
 /* lock.c */
 void sim_locks_new(struct sim *s);
