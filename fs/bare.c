@@ -202,6 +202,7 @@ int fs_bare_new(const struct fs_bare_args *a, struct fs **out, char *errmsg, siz
 		goto failed;
 	}
 	ts_mutex_init(&fs->disks_lock);
+	ts_mutex_init(&fs->settle_lock);
 	fs->disks = ts_alloc(TS_MAX(a->ndisks, FS_DISKS_ONLINE) * sizeof(*fs->disks));
 	if (fs->disks)
 		rc = open_disks(fs, a, errmsg, errlen);

@@ -116,16 +116,23 @@ static int read_table(struct fs *fs, struct fs_super_disk *s, struct fs_disk_ent
 	return rc;
 }
 
-/* K1 and K3 need it done when this returns: nobody here takes from, or looks at, what is not to be used. */
+/* K1 and K3 need it done when this returns: nobody here takes from, or looks at, what is not to be used. Waits for tokens. */
 static int settle(struct fs *fs)
 {
-	int rc;
+	int rc = 0;
 
-	fs->disks_gen++;
-	rc = fs_alloc_disks_changed(fs);
-	for (unsigned i = 0; i < fs->ndisks && !rc; i++)
-		if (fs->disks[i].dev && !wants_dev(&fs->disks[i].ent))
-			detach(fs, i);
+	ts_mutex_lock(&fs->settle_lock, "space of disks to be settled");
+	while (fs->settled_gen != fs->disks_gen && !rc) {
+		uint64_t gen = fs->disks_gen;
+
+		rc = fs_alloc_disks_changed(fs);
+		for (unsigned i = 0; i < fs->ndisks && !rc && gen == fs->disks_gen; i++)
+			if (fs->disks[i].dev && !wants_dev(&fs->disks[i].ent))
+				detach(fs, i);
+		if (!rc)
+			fs->settled_gen = gen;
+	}
+	ts_mutex_unlock(&fs->settle_lock);
 	return rc;
 }
 
@@ -149,7 +156,9 @@ static int refresh_locked(struct fs *fs)
 				fs->ndisks = i + 1;
 		}
 		fs->super = *s;
-		rc = changed ? settle(fs) : 0;
+		rc = 0;
+		if (changed)
+			fs->disks_gen++;
 		fs_mover_wake(fs);
 	}
 	ts_free(v);
@@ -157,7 +166,7 @@ static int refresh_locked(struct fs *fs)
 	return rc ? rc : first;
 }
 
-int fs_disks_refresh(struct fs *fs)
+int fs_disks_learn(struct fs *fs)
 {
 	int rc;
 
@@ -165,6 +174,13 @@ int fs_disks_refresh(struct fs *fs)
 	rc = refresh_locked(fs);
 	ts_mutex_unlock(&fs->disks_lock);
 	return rc;
+}
+
+int fs_disks_refresh(struct fs *fs)
+{
+	int rc = fs_disks_learn(fs), rc2 = settle(fs);
+
+	return rc ? rc : rc2;
 }
 
 /* ---- the others --------------------------------------------------------------------------------------------------- */

@@ -41,6 +41,8 @@ _Static_assert(sizeof(struct fs_word_msg) == 16, "word size");
 /* Reads superblock and table from disk 0 and takes over what changed: opens what is new, closes what is gone, settles what was taken
  * from disks that take nothing any more. -errno of the first disk that could not be opened; the others are taken over all the same. */
 int fs_disks_refresh(struct fs *fs) TS_MUST_CHECK;
+/* Only what needs no token: what is new is opened. For recovery, which tokens wait for. */
+int fs_disks_learn(struct fs *fs) TS_MUST_CHECK;
 /* A call from outside that waits: the unmount waits for it, until ts_group_done(&fs->background, 0). false: too late. */
 bool fs_disks_enter(struct fs *fs);
 /* All other nodes that have it mounted do the same, now. *who: the node that answered with the error. No pins but of TOK_FS held. */

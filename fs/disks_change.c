@@ -471,6 +471,8 @@ static int may_drain(struct change *c, unsigned no)
 	enum fs_disk_state s = fs_disk_state(fs, no);
 	struct fs_disk_use u;
 
+	if (s == FS_DISK_EMPTY)
+		return 0; /* done already */
 	if (s != FS_DISK_READY && s != FS_DISK_DRAINING)
 		return refuse(c, -EINVAL, "disk %u is %s: only a disk that is ready can be drained", no, fs_disk_state_name(s));
 	if (s == FS_DISK_DRAINING)
@@ -534,7 +536,7 @@ int fs_disk_drain(struct fs *fs, unsigned no, bool cancel, uint32_t mib_s, char 
 		rc = may_drain(&c, no);
 		if (!rc)
 			rc = set_rate(&c, mib_s, fs->super.move);
-		if (!rc && fs_disk_state(fs, no) != FS_DISK_DRAINING)
+		if (!rc && fs_disk_state(fs, no) == FS_DISK_READY)
 			rc = set_state(&c, no, FS_DISK_DRAINING);
 	}
 	end(&c);

@@ -395,7 +395,8 @@ struct fs {
 	struct fs_disk *disks;	/* [TS_MAX(ndisks, FS_DISKS_ONLINE)] */
 	unsigned ndisks;	/* numbers given; not all are disks */
 	uint64_t disks_gen;	/* grows when the disks or what they are for change */
-	struct ts_mutex disks_lock; /* the table is being read and taken over */
+	uint64_t settled_gen;	/* of disks_gen: what was taken before is settled */
+	struct ts_mutex disks_lock, settle_lock; /* the table is being read and taken over; what that changed is being settled */
 	struct fs_mover *mover;
 	struct fs_slot_ent_disk slots[FS_MAX_SLOTS];
 	struct tok_mgr *tok;

@@ -73,7 +73,7 @@ static int recover_now(struct fs *fs, bool on_disk)
 	if (!rc && !coordinating(fs))
 		rc = -EAGAIN;
 	if (!rc)
-		rc = fs_disks_refresh(fs); /* the log may name disks that came after this node read the table */
+		rc = fs_disks_learn(fs); /* the log may name disks that came after this node read the table */
 	if (!rc)
 		rc = fs_recover_all(fs, on_disk);
 	fs->recovering = false;

@@ -72,9 +72,10 @@ for n in 1 2 3; do assert_eq "disk 4 on node $n" ready "$(tess $n disk show $F 4
 [ "$(spread)" -gt 50 ] || fail "spread before the rebalance: expected more than 50 permille, got $(spread)"
 
 t=$SECONDS
-assert_ok "rebalance begins" on 1 tessera disk rebalance $F --rate 20M --no-wait
+assert_ok "rebalance begins" on 1 tessera disk rebalance $F --rate 4M --no-wait
 wait_until 60 "the new disk gets something" eval '[ "$(disks | jq ".[] | select(.number == 4) | .used_permille")" -ge 10 ]'
 assert_ok "kill 3" sb kill 3
+[ "$(tess 1 disk show $F 4 | jq .rebalancing)" = true ] || fail "rebalance: expected it to go on when node 3 is killed"
 note "node 3 killed; $(disks | jq -c '[.[].used_permille]')"
 assert_ok "rate is raised" on 1 tessera disk rebalance $F --no-wait
 wait_until 300 "rebalance ends" eval '[ "$(tess 1 disk show $F 4 | jq .rebalancing)" = false ]'
@@ -86,11 +87,13 @@ assert_ok "mount again" sb mount $F
 assert_eq "disks of the node that came back" 5 "$(tess 3 disk list $F | jq length)"
 
 t=$SECONDS
-assert_ok "drain begins" on 2 tessera disk drain $F 2 --rate 20M --no-wait
+assert_ok "drain begins" on 2 tessera disk drain $F 2 --rate 4M --no-wait
 assert_eq "state" draining "$(state 2)"
 before=$(disks | jq '.[] | select(.number == 2) | .used_bytes')
 wait_until 60 "something leaves disk 2" eval '[ "$(disks | jq ".[] | select(.number == 2) | .used_bytes")" -lt $((before * 9 / 10)) ]'
 assert_ok "kill 3" sb kill 3
+left=$(disks | jq '.[] | select(.number == 2) | .used_bytes')
+[ "$left" -gt 0 ] || fail "drain: expected something to be left when node 3 is killed"
 note "node 3 killed with $(($(disks | jq '.[] | select(.number == 2) | .used_bytes') >> 20)) of $((before >> 20)) MiB to move"
 assert_ok "drain goes on" timeout 400 "$SANDBOX" exec 1 -- tessera disk drain $F 2
 assert_eq "state" empty "$(state 2)"

@@ -237,8 +237,15 @@ static void check_fiber(void *arg)
 	struct fs_check_args a = {.disks = devs, .env = &h->env, .finding = finding, .arg = l, .repair = l->repair};
 
 	l->rc = fs_disks_list(h->devs[0], &v, &n);
-	if (l->rc)
+	for (unsigned i = 0; l->rc == -EUCLEAN && i < h->ndisks; i++) { /* then the labels are all there is */
+		devs[i] = h->devs[i];
+		a.ndisks = i + 1;
+	}
+	if (l->rc) {
+		if (a.ndisks)
+			l->rc = fs_check(&a, true, &l->r, l->err, sizeof(l->err));
 		return;
+	}
 	for (unsigned i = 0; i < n; i++)
 		devs[i] = v[i].state == FS_DISK_GONE || v[i].state == FS_DISK_JOINING ? NULL : h->devs[i];
 	l->state = n > SPARE ? v[SPARE].state : FS_DISK_GONE;
