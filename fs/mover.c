@@ -11,6 +11,7 @@
 
 #define AFTER_NS     (500 * TS_NS_PER_MS) /* between passes */
 #define FREES_NS     (5 * TS_NS_PER_S)
+#define SHOW_NS	     (2 * TS_NS_PER_S) /* so often the others, and who looks, see how far a long pass is */
 #define READ_INODES  16u
 #define STUCK_PASSES 12u /* without getting nearer to equal disks */
 
@@ -154,7 +155,7 @@ struct pass {
 	struct fs_move_plan plan;
 	unsigned rank, n;
 	bool deep;
-	uint64_t gen, failed;
+	uint64_t gen, failed, shown_ns, shown_moved;
 	uint8_t *buf;
 	struct fs_segtab_disk *tab;
 };
@@ -198,6 +199,20 @@ static bool any_left(const struct fs_move_plan *p)
 	return false;
 }
 
+static int show(struct fs *fs);
+static int show_now_and_then(struct pass *p)
+{
+	uint64_t now = ts_exec_now(p->fs->exec);
+	int rc;
+
+	if (now < p->shown_ns + SHOW_NS || p->plan.moved == p->shown_moved)
+		return 0;
+	rc = show(p->fs);
+	p->shown_ns = ts_exec_now(p->fs->exec);
+	p->shown_moved = p->plan.moved;
+	return rc;
+}
+
 static int segment(struct pass *p, uint64_t seg, fs_addr a)
 {
 	int rc = 0;
@@ -208,6 +223,9 @@ static int segment(struct pass *p, uint64_t seg, fs_addr a)
 		if (i % READ_INODES == 0)
 			rc = fs_io_read(p->fs, a + i, p->buf, READ_INODES * FS_SUB);
 		if (rc || stale(p) || !any_left(&p->plan))
+			break;
+		rc = show_now_and_then(p);
+		if (rc)
 			break;
 		if (!ino || !candidate(p, (struct fs_inode_disk *)(p->buf + (i % READ_INODES) * FS_SUB), a + i))
 			continue;
@@ -384,6 +402,7 @@ static int pass_run(struct fs *fs, struct pass *p, struct look *l)
 	if (rc || !place(fs, &p->rank, &p->n))
 		return rc;
 	p->gen = fs->disks_gen;
+	p->shown_ns = ts_exec_now(fs->exec);
 	p->deep = m->deep;
 	todo = plan_make(fs, l, p->n, &p->plan);
 	m->paced_moved = 0;

@@ -87,13 +87,13 @@ assert_ok "mount again" sb mount $F
 assert_eq "disks of the node that came back" 5 "$(tess 3 disk list $F | jq length)"
 
 t=$SECONDS
-assert_ok "drain begins" on 2 tessera disk drain $F 2 --rate 4M --no-wait
+assert_ok "drain begins" on 2 tessera disk drain $F 2 --rate 2M --no-wait
 assert_eq "state" draining "$(state 2)"
 before=$(disks | jq '.[] | select(.number == 2) | .used_bytes')
-wait_until 60 "something leaves disk 2" eval '[ "$(disks | jq ".[] | select(.number == 2) | .used_bytes")" -lt $((before * 9 / 10)) ]'
+wait_until 60 "something leaves disk 2" eval '[ "$(disks | jq ".[] | select(.number == 2) | .used_bytes")" -lt $((before * 19 / 20)) ]'
 assert_ok "kill 3" sb kill 3
 left=$(disks | jq '.[] | select(.number == 2) | .used_bytes')
-[ "$left" -gt 0 ] || fail "drain: expected something to be left when node 3 is killed"
+[ "$left" -gt 0 ] && [ "$(state 2)" = draining ] || fail "drain: expected something to be left when node 3 is killed"
 note "node 3 killed with $(($(disks | jq '.[] | select(.number == 2) | .used_bytes') >> 20)) of $((before >> 20)) MiB to move"
 assert_ok "drain goes on" timeout 400 "$SANDBOX" exec 1 -- tessera disk drain $F 2
 assert_eq "state" empty "$(state 2)"
