@@ -195,6 +195,7 @@ int fs_bare_new(const struct fs_bare_args *a, struct fs **out, char *errmsg, siz
 	ts_cond_init(&fs->run_cond);
 	ts_cond_init(&fs->gview_cond);
 	ts_group_init(&fs->background);
+	ts_group_init(&fs->recovery_group);
 	ts_list_init(&fs->files);
 	ts_list_init(&fs->peers_link);
 	if (!a->ndisks || a->ndisks > FS_MAX_DISKS) {

@@ -429,6 +429,9 @@ struct fs {
 	struct fs_stats stats;
 	bool stopping_threads; /* background fibers end */
 	struct ts_group background;
+	/* Recovery ends behind them: they may wait for tokens that wait for it, and this node may be the one to do it. */
+	bool stop_recovery;
+	struct ts_group recovery_group;
 };
 /* May the kernel be told to keep what it is told under this token? Not while suspended: the token may be gone without our knowing. */
 static inline bool fs_may_cache(const struct fs *fs, enum tok_kind kind, uint64_t id)

@@ -115,7 +115,7 @@ static int ask(struct fs *fs, const struct quorum_member *m)
 				    .payload = &w, .len = sizeof(w)};
 		int result = 0, rc;
 
-		if (fs->run == FS_RUN_STOPPED || fs->stopping_threads)
+		if (fs->run == FS_RUN_STOPPED || fs->stop_recovery)
 			return -EIO;
 		rc = net_call(fs->args.net, &o, 0, &result, NULL, NULL);
 		if (!rc && !result)

@@ -91,7 +91,7 @@ static int barrier(struct fs *fs)
 	uint64_t begin = ts_exec_now(fs->exec), lease = (uint64_t)fs->args.times.lease_ms * TS_NS_PER_MS;
 
 	while (quorum_lease_until_ns(fs->args.quorum) <= begin + lease) {
-		if (fs->run == FS_RUN_STOPPED || fs->stopping_threads)
+		if (fs->run == FS_RUN_STOPPED || fs->stop_recovery)
 			return -EIO;
 		ts_sleep_until(ts_exec_now(fs->exec) + BARRIER_NS);
 	}

@@ -131,6 +131,9 @@ static void end_background(struct fs *fs)
 		(void)fs_reaper_kick(fs);
 	fs_mover_wake(fs);
 	(void)ts_group_wait(&fs->background, "background fibers to end");
+	fs->stop_recovery = true;
+	ts_cond_broadcast(&fs->gview_cond);
+	(void)ts_group_wait(&fs->recovery_group, "the recovery to end");
 }
 
 /* Memory only. */

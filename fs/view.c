@@ -104,7 +104,7 @@ static void recovery_fiber(void *arg)
 	struct fs *fs = arg;
 	unsigned failures = 0;
 
-	while (!fs->stopping_threads && fs->run != FS_RUN_STOPPED) {
+	while (!fs->stop_recovery && fs->run != FS_RUN_STOPPED) {
 		uint64_t epoch = fs->gview.epoch;
 		int rc;
 
@@ -113,7 +113,7 @@ static void recovery_fiber(void *arg)
 			continue;
 		}
 		rc = recover_now(fs, fs->want_on_disk || fs->run == FS_RUN_MOUNTING);
-		if (rc && rc != -EAGAIN && fs->run != FS_RUN_STOPPED && !fs->stopping_threads)
+		if (rc && rc != -EAGAIN && fs->run != FS_RUN_STOPPED && !fs->stop_recovery)
 			give_up_maybe(fs, ++failures, rc);
 		if (!rc) {
 			fs->want_on_disk = false;
@@ -122,17 +122,17 @@ static void recovery_fiber(void *arg)
 		if (rc || fs->gview.epoch == epoch) /* the view without the recovered is on its way */
 			ts_cond_wait_until(&fs->gview_cond, ts_exec_now(fs->exec) + RETRY_NS, "recovery: next view", epoch, 0);
 	}
-	ts_group_done(&fs->background, 0);
+	ts_group_done(&fs->recovery_group, 0);
 }
 
 int fs_view_start(struct fs *fs)
 {
 	int rc;
 
-	ts_group_add(&fs->background);
+	ts_group_add(&fs->recovery_group);
 	rc = ts_fiber_spawn(fs->exec, "recovery", recovery_fiber, fs);
 	if (rc)
-		ts_group_done(&fs->background, rc);
+		ts_group_done(&fs->recovery_group, rc);
 	return rc;
 }
 
