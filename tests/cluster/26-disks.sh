@@ -5,6 +5,7 @@
 # made on is drained, again with a node killed in the middle, and removed. Every file keeps its checksum, what is written meanwhile too, the
 # disks are within 5 % of the mean, and fsck finds nothing.
 # timeout: 900
+# shellcheck disable=SC2015,SC2016 # what wait_until evaluates is to be expanded then
 . "$(dirname "$0")/lib.sh"
 
 own_sandbox --nodes 3 --disks iscsi --disk-count 6 --disk-size 1G
