@@ -141,7 +141,7 @@ static int check(const struct nsd_dev *d, const struct nsd_req *r)
 	if (nsd_is_write(r->op)) {
 		if (d->read_only)
 			return -EROFS;
-		if (!nsd_may_write(d))
+		if (!nsd_may_send(d, r))
 			return -TS_ERR_FENCED;
 	}
 	return r->due_ns <= r->submitted_ns ? -ETIMEDOUT : 0;

@@ -26,7 +26,7 @@ struct ev { /* to the core */
 	struct ts_list link;
 	enum ev_kind kind;
 	uint64_t ring;
-	uint32_t node, pid, needed;
+	uint32_t node, pid, needed, expected;
 	bool quorate, exited;
 	size_t nm, nl, nj, len;
 	struct quorum_ring_member *m, *l, *j;
