@@ -37,6 +37,15 @@ struct mount {
 	unsigned users;	      /* commands that still look at it */
 };
 
+/* The tiebreaker as this node has it: tie.c. */
+struct tie {
+	struct quorum_tie agreed; /* of the cluster, also while it is not open here */
+	struct quorum_tie_disk *disk;
+	struct nsd_dev *own; /* opened for it alone; NULL: a disk of the daemon, or closed */
+	char error[256];
+	bool running;
+};
+
 struct daemon {
 	struct conf conf;
 	struct ts_exec *exec;
@@ -55,6 +64,7 @@ struct daemon {
 	int listen_fd;
 	unsigned clients;
 	uint64_t view_seen[QUORUM_MAX_NODES * 4]; /* incarnation per node id, as given to net */
+	struct tie tie;
 	struct quorum_member confirmed[64]; /* switched off for certain, says an operator or a power switch; a ring */
 	unsigned nconfirmed;
 };
@@ -93,6 +103,22 @@ void peers_confirm_dead(struct daemon *d, unsigned to, unsigned node, uint64_t i
 const struct conf_agent *agent_of(const struct conf *c, unsigned node);
 int agent_run(struct ts_exec *x, const struct conf_agent *a, const char *action, uint64_t deadline) TS_MUST_CHECK; /* exit status or -errno */
 int agent_power_off(struct ts_exec *x, const struct conf_agent *a, uint64_t timeout_ns) TS_MUST_CHECK; /* 0: its status says off */
+
+/* tie.c */
+void tie_load(struct daemon *d, struct quorum_tie *out); /* before quorum is opened */
+int tie_start(struct daemon *d) TS_MUST_CHECK;
+void tie_agreed(void *arg, const struct quorum_tie *t); /* quorum_events.tie */
+bool tie_is(const struct daemon *d, const char *url);
+/* A disk by its URL, opened as a tiebreaker is. *own NULL: it is one of the daemon's. */
+int tie_dev_open(struct daemon *d, const char *url, struct nsd_dev **dev, struct nsd_dev **own, char *errmsg, size_t errlen) TS_MUST_CHECK;
+
+/* quorum_verbs.c */
+struct answer;
+struct client;
+json_t *quorum_json(struct daemon *d);
+void quorum_tie_show(struct daemon *d, struct answer *a);
+void quorum_tie_change(struct daemon *d, const char *url, bool force, struct answer *a); /* url NULL: none */
+void quorum_force_verb(struct daemon *d, struct client *c, json_t *nodes, bool sure, struct answer *a);
 
 /* recovery.c */
 int fence_otherwise(void *arg, unsigned node, uint64_t incarnation, unsigned disk, int rc) TS_MUST_CHECK; /* fs_mount_args */

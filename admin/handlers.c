@@ -49,6 +49,11 @@ static void h_node_list(struct call *k) { k->a->data = node_list(k->d); }
 static void h_node_show(struct call *k) { node_show(k->d, pos_str(k, 0), opt_set(k, "keys"), k->a); }
 static void h_node_fence(struct call *k) { node_fence(k->d, pos_str(k, 0), opt_set(k, "power"), opt_set(k, VERB_SURE), k->a); }
 static void h_confirm_dead(struct call *k) { node_confirm_dead(k->d, k->c, pos_str(k, 0), opt_set(k, VERB_SURE), k->a); }
+static void h_quorum_status(struct call *k) { k->a->data = quorum_json(k->d); }
+static void h_tie_show(struct call *k) { quorum_tie_show(k->d, k->a); }
+static void h_tie_set(struct call *k) { quorum_tie_change(k->d, pos_str(k, 0), opt_set(k, "force"), k->a); }
+static void h_tie_none(struct call *k) { quorum_tie_change(k->d, NULL, false, k->a); }
+static void h_quorum_force(struct call *k) { quorum_force_verb(k->d, k->c, k->pos, opt_set(k, VERB_SURE), k->a); }
 static void h_log(struct call *k) { k->a->data = diag_log(k->d, pos_str(k, 0)); }
 
 static void h_tokens(struct call *k)
@@ -117,6 +122,8 @@ static bool group_in_use(struct call *k, const struct nsd_label_disk *l)
 static int disk_free_for_use(struct call *k, struct disk *dk, bool force)
 {
 	int rc = disk_label_refresh(dk);
+	if (rc == 0 && tie_is(k->d, dk->url))
+		return refuse(k, -EBUSY, "disk %s: the cluster's tiebreaker is on it; first: tessera quorum tiebreaker none", dk->url);
 	if (rc)
 		return refuse(k, rc, "disk %s: %s", dk->url, dk->error);
 	switch (dk->label_state) {
@@ -389,6 +396,9 @@ static const struct {
 	{"fsck", h_fsck, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
 	{"node list", h_node_list, false}, {"node show", h_node_show, false}, {"node fence", h_node_fence, true},
 	{"node confirm-dead", h_confirm_dead, true}, {"diag recovery", h_recovery, false},
+	{"quorum status", h_quorum_status, false}, {"quorum tiebreaker show", h_tie_show, false},
+	{"quorum tiebreaker set", h_tie_set, true}, {"quorum tiebreaker none", h_tie_none, true},
+	{"quorum force", h_quorum_force, true},
 	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},
 };
 

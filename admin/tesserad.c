@@ -46,6 +46,13 @@ static void on_view(void *arg, const struct quorum_view *v)
 			d->view_seen[n] = 0;
 		}
 	ts_notice("view %llu: %u members, %s", (unsigned long long)v->number, v->nmembers, v->quorate ? "quorate" : "not quorate");
+	struct quorum_info i = {0};
+	if (d->quorum) /* else it is being opened */
+		quorum_info_get(d->quorum, &i);
+	if (v->quorate && i.by == QUORUM_BY_TIE)
+		ts_notice("event: view %llu is half of the nodes: the tiebreaker let them go on", (unsigned long long)v->number);
+	if (v->quorate && i.by == QUORUM_BY_FORCE)
+		ts_warn("event: view %llu is no majority: an operator has vouched that the others are dead", (unsigned long long)v->number);
 	ts_cond_broadcast(&d->changed);
 }
 
@@ -171,8 +178,9 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 		.exec = d->exec, .cluster_name = d->conf.cluster_name, .incarnation = d->incarnation,
 		.peer_port = (uint16_t)d->conf.port, .times = conf_times(&d->conf),
 		.durable = {v[0], v[1], v[2]}, .persist = on_persist,
-		.events = {on_view, on_group, on_excluded, on_suspended, d},
+		.events = {on_view, on_group, on_excluded, on_suspended, d, tie_agreed},
 	};
+	tie_load(d, &q.tie);
 	rc = quorum_cs_open(&q, &d->quorum, errmsg, errlen);
 	if (rc)
 		return rc;
@@ -181,6 +189,8 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 		return -EINVAL;
 	}
 	rc = disks_open_all(d);
+	if (rc == 0)
+		rc = tie_start(d);
 	return rc ? rc : server_open(d, errmsg, errlen);
 }
 

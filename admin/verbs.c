@@ -54,6 +54,23 @@ const struct verb verb_table[] = {
 	 "machine, while its lease may last, and when its log on the disks is written meanwhile (it is watched for a lease and its margin). If the "
 	 "node still writes after this, the file system is destroyed.",
 	 {{VERB_SURE, 0, NULL, "do not ask"}}},
+	{"quorum status", "", 0, 0, VERB_DAEMON, "show whether this node has quorum, by what, and what is missing",
+	 "BY is majority, tie (half of the nodes, and the tiebreaker has let them go on) or force (an operator's word).",
+	 {{0}}},
+	{"quorum tiebreaker show", "", 0, 0, VERB_DAEMON, "show the tiebreaker and what is written on it", "", {{0}}},
+	{"quorum tiebreaker set", "URL", 1, 1, VERB_DAEMON, "choose the disk that decides between two halves of the cluster",
+	 "For clusters with an even number of nodes. URL names a disk that all nodes reach: a LUN of its own (1 MiB will do; recommended), or a disk "
+	 "of a file system, where a reserved area is used. A LUN of its own must be blank. All nodes should be up: a majority must agree, and each "
+	 "node must be able to open it (see `quorum tiebreaker show` there). Refused where corosync has an arbiter of its own (a quorum device, "
+	 "auto_tie_breaker, last_man_standing).",
+	 {{"force", 'f', NULL, "overwrite what is on the LUN"}}},
+	{"quorum tiebreaker none", "", 0, 0, VERB_DAEMON, "do without a tiebreaker: half of the nodes then waits for the other", "", {{0}}},
+	{"quorum force", "NODE...", 1, 63, VERB_DAEMON, "go on without a majority, because the missing nodes are dead",
+	 "The last resort, when a majority will not come back. Name every node of corosync's nodelist that is missing, after you have made sure that each "
+	 "of them is switched off or cut off the disks. Refused while this node has quorum, while corosync sees the machine of a named node, when "
+	 "its power switch (fence_agent) does not say that it is off, and when one of their logs is written meanwhile (they are watched for a lease and its "
+	 "margin). What they held is fenced and recovered then. If one of them still runs, the file systems are destroyed.",
+	 {{VERB_SURE, 0, NULL, "do not ask"}}},
 	{"diag waiters", "", 0, 0, VERB_DAEMON, "who waits for what, since when", "", {{0}}},
 	{"diag tokens", "[NAME]", 0, 1, VERB_DAEMON, "tokens held and mastered here, with holders and waiters", "",
 	 {{"limit", 0, "N", "at most N rows (default 200)"}}},
@@ -94,6 +111,7 @@ const char *verb_confirm(const struct verb *v)
 		const char *verb, *what;
 	} rows[] = {
 		{"node fence", "puts it out of the cluster, and whatever it has not written is lost"},
+		{"quorum force", "lets this node work without those that are missing. If one of them still runs, that destroys the file systems"},
 		{"node confirm-dead", "lets the others work on what it held. If its machine still runs, that destroys the file system"},
 	};
 	for (size_t i = 0; i < TS_ARRAY_LEN(rows); i++)

@@ -131,6 +131,8 @@ const char *nsd_able_name(unsigned i, uint32_t *bit); /* the i-th bit and its na
 #define NSD_LABEL_COPY2_OFF 4096   /* the second copy lies right behind the first */
 #define NSD_DATA_START	    (1u << 20)
 #define NSD_TIE_OFF	    (768u << 10) /* the 256 KiB before the data are the tiebreaker's (quorum/tie_int.h) */
+#define NSD_TIE_MAGIC	    "TSSRTIEH"
+#define NSD_TIE_WHAT	    "a Tessera tiebreaker" /* what nsd_label_read calls a disk that has nothing else */
 #define NSD_LABEL_VERSION   1
 struct nsd_label_disk {
 	char magic[8]; /* "TSSRNSD\n" */

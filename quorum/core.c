@@ -279,6 +279,16 @@ void quorum_core_machines(struct quorum *q, const uint64_t bits[4])
 	memcpy(q->machines, bits, sizeof(q->machines));
 }
 
+void quorum_core_configured(struct quorum *q, const uint64_t bits[4])
+{
+	memcpy(q->configured, bits, sizeof(q->configured));
+}
+
+bool quorum_node_configured(const struct quorum *q, unsigned node)
+{
+	return node < Q_NODE_IDS && q->configured[node / 64] >> node % 64 & 1;
+}
+
 bool quorum_machine_up(const struct quorum *q, unsigned node)
 {
 	return node < Q_NODE_IDS && q->machines[node / 64] >> node % 64 & 1;

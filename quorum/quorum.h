@@ -123,6 +123,8 @@ uint64_t quorum_dead_lease_end_ns(const struct quorum *q, unsigned node, uint64_
 
 /* Is that node's machine in corosync's membership, with or without a daemon? As far as this node has heard. */
 bool quorum_machine_up(const struct quorum *q, unsigned node);
+/* Is it in corosync's nodelist? As last read. */
+bool quorum_node_configured(const struct quorum *q, unsigned node);
 
 /* Ordered changes of a group. From any context on the executor; the effect is seen in the group event, or not at all if
  * this node is excluded first. join: slot is the log slot claimed on disk. */
@@ -219,6 +221,7 @@ void quorum_core_needed(struct quorum *q, unsigned daemons);
 void quorum_core_expected(struct quorum *q, unsigned expected);
 /* The machines of the ring, with or without a daemon: one bit a node id, 256 of them. Only for those who ask. */
 void quorum_core_machines(struct quorum *q, const uint64_t bits[4]);
+void quorum_core_configured(struct quorum *q, const uint64_t bits[4]); /* those of the configuration; likewise */
 void quorum_core_deliver(struct quorum *q, unsigned src_node, uint32_t src_pid, const void *msg, size_t len);
 void quorum_core_lost(struct quorum *q, const char *why); /* the carrier died under us: excluded */
 void quorum_core_kill(struct quorum *q);		  /* simulator's power failure: free without a word */

@@ -198,12 +198,14 @@ static void on_quorum(quorum_handle_t h, uint32_t quorate, struct quorum_ring_id
 
 	quorum_context_get(h, &ctx);
 	cs = (struct cs *)ctx;
-	e = ev_new(EV_QUORATE, sizeof(bits));
+	e = ev_new(EV_QUORATE, 2 * sizeof(bits));
 	for (uint32_t i = 0; i < n; i++)
 		if (list[i] < Q_NODE_IDS)
 			bits[list[i] / 64] |= 1ULL << list[i] % 64;
 	if (e) {
 		memcpy(e->data, bits, sizeof(bits));
+		cs_nodelist_get(bits);
+		memcpy(e->data + sizeof(bits), bits, sizeof(bits));
 		e->quorate = quorate;
 		e->ring = ring_of(id.nodeid, id.seq);
 		e->expected = 0;

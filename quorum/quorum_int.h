@@ -114,7 +114,7 @@ struct quorum {
 	struct q_proc procs[Q_PROCS];
 	uint64_t ring, digest;
 	bool ring_known, vq_known, vq_quorate;
-	uint64_t vq_ring, machines[Q_NODE_IDS / 64];
+	uint64_t vq_ring, machines[Q_NODE_IDS / 64], configured[Q_NODE_IDS / 64];
 	uint32_t needed, expected;
 	bool forced; /* an operator has vouched; until a majority is there again */
 	/* round */
