@@ -112,8 +112,8 @@ static int may_change(struct daemon *d, const char *url, struct answer *a)
 		return refuse(a, -EAGAIN, "tiebreaker: only a majority of the nodes may change it, and they are not here; see `tessera quorum status`");
 	if (!url)
 		return 0;
-	if (strlen(url) >= sizeof(i.agreed.url) || (strncmp(url, "iscsi://", 8) && strncmp(url, "file:///", 8)))
-		return refuse(a, -EINVAL, "tiebreaker %s: not a URL of a disk (iscsi://host:port/iqn/lun or file:///path)", url);
+	if (strlen(url) >= sizeof(i.agreed.url) || (strncmp(url, "iscsi://", 8) && strncmp(url, "nvme-tcp://", 11) && strncmp(url, "file:///", 8)))
+		return refuse(a, -EINVAL, "tiebreaker %s: not a URL of a disk (iscsi://host:port/iqn/lun, nvme-tcp://host:port/nqn?ns=N or file:///path)", url);
 	if (strpbrk(url, " \t\n"))
 		return refuse(a, -EINVAL, "tiebreaker %s: a URL has no blanks", url);
 	if (!i.expected)
