@@ -4,8 +4,8 @@
  *
  *   idle --begin--> look --all read--> promise --written, read--> accept --written, read--> won
  *                     |                   |                          |
- *                     +--- an accepted number above base: lost ------+
- *                     +--- a promised number above ours: higher -----+--- a slot that cannot be read: failed
+ *                     +-- an accepted number above base: lost       |
+ *                     +-- a promised number above ours: higher ------+-- a slot that cannot be read: failed
  *
  * Must never happen: two sides that win behind the same view; a win behind a view that another side has left already. */
 #include "quorum/tie_int.h"
@@ -163,7 +163,8 @@ static enum tie_result judge(struct tie_machine *m, const struct tie_slot_disk *
 		}
 		if (n == m->node)
 			*mine = s;
-		if (left_behind(m, n, &s) && (r != TIE_LOST || s.accepted > m->seen)) {
+		/* What was accepted while we accepted, with less, has not won: who wrote it looks after that, and finds our promise. */
+		if (m->phase != TIE_ACCEPT && left_behind(m, n, &s) && (r != TIE_LOST || s.accepted > m->seen)) {
 			r = TIE_LOST;
 			m->by = n;
 			m->seen = s.accepted;

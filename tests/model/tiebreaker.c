@@ -145,13 +145,13 @@ static bool job_can_read(const struct job *j, unsigned k)
 /* ---- three bidders for one disk ------------------------------------------------------------------------------------------------- */
 
 /* All hold the same view (number 1) and cannot hear each other; each bids once or twice, and may die at any step. At most one ever wins,
- * but one that dies unheard may have. */
+ * but one that dies unheard may have; nor do they all lose to each other. */
 #define BIDDERS 3
 struct duel {
 	struct disk disk;
 	struct bidder b[BIDDERS];
 	uint64_t promised[BIDDERS];
-	uint8_t bids[BIDDERS], won[BIDDERS], dead[BIDDERS], crashes;
+	uint8_t bids[BIDDERS], won[BIDDERS], lost[BIDDERS], dead[BIDDERS], crashes;
 };
 static unsigned duel_n;
 
@@ -163,16 +163,21 @@ static void duel_result(struct duel *d, unsigned i, enum tie_result r)
 		d->promised[i] = TS_MAX(d->promised[i], d->b[i].m.seen);
 	if (r == TIE_WON)
 		d->won[i] = 1;
+	d->lost[i] = r == TIE_LOST;
 }
 
 static void duel_check(const struct duel *d)
 {
-	unsigned won = 0;
+	unsigned won = 0, lost = 0;
 
-	for (unsigned i = 0; i < duel_n; i++)
+	for (unsigned i = 0; i < duel_n; i++) {
 		won += d->won[i];
+		lost += d->lost[i];
+	}
 	if (won > 1)
 		violated("two bidders won behind one view");
+	if (lost == duel_n)
+		violated("all have lost, to each other");
 	shown_ties += won;
 }
 
@@ -613,6 +618,7 @@ static const struct scenario {
 	bool views;
 	unsigned a, b, c, d; /* duel: bidders, crashes, bids of each, of the first; pair: cuts, crashes, rounds, bids */
 } scenarios[] = {
+	{"two bidders, each bids three times", false, 2, 0, 3, 3},
 	{"two bidders, a death, each bids twice", false, 2, 1, 2, 2},
 	{"three bidders, a death", false, 3, 1, 1, 0},
 	{"two nodes: a cut, a death", true, 1, 1, 2, 1},
