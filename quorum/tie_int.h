@@ -88,7 +88,7 @@ int tie_head_decode(const struct tie_head_disk *d, const uint8_t cluster_id[16],
 #ifdef TIE_PLANTS
 extern unsigned tie_plant;
 enum { TIE_PLANT_NONE, TIE_PLANT_NO_LOOK_AFTER_ACCEPT, TIE_PLANT_NO_PROMISE, TIE_PLANT_BASE_IGNORED, TIE_PLANT_SAME_NUMBERS,
-       TIE_PLANT_FORGETS_ACCEPTED, TIE_PLANT_BAD_SLOT_IS_BLANK };
+       TIE_PLANT_FORGETS_ACCEPTED };
 #define TIE_PLANTED(p) (tie_plant == (p))
 #else
 #define TIE_PLANTED(p) false

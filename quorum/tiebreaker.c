@@ -3,9 +3,9 @@
  * stable, then reads the others'; no compare-and-write, one write under way.
  *
  *   idle --begin--> look --all read--> promise --written, read--> accept --written, read--> won
- *                     |                   |                          |
- *                     +-- an accepted number above base: lost       |
- *                     +-- a promised number above ours: higher ------+-- a slot that cannot be read: failed
+ *                     |                      |                         |
+ *                     +-- the highest accepted number is another's: lost |
+ *                     +-- a promised number above ours: higher ----------+-- a slot that cannot be read: failed
  *
  * Must never happen: two sides that win behind the same view; a win behind a view that another side has left already. */
 #include "quorum/tie_int.h"
@@ -137,46 +137,80 @@ void tie_begin(struct tie_machine *m, unsigned node, uint64_t incarnation, const
 	*next = (struct tie_step){.result = TIE_RUNNING};
 }
 
-/* What a node of this side has accepted itself is in base; a number of its slot that is not was never agreed to by that node, so by
- * nobody. */
-static bool left_behind(const struct tie_machine *m, unsigned node, const struct tie_slot *s)
+/* The highest number that our side stands for: its newest view, or what a living node of it has written here. The latter was agreed by
+ * nobody, for that node never accepted it as a view; but it was written behind a promise, so nothing lower has won either. */
+static uint64_t standing(const struct tie_machine *m, const struct tie_slot *s)
 {
-	if (TIE_PLANTED(TIE_PLANT_BASE_IGNORED))
+	uint64_t highest = m->base;
+
+	for (unsigned n = 1; n <= TIE_SLOTS; n++)
+		if (s[n].accepted && m->present[n] == s[n].accepted_incarnation)
+			highest = TS_MAX(highest, s[n].accepted);
+	return highest;
+}
+
+static bool read_all(struct tie_machine *m, const struct tie_slot_disk *slots, struct tie_slot *s)
+{
+	for (unsigned n = 1; n <= TIE_SLOTS; n++) {
+		if (tie_slot_decode(&slots[n - 1], n, m->uuid, &s[n]))
+			continue;
+		m->by = n;
+		m->rc = -EBADMSG;
 		return false;
-	return s->accepted > m->base && m->present[node] != s->accepted_incarnation;
+	}
+	return true;
+}
+
+/* The highest number that another side has accepted, if it is above what ours stands for. What was accepted with less while we accepted
+ * has not won: who wrote it looks after that, and finds our promise. */
+static bool outbid(struct tie_machine *m, const struct tie_slot *s)
+{
+	uint64_t mine = standing(m, s);
+
+	if (m->phase == TIE_ACCEPT || TIE_PLANTED(TIE_PLANT_BASE_IGNORED))
+		return false;
+	for (unsigned n = 1; n <= TIE_SLOTS; n++) {
+		if (s[n].accepted <= mine || m->present[n] == s[n].accepted_incarnation)
+			continue;
+		mine = m->seen = s[n].accepted;
+		m->by = n;
+	}
+	return m->seen;
+}
+
+static bool promised_above(struct tie_machine *m, const struct tie_slot *s)
+{
+	for (unsigned n = 1; n <= TIE_SLOTS; n++) {
+		bool above = n == m->node ? m->phase == TIE_LOOK && s[n].promised >= m->number : s[n].promised > m->number;
+
+		if (!above || s[n].promised <= m->seen)
+			continue;
+		m->seen = s[n].promised;
+		m->by = n;
+	}
+	return m->seen;
 }
 
 /* What the slots say: running, if nothing speaks against going on. */
 static enum tie_result judge(struct tie_machine *m, const struct tie_slot_disk *slots, struct tie_slot *mine)
 {
-	enum tie_result r = TIE_RUNNING;
+	struct tie_slot s[TIE_SLOTS + 1];
 
-	for (unsigned n = 1; n <= TIE_SLOTS; n++) {
-		struct tie_slot s;
-
-		if (!tie_slot_decode(&slots[n - 1], n, m->uuid, &s)) {
-			if (TIE_PLANTED(TIE_PLANT_BAD_SLOT_IS_BLANK))
-				continue;
-			m->by = n;
-			m->rc = -EBADMSG;
-			return TIE_FAILED;
-		}
-		if (n == m->node)
-			*mine = s;
-		/* What was accepted while we accepted, with less, has not won: who wrote it looks after that, and finds our promise. */
-		if (m->phase != TIE_ACCEPT && left_behind(m, n, &s) && (r != TIE_LOST || s.accepted > m->seen)) {
-			r = TIE_LOST;
-			m->by = n;
-			m->seen = s.accepted;
-		}
-		if (r != TIE_LOST && (n == m->node ? m->phase == TIE_LOOK && s.promised >= m->number : s.promised > m->number) &&
-		    s.promised > m->seen) {
-			r = TIE_HIGHER;
-			m->by = n;
-			m->seen = s.promised;
-		}
+	m->by = 0;
+	m->seen = 0;
+	if (!read_all(m, slots, s))
+		return TIE_FAILED;
+	*mine = s[m->node];
+	if (outbid(m, s))
+		return TIE_LOST;
+	if (promised_above(m, s))
+		return TIE_HIGHER;
+	if (m->phase != TIE_LOOK && memcmp(mine, &m->mine, sizeof(*mine))) {
+		m->by = m->node; /* the disk does not show what it was given: another machine uses this slot, or it lies */
+		m->rc = -ESTALE;
+		return TIE_FAILED;
 	}
-	return r;
+	return TIE_RUNNING;
 }
 
 void tie_done(struct tie_machine *m, int rc, const struct tie_slot_disk *slots, uint64_t wall_ns, struct tie_step *next)
@@ -194,11 +228,6 @@ void tie_done(struct tie_machine *m, int rc, const struct tie_slot_disk *slots, 
 	r = judge(m, slots, &mine);
 	if (TIE_PLANTED(TIE_PLANT_NO_LOOK_AFTER_ACCEPT) && m->phase == TIE_ACCEPT)
 		r = TIE_RUNNING;
-	if (r == TIE_RUNNING && m->phase != TIE_LOOK && memcmp(&mine, &m->mine, sizeof(mine))) {
-		m->by = m->node; /* the disk does not show what it was given: another machine uses this slot, or it lies */
-		m->rc = -ESTALE;
-		r = TIE_FAILED;
-	}
 	if (r != TIE_RUNNING) {
 		end(m, next, r);
 	} else if (m->phase == TIE_LOOK && !TIE_PLANTED(TIE_PLANT_NO_PROMISE)) {
