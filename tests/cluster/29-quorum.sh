@@ -20,7 +20,7 @@ waits() { [ "$(quorum "$1" .quorate)" = false ]; }
 goes_on() { [ "$(quorum "$1" '.state')" = quorate ]; }
 daemons() { cat "$state"/n?/tesserad.pid | paste -sd' '; }
 rest() { # no grant under way: node 1 has what it will write
-	echo 0 >"$(mnt 1)/log" && sync -f "$(mnt 1)/log" || fail "node 1: cannot write"
+	echo 0 >"$(mnt 1)/log" && sync "$(mnt 1)/log" || fail "node 1: cannot write"
 }
 
 # --- lost and found ----------------------------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ for n in 2 3; do
 	assert_ok "node $n mounts" sb mount "$FS" $n
 done
 assert_refused "force with quorum" "has quorum" 1 tessera quorum force 2 3 --yes-i-know
-for n in 2 3; do echo "$n" >"$(mnt $n)/held$n" && sync -f "$(mnt $n)/held$n" || fail "node $n: cannot write"; done
+for n in 2 3; do echo "$n" >"$(mnt $n)/held$n" && sync "$(mnt $n)/held$n" || fail "node $n: cannot write"; done
 assert_ok "cut 2" sb cut 2
 assert_ok "kill 3" sb kill 3
 wait_until 20 "node 1 to wait" waits 1

@@ -51,7 +51,7 @@ for how in "cut 1" "cut 2 --in" "cut 2 --out" "freeze 2"; do
 	winners >/dev/null # sets winner and loser here
 	takes "$how" "$winner" held won
 	note "$how: node $winner goes on after $first ms, has what node 2 held after $(ms_since "$t") ms"
-	if [ "$how" != "freeze 2" ] && timeout 3 sh -c "echo lost >$(mnt $loser)/held && sync -f $(mnt $loser)/held" 2>/dev/null; then
+	if [ "$how" != "freeze 2" ] && timeout 3 sh -c "echo lost >$(mnt $loser)/held && sync $(mnt $loser)/held" 2>/dev/null; then
 		fail "$how: expected node $loser's write not to be taken, got success"
 	fi
 	sleep 2

@@ -40,11 +40,11 @@ both_back() { # whatever of them does not run, or runs as a life that is out
 }
 takes() { # OBJECT NODE FILE TEXT: it is written within 30 s. In the background: a call that waits in the kernel for the daemon cannot be killed
 	local mark=$TMP/took.$RANDOM.$RANDOM
-	background sh -c "echo $4 >'$(mnt "$2")/$3' && sync -f '$(mnt "$2")/$3' && touch $mark"
+	background sh -c "echo $4 >'$(mnt "$2")/$3' && sync '$(mnt "$2")/$3' && touch $mark"
 	wait_until 30 "$1: node $2 to write" test -e "$mark"
 }
 held_by() { # NODE: a file that this node holds
-	echo old >"$(mnt "$1")/held" && sync -f "$(mnt "$1")/held" || fail "node $1: cannot write"
+	echo old >"$(mnt "$1")/held" && sync "$(mnt "$1")/held" || fail "node $1: cannot write"
 }
 ms_since() { echo $((($(date +%s%N) - $1) / 1000000)); }
 median() { sort -n | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }

@@ -229,10 +229,9 @@ void sim_node_start(struct sim *s, unsigned id)
 		l->devs[i] = sim_disk_open(l, i);
 	struct quorum_core_args q = {
 		.exec = l->x, .self = id, .incarnation = l->incarnation, .addr = "sim", .port = 1, .times = quorum_times_default,
-		.events = {on_view, on_group, on_excluded, on_suspended, l}, .carrier = sim_ring_carrier(l),
+		.events = {on_view, on_group, on_excluded, on_suspended, l, on_tie}, .carrier = sim_ring_carrier(l),
 		.durable = n->durable, .persist = persist, .tie = n->tie,
 	};
-	q.events.tie = on_tie;
 	l->quorum = quorum_core_new(&q);
 	TS_ASSERT(l->net && l->quorum);
 	sim_say(s, "n%u starts, incarnation %llu", id, (unsigned long long)n->last_incarnation);
