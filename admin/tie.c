@@ -109,17 +109,35 @@ static const char *why(int rc)
 	}
 }
 
+struct old {
+	struct quorum_tie_disk *disk;
+	struct nsd_dev *own;
+};
+
+static void close_fiber(void *arg)
+{
+	struct old o = *(struct old *)arg;
+	ts_free(arg);
+	quorum_tie_disk_close(o.disk);
+	nsd_close(o.own);
+}
+
+/* By a fiber of its own: a write to a disk that is gone may be under way for long, and the next one must not wait for it. */
 static void shut(struct daemon *d)
 {
-	struct quorum_tie_disk *t = d->tie.disk;
-	struct nsd_dev *own = d->tie.own;
-	d->tie.disk = NULL;
-	d->tie.own = NULL;
-	if (!t)
+	struct old *o;
+	if (!d->tie.disk)
 		return;
 	quorum_tie_disk_use(d->quorum, NULL);
-	quorum_tie_disk_close(t);
-	nsd_close(own);
+	o = ts_alloc(sizeof(*o));
+	if (o)
+		*o = (struct old){d->tie.disk, d->tie.own};
+	if (!o || ts_fiber_spawn(d->exec, "close tiebreaker", close_fiber, o)) {
+		ts_warn("tiebreaker: out of memory: the one before stays open");
+		ts_free(o);
+	}
+	d->tie.disk = NULL;
+	d->tie.own = NULL;
 }
 
 static int bring_up(struct daemon *d, const struct quorum_tie *t)

@@ -59,8 +59,8 @@ wait_until 40 "both to be members" both_back_none
 assert_ok "node 2 mounts" sb mount "$FS" 2
 assert_refused "not a URL" "not a URL" 1 tessera quorum tiebreaker set nonsense
 assert_refused "a disk that is not there" "cannot be opened" 1 tessera quorum tiebreaker set file:///nonexistent/disk
-truncate -s 4M "$TMP/xfs.img" && mkfs.ext4 -q "$TMP/xfs.img" || fail "mkfs.ext4 failed"
-assert_refused "somebody's disk" "ext4" 1 tessera quorum tiebreaker set "file://$TMP/xfs.img"
+truncate -s 4M "$TMP/ext4.img" && mkfs.ext4 -q "$TMP/ext4.img" || fail "mkfs.ext4 failed"
+assert_refused "somebody's disk" "ext4" 1 tessera quorum tiebreaker set "file://$TMP/ext4.img"
 # The reserved area of the file system's own disk.
 assert_ok "tiebreaker on the file system's disk" on 1 tessera quorum tiebreaker set "$(urls)"
 assert_refused "fs create over the tiebreaker" "tiebreaker" 1 tessera fs create other "$(urls)" --force
