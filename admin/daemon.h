@@ -95,6 +95,7 @@ void able_json(const struct disk *k, json_t *to);
 void peers_open(struct daemon *d);
 int peers_reachable(struct daemon *d, char *errmsg, size_t errlen) TS_MUST_CHECK; /* from a fiber; at most 3 s a member */
 
+bool peers_have_tie(struct daemon *d, unsigned node, const uint8_t uuid[16], uint64_t deadline); /* waits until then at most */
 void peers_confirm_dead(struct daemon *d, unsigned to, unsigned node, uint64_t incarnation);
 
 /* agent.c: power switches. Statuses of action=status: 0 on, 2 off. From fibers */

@@ -170,6 +170,22 @@ static bool agreed(struct daemon *d, const uint8_t uuid[16])
 	return !memcmp(i.agreed.uuid, uuid, sizeof(i.agreed.uuid)) && !memcmp(d->tie.agreed.uuid, uuid, sizeof(d->tie.agreed.uuid));
 }
 
+/* Who of the members has it open by the deadline. */
+static json_t *usable_on(struct daemon *d, const uint8_t uuid[16], uint64_t deadline, bool usable)
+{
+	struct quorum_view v = *quorum_view_get(d->quorum); /* a copy: the view may change while we ask */
+	json_t *a = json_array();
+	for (unsigned i = 0; i < v.nmembers; i++) {
+		unsigned n = v.members[i].node;
+		bool has = n == d->conf.node_id ? d->tie.disk != NULL : peers_have_tie(d, n, uuid, deadline);
+		if (has == usable)
+			json_array_append_new(a, json_integer(n));
+		if (!has && !usable)
+			ts_warn("tiebreaker: node %u cannot use it yet; see `tessera quorum tiebreaker show` there", n);
+	}
+	return a;
+}
+
 void quorum_tie_change(struct daemon *d, const char *url, bool force, struct answer *a)
 {
 	uint8_t uuid[16] = {0};
@@ -192,7 +208,11 @@ void quorum_tie_change(struct daemon *d, const char *url, bool force, struct ans
 	if (rc)
 		refuse(a, rc, "tiebreaker %s: the cluster has not agreed: %s; see `tessera quorum status`, and set it again", url ? url : "none", strerror(-rc));
 	else
-		a->data = json_pack("{s:s,s:I,s:b}", "url", url ? url : "", "version", (json_int_t)d->tie.agreed.version, "open", d->tie.disk != NULL);
+		a->data = json_pack("{s:s,s:I}", "url", url ? url : "", "version", (json_int_t)d->tie.agreed.version);
+	if (rc == 0 && url) {
+		json_object_set_new(a->data, "usable_on", usable_on(d, uuid, deadline, true));
+		json_object_set_new(a->data, "not_usable_on", usable_on(d, uuid, ts_exec_now(d->exec) + TS_NS_PER_S, false));
+	}
 }
 
 /* ---- force ---------------------------------------------------------------------------------------------------------------- */

@@ -61,7 +61,7 @@ const struct verb verb_table[] = {
 	{"quorum tiebreaker set", "URL", 1, 1, VERB_DAEMON, "choose the disk that decides between two halves of the cluster",
 	 "For clusters with an even number of nodes. URL names a disk that all nodes reach: a LUN of its own (1 MiB will do; recommended), or a disk "
 	 "of a file system, where a reserved area is used. A LUN of its own must be blank. All nodes should be up: a majority must agree, and each "
-	 "node must be able to open it (see `quorum tiebreaker show` there). Refused where corosync has an arbiter of its own (a quorum device, "
+	 "node must be able to open it: the answer says which do. Refused where corosync has an arbiter of its own (a quorum device, "
 	 "auto_tie_breaker, last_man_standing).",
 	 {{"force", 'f', NULL, "overwrite what is on the LUN"}}},
 	{"quorum tiebreaker none", "", 0, 0, VERB_DAEMON, "do without a tiebreaker: half of the nodes then waits for the other", "", {{0}}},
