@@ -73,8 +73,10 @@ done
 # --- an operator's word -------------------------------------------------------------------------------------------------------
 assert_refused "force with quorum" "has quorum" 1 tessera quorum force 2 3 --yes-i-know
 for n in 2 3; do echo "$n" >"$(mnt $n)/held$n" && sync "$(mnt $n)/held$n" || fail "node $n: cannot write"; done
-assert_ok "cut 2" sb cut 2
 assert_ok "kill 3" sb kill 3
+of_two() { [ "$(quorum 1 .daemons)" = 2 ] && goes_on 1; }
+wait_until 30 "node 1 and 2 to go on without 3" of_two
+assert_ok "cut 2" sb cut 2
 wait_until 20 "node 1 to wait" waits 1
 assert_refused "force: one is not named" "node 3 is missing, too" 1 tessera quorum force 2 --yes-i-know
 assert_refused "force: not confirmed" "not confirmed" 1 tessera quorum force 2 3
