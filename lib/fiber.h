@@ -14,6 +14,8 @@ struct ts_fiber;
 
 /* Starts fn(arg) on a fiber of x; it is ready at once and runs at the next step. -ENOMEM if no stack can be had. */
 int ts_fiber_spawn(struct ts_exec *x, const char *name, ts_fn fn, void *arg) TS_MUST_CHECK;
+/* The same, and runs it now until it waits or ends. From callbacks of the executor only, not from a fiber. */
+int ts_fiber_start(struct ts_exec *x, const char *name, ts_fn fn, void *arg) TS_MUST_CHECK;
 struct ts_fiber *ts_fiber_self(void); /* NULL outside fibers */
 struct ts_exec *ts_exec_self(void);   /* executor now running on this thread, NULL outside */
 void ts_fiber_yield(void);	      /* ready again at once, behind the others */
