@@ -301,7 +301,7 @@ static void dispatch(struct tfuse *tf, size_t n)
 	}
 	if (tf_ops[in->opcode].inline_ok)
 		req_run(q);
-	else if (ts_fiber_spawn(tf->exec, tf_ops[q->in->opcode].name, req_run, q)) {
+	else if (ts_fiber_start(tf->exec, tf_ops[q->in->opcode].name, req_run, q)) {
 		tf_reply_err(q, ENOMEM);
 		req_free(q);
 	}
