@@ -166,8 +166,12 @@ class Tessera(Subject):
         self.sandbox("down", "--wipe", "--quiet", check=False)
 
     def remount(self, nth):
-        for verb in ("umount", "mount"):
-            self.sandbox("exec", str(nth + 1), "--", "tessera", verb, *(["bench", self.mounts[nth]] if verb == "mount" else [self.mounts[nth]]))
+        try:
+            self.sandbox("exec", str(nth + 1), "--", "tessera", "umount", self.mounts[nth], timeout=60)
+            self.sandbox("exec", str(nth + 1), "--", "tessera", "mount", "bench", self.mounts[nth], timeout=60)
+        except subprocess.TimeoutExpired as e:
+            waits = "".join(self.sandbox("exec", str(n), "--", "tessera", "diag", "waiters", check=False, timeout=20) for n in (1, 2, 3))
+            raise RuntimeError("%s: not within a minute; waiters: %s" % (" ".join(e.cmd[4:]), waits)) from e
         drop_caches()
 
     def status(self, node):
