@@ -528,6 +528,8 @@ static void immutable(void)
 /* May grow and nothing else; a directory so may get names and lose none. */
 static void append_only(void)
 {
+	const struct timespec one_now[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_OMIT}}, given[2] = {{.tv_sec = 1}, {.tv_sec = 2}};
+
 	px_make(pa("f"), "abc", 3);
 	NEED(mkdir(pa("d"), 0755));
 	if (flags_set(pb("f"), FS_APPEND_FL, 0) && px.local)
@@ -545,6 +547,10 @@ static void append_only(void)
 		NEED(fd = open(f, O_WRONLY | O_APPEND));
 		EQ(1, write(fd, "+", 1), "append, mount %c", 'A' + b);
 		close(fd);
+		OK(utimensat(AT_FDCWD, f, NULL, 0));
+		OK(utimensat(AT_FDCWD, px_path(b, "d"), NULL, 0));
+		FAILS(EPERM, utimensat(AT_FDCWD, f, one_now, 0));
+		FAILS(EPERM, utimensat(AT_FDCWD, f, given, 0));
 		px_mkfile(px_path(b, b ? "d/b" : "d/a"));
 		FAILS(EPERM, unlink(px_path(!b, b ? "d/b" : "d/a")));
 	}
