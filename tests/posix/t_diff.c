@@ -86,6 +86,20 @@ static void not_offered(void)
 	px_content("f", "0123456789", 10);
 }
 
+/* The kernel's FUSE does not hand on what statx says of an inode's flags; the ioctl does (perm.append_only, perm.immutable). */
+static void statx_flags(void)
+{
+	int flags = FS_APPEND_FL, fd = px_open(pa("f"), O_RDWR | O_CREAT);
+	struct statx x;
+
+	OK(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+	OK(statx(AT_FDCWD, pa("f"), AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &x));
+	EQ(0, x.stx_attributes & STATX_ATTR_APPEND, "append-only according to statx");
+	EQ(0, x.stx_attributes_mask & STATX_ATTR_APPEND, "statx says that it knows");
+	flags = 0;
+	OK(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+}
+
 static void owner_chmods(void *arg)
 {
 	int want = ((int *)arg)[0], rc = fchmod(((int *)arg)[1], 0600);
@@ -198,6 +212,7 @@ const struct px_test px_diff_tests[] = {
 	{"diff.not_offered", not_offered, PX_DIFF, 0}, {"diff.rwf_append", rwf_append, PX_DIFF | PX_TWO, 0},
 	{"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},
 	{"diff.copy_old_end", copy_old_end, PX_DIFF | PX_TWO, 0}, {"diff.owner_as_known", owner_as_known, PX_DIFF | PX_TWO, 0},
+	{"diff.statx_flags", statx_flags, PX_DIFF, 0},
 	{"diff.removed_path", removed_path, PX_DIFF | PX_TWO, 0}, {"diff.moved_directory", moved_directory, PX_DIFF | PX_TWO, 0},
 	{NULL, NULL, 0, 0},
 };

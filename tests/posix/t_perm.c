@@ -444,6 +444,7 @@ static void flags_as_user(void *arg)
 static void flags_kept(void)
 {
 	struct fsxattr x = {0};
+	struct timespec was, now;
 	int fd;
 
 	px_mkfile(pa("f"));
@@ -461,6 +462,13 @@ static void flags_kept(void)
 			OK(flags_set(px_path(!b, names[i]), 0, FS_NODUMP_FL | FS_NOATIME_FL));
 			EQ(0, flags_of(px_path(b, names[i])), "flags taken away of %s", names[i]);
 		}
+		was = px_same_stat("f").st_ctim;
+		usleep(20000);
+		OK(flags_set(px_path(b, "f"), FS_NODUMP_FL, 0));
+		now = px_same_stat("f").st_ctim;
+		TRUE(now.tv_sec > was.tv_sec || (now.tv_sec == was.tv_sec && now.tv_nsec > was.tv_nsec), "a flag set through %c moves the ctime that was seen before",
+		     'A' + b);
+		OK(flags_set(px_path(b, "f"), 0, FS_NODUMP_FL));
 	}
 	px_as(PX_USER, PX_USER, flags_as_user, none);
 	EQ(FS_NODUMP_FL, flags_of(pa("mine")), "flag that the owner set");
