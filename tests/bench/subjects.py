@@ -99,7 +99,15 @@ class Local(Subject):
         run("mount", "-o", "loop", image, self.mounts[0])
 
     def down(self):
-        run("umount", self.mounts[0], check=False)
+        """Servers above it may take a moment to end; whoever does not is named."""
+        if not os.path.ismount(self.mounts[0]):
+            return
+        try:
+            wait_for("umount of " + self.mounts[0], lambda: run("umount", self.mounts[0], check=False) == "" or not os.path.ismount(self.mounts[0]))
+        except RuntimeError as e:
+            busy = run("fuser", "-vm", self.mounts[0], check=False) if shutil.which("fuser") else ""
+            run("umount", "-l", self.mounts[0], check=False)
+            raise RuntimeError("%s; it goes when its last user does: %s" % (e, busy)) from e
 
     def remount(self, nth):
         drop_caches()
