@@ -220,7 +220,7 @@ class Gluster(Subject):
     name, transport = "GlusterFS", "TCP, loopback; brick on the local file system"
 
     def __init__(self, local):
-        self.local, self.dir, self.pids = local, os.path.join(STATE, "gluster"), []
+        self.local, self.dir, self.started = local, os.path.join(STATE, "gluster"), False
         self.mounts = [os.path.join(self.dir, "m%d" % k) for k in (1, 2)]
 
     def up(self):
@@ -234,6 +234,7 @@ class Gluster(Subject):
         with open(os.path.join(self.dir, "glusterd.vol"), "w", encoding="ascii") as f:
             f.write("volume management\n type mgmt/glusterd\n option working-directory %s/work\n option run-directory %s/run\n"
                     " option transport-type socket\n option transport.socket.listen-port 24007\nend-volume\n" % (self.dir, self.dir))
+        self.started = True
         in_peer_net("glusterd", "--volfile=%s/glusterd.vol" % self.dir, "--pid-file=%s/pid" % self.dir, "--log-file=%s/log" % self.dir)
         wait_for("glusterd", lambda: "Number of Peers" in self.gluster("peer", "status"))
         self.gluster("volume", "create", "bench", "%s:%s" % (PEER_ADDR, brick), "force")
@@ -260,17 +261,17 @@ class Gluster(Subject):
         self.mount(self.mounts[nth])
 
     def down(self):
-        if not os.path.exists(os.path.join(self.dir, "pid")):
+        if not self.started:
             return
+        self.started = False
         for m in self.mounts:
             run("umount", m, check=False)
         try:
             self.gluster("volume", "stop", "bench", "force")
         except (RuntimeError, subprocess.TimeoutExpired) as e:
-            print("GlusterFS: %s" % e)
-        with open(os.path.join(self.dir, "pid"), encoding="ascii") as f:
-            os.kill(int(f.read()), signal.SIGTERM)
-        os.unlink(os.path.join(self.dir, "pid"))
+            print("GlusterFS: %s" % " ".join(str(e).split()))
+        for pid in run("pgrep", "-f", "^glusterd --volfile=%s/" % self.dir, check=False).split(): # its pid file is empty while it starts
+            os.kill(int(pid), signal.SIGTERM)
 
     def version(self):
         return package_version("glusterfs-server")
@@ -303,8 +304,8 @@ class Moose(Subject):
                     (master, self.config("exports.cfg", "* / rw,alldirs,admin,maproot=0:0\n"), self.config("topology.cfg", "")))
         self.config("chunk.cfg", "WORKING_USER = root\nWORKING_GROUP = root\nDATA_PATH = %s\nHDD_CONF_FILENAME = %s\nMASTER_HOST = %s\n" %
                     (chunks, self.config("hdd.cfg", hdd + "\n"), PEER_ADDR))
-        in_peer_net("mfsmaster", "-c", self.dir + "/master.cfg", "start")
         self.running = True
+        in_peer_net("mfsmaster", "-c", self.dir + "/master.cfg", "start")
         in_peer_net("mfschunkserver", "-c", self.dir + "/chunk.cfg", "start")
         for m in self.mounts:
             place("moose", os.path.basename(m))
