@@ -144,6 +144,13 @@ void client_progress(struct client *c, const char *step, unsigned permille);
 int privilege_drop(const struct conf *c) TS_MUST_CHECK; /* before the first thread */
 int privilege_dir_check(const char *path, char *errmsg, size_t errlen) TS_MUST_CHECK;
 
+/* service.c: the service manager */
+#define EXIT_EXCLUDED 75 /* may start again, as a new incarnation */
+#define EXIT_CONFIG   78 /* will fail again until somebody changes the configuration; Restart= leaves it alone */
+void service_ready(struct daemon *d); /* once, from the executor */
+void service_stopping(void);
+bool service_has_journal(void); /* stderr is the journal's */
+
 /* handlers.c */
 struct answer {
 	json_t *data;	/* result, may be NULL */

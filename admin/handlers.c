@@ -68,12 +68,6 @@ static void h_locks(struct call *k)
 	k->a->data = diag_locks(k->d, pos_str(k, 0), l ? (unsigned)strtoul(l, NULL, 10) : 200);
 }
 
-static void h_mount(struct call *k)
-{
-	const char *o = opt_str(k, "options");
-	k->a->rc = mount_start(k->d, pos_str(k, 0), pos_str(k, 1), o ? o : "", k->a->error, sizeof(k->a->error));
-}
-
 static void h_umount(struct call *k)
 {
 	k->a->rc = mount_stop(k->d, pos_str(k, 0), opt_set(k, "lazy"), k->a->error, sizeof(k->a->error));
@@ -111,6 +105,35 @@ static int opt_number(struct call *k, const char *name, uint64_t min, uint64_t m
 		return refuse(k, -EINVAL, "--%s %s: must be %s from %llu to %llu", name, s, pow2 ? "a power of two" : "a number",
 			      (unsigned long long)min, (unsigned long long)max);
 	return 0;
+}
+
+/* What a node that has just started is waited for; what does not come is told by the mount itself. */
+static void wait_ready(struct call *k, unsigned seconds)
+{
+	uint64_t until = ts_exec_now(k->d->exec) + seconds * TS_NS_PER_S;
+	while (!k->d->stopping && !k->d->excluded && strcmp(daemon_state(k->d), "ready")) {
+		client_progress(k->c, daemon_state(k->d), 0);
+		if (ts_cond_wait_until(&k->d->changed, until, "node to be ready", 0, 0))
+			return;
+	}
+}
+
+static void h_mount(struct call *k)
+{
+	const char *o = opt_str(k, "options"), *name = pos_str(k, 0), *dir = pos_str(k, 1);
+	uint64_t seconds;
+	if (opt_number(k, "wait", 1, 86400, false, &seconds))
+		return;
+	if (seconds)
+		wait_ready(k, (unsigned)seconds);
+	const struct mount *m = opt_set(k, "again") ? mount_find(k->d, name) : NULL;
+	if (m && m->state == MOUNT_LIVE && !strcmp(m->name, name) && !strcmp(m->dir, dir))
+		return;
+	if (k->d->stopping || k->d->excluded) {
+		refuse(k, -ESHUTDOWN, "mount: this node is %s; start tesserad again", daemon_state(k->d));
+		return;
+	}
+	k->a->rc = mount_start(k->d, name, dir, o ? o : "", k->a->error, sizeof(k->a->error));
 }
 
 static bool group_in_use(struct call *k, const struct nsd_label_disk *l)

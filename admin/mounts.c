@@ -113,8 +113,17 @@ static bool inside_own_mount(struct daemon *d, const char *dir)
 	return false;
 }
 
-/* A mount whose daemon died answers ENOTCONN: it is nobody's any more and goes. */
+/* A mount whose daemon died answers ENOTCONN, and so keeps programs from the directory below it: it stays until the new one is
+ * about to be there. */
 static int mount_point_stat(const char *dir)
+{
+	struct stat st;
+	if (stat(dir, &st))
+		return errno == ENOTCONN ? 0 : -errno;
+	return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
+}
+
+static int mount_point_clear(const char *dir)
 {
 	struct stat st;
 	int rc = stat(dir, &st);
@@ -194,10 +203,12 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 {
 	struct daemon *d = m->d;
 	bool have_keys = false;
+	char source[80]; /* as in fstab, for `mount -a` to know it again */
+	snprintf(source, sizeof(source), MOUNT_SOURCE "%s", m->name);
 	int rc = keys_register(d, m->disks, m->ndisks, &have_keys, errmsg, errlen);
 	if (rc)
 		return rc;
-	struct tfuse_args ta = {.exec = d->exec, .source = m->name, .mountpoint = m->dir,
+	struct tfuse_args ta = {.exec = d->exec, .source = source, .mountpoint = m->dir,
 				.ms_flags = flags & ~(unsigned long)(MS_STRICTATIME | OPT_LOCAL_LOCKS | OPT_NO_NAMES),
 				.strict_atime = flags & MS_STRICTATIME, .local_locks = flags & OPT_LOCAL_LOCKS, .names = !(flags & OPT_NO_NAMES), .gone = mount_gone, .stopped = mount_stopped, .arg = m};
 	m->tf = tfuse_new(&ta);
@@ -218,7 +229,11 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 	rc = fs_mount(&a, &m->fs, errmsg, errlen);
 	if (rc)
 		goto no_fs;
-	rc = tfuse_mount(m->tf, m->fs, errmsg, errlen);
+	rc = mount_point_clear(m->dir);
+	if (rc)
+		snprintf(errmsg, errlen, "mount point %s: %s; make it a directory", m->dir, strerror(-rc));
+	else
+		rc = tfuse_mount(m->tf, m->fs, errmsg, errlen);
 	if (rc == 0)
 		return 0;
 	if (fs_unmount(m->fs, true)) {
@@ -266,6 +281,7 @@ int mount_start(struct daemon *d, const char *name, const char *path, const char
 			mount_free(m);
 		else
 			m->state = MOUNT_LIVE;
+		ts_cond_broadcast(&d->changed);
 	}
 	ts_mutex_unlock(&d->mount_lock);
 	if (rc && !errmsg[0])

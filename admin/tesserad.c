@@ -2,6 +2,7 @@
 /* tesserad: one per node; wires the parts and lives until a signal, its exclusion, or corosync's death.
  *
  *   start: configuration -> incarnation made durable -> net -> quorum (joins) -> disks -> admin socket -> "ready"
+ *          a configuration or directory that must be changed by somebody: status 78; what may come right by itself: status 1
  *   stop:  mounts ended cleanly -> quorum left -> net closed
  *   out:   I/O stopped, mounts answer EIO, the process ends with status 75 and comes back as a new incarnation
  *
@@ -16,13 +17,11 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
 #endif
-#define EXIT_EXCLUDED 75
 
 static void on_view(void *arg, const struct quorum_view *v)
 {
@@ -124,7 +123,7 @@ static void on_signal(void *arg, uint32_t events)
 	if (d->stopping)
 		return;
 	d->stopping = true;
-	sd_notify(0, "STOPPING=1");
+	service_stopping();
 	ts_notice("node %u: stopping", d->conf.node_id);
 	ts_cond_broadcast(&d->changed);
 	if (ts_fiber_spawn(d->exec, "stop", stop_fiber, d))
@@ -232,13 +231,13 @@ static void boot_fiber(void *arg)
 	struct boot *b = arg;
 	b->rc = start(b->d, b->errmsg, sizeof(b->errmsg));
 	if (b->rc) {
-		b->d->exit_code = 1;
+		b->d->exit_code = b->rc == -EINVAL || b->rc == -EPERM ? EXIT_CONFIG : 1;
 		fprintf(stderr, "tesserad: %s\n", b->errmsg[0] ? b->errmsg : strerror(-b->rc));
 		ts_loop_stop(b->d->loop);
 		return;
 	}
 	ts_notice("node %u: incarnation %llu of cluster %s", b->d->conf.node_id, (unsigned long long)b->d->incarnation, b->d->conf.cluster_name);
-	sd_notify(0, "READY=1");
+	service_ready(b->d);
 }
 
 static int run(const char *path)
@@ -248,7 +247,7 @@ static int run(const char *path)
 	char errmsg[512];
 	if (conf_load(path, &d.conf, errmsg, sizeof(errmsg))) {
 		fprintf(stderr, "tesserad: %s\n", errmsg);
-		return 1;
+		return EXIT_CONFIG;
 	}
 	/* All three before the first thread, which libqb's log is. */
 	sigset_t sigs = signals_block();
@@ -258,7 +257,7 @@ static int run(const char *path)
 		fprintf(stderr, "tesserad: root's power cannot be given away: %s\n", strerror(-rc));
 		return 1;
 	}
-	ts_log_open("tesserad", (enum ts_log_level)d.conf.log_level, true);
+	ts_log_open("tesserad", (enum ts_log_level)d.conf.log_level, !service_has_journal());
 	if (d.conf.fault_points)
 		ts_notice("%s: fault_points = yes: root may hold up and break the mounts of this node; for tests only", path);
 	d.listen_fd = -1;

@@ -29,7 +29,9 @@ const struct verb verb_table[] = {
 	 "flock locks count on this node only, and closing a file costs less. nonamecache: the kernel keeps no names; "
 	 "each is asked for when used, as on kernels before 6.18. `mount -o remount,ro` works as ever, for this node; another "
 	 "change needs umount and mount. Waits for the recovery of nodes that crashed.",
-	 {{"options", 'o', "LIST", "comma-separated mount options"}}},
+	 {{"options", 'o', "LIST", "comma-separated mount options"},
+	  {"wait", 'w', "SECONDS", "if this node is not ready yet (quorum, lease, disks), wait for it so long (mount(8) and fstab: option wait=, default 75)"},
+	  {"again", 0, NULL, "be content if it is mounted there already"}}},
 	{"umount", "NAME|DIRECTORY", 1, 1, VERB_DAEMON, "unmount a file system from this node",
 	 "Writes everything back, hands tokens over and leaves the log clean. Refused while files are open.",
 	 {{"lazy", 'l', NULL, "detach now, finish when the last user is gone"}}},

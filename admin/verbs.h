@@ -23,6 +23,7 @@ struct verb {
 	const char *detail; /* paragraphs for the man page and --help */
 	struct verb_opt opts[VERB_MAX_OPTS];
 };
+#define MOUNT_SOURCE "tessera:" /* before the name, in fstab and in the table of mounts */
 #define VERB_SURE "yes-i-know" /* the option that stands for typing the first argument again */
 extern const struct verb verb_table[];
 extern const size_t verb_count;

@@ -38,8 +38,8 @@ void ts_log_open(const char *ident, enum ts_log_level level, bool to_stderr)
 {
 	pthread_mutex_lock(&qb_mutex);
 	if (!atomic_load(&use_qb)) {
-		qb_log_init(ident, LOG_DAEMON, LOG_DEBUG);
-		qb_log_filter_ctl(QB_LOG_SYSLOG, QB_LOG_FILTER_ADD, QB_LOG_FILTER_FILE, "*", LOG_DEBUG);
+		qb_log_init(ident, LOG_DAEMON, LOG_WARNING); /* of libqb itself: its debugging is no news of ours */
+		qb_log_filter_ctl(QB_LOG_SYSLOG, QB_LOG_FILTER_ADD, QB_LOG_FILTER_FILE, __FILE__, LOG_DEBUG);
 		qb_log_format_set(QB_LOG_SYSLOG, "%b");
 		qb_log_ctl(QB_LOG_SYSLOG, QB_LOG_CONF_ENABLED, QB_TRUE);
 		qb_log_ctl(QB_LOG_SYSLOG, QB_LOG_CONF_THREADED, QB_TRUE); /* no ctl between this and the start: crashes */
