@@ -132,7 +132,7 @@ part_plan() {
 		on $n sh -c 'test ! -e /etc/tessera && test ! -e /etc/corosync && test ! -e /etc/apt/sources.list.d/tessera.list' || fail "node $n: check mode left something"
 	done
 	grep -q '^+cluster_name = bed' "$PLAY" || fail "no diff of tesserad.conf"
-	grep -qE "$(on 1 cat /etc/corosync/authkey 2>/dev/null || echo 'no such key')" "$PLAY" && fail "a key in the output"
+	! grep -qE '[0-9a-f]{64}' "$PLAY" || fail "a key in the output"
 	note "check mode on empty nodes: $play_seconds s"
 }
 
