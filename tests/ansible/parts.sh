@@ -45,7 +45,7 @@ play() { # PLAYBOOK ARGUMENT...
 	HOME=$BED_DIR ANSIBLE_COLLECTIONS_PATH=$BED_DIR/collections ANSIBLE_HOST_KEY_CHECKING=False ANSIBLE_PIPELINING=True ANSIBLE_FORKS=8 \
 		ANSIBLE_LOCAL_TEMP=$BED_DIR/local ANSIBLE_SSH_CONTROL_PATH_DIR=$BED_DIR/cp ANSIBLE_NOCOLOR=1 ANSIBLE_LOCALHOST_WARNING=False LC_ALL=C.UTF-8 \
 		ANSIBLE_SSH_ARGS="-o ControlMaster=auto -o ControlPersist=60s -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o LogLevel=ERROR" \
-		in_san timeout 1200 ansible-playbook -i "$BED_DIR/hosts.yml" "tessera.cluster.$1" "${@:2}" >"$PLAY" 2>&1 || rc=$?
+		in_san timeout --foreground 1200 ansible-playbook -i "$BED_DIR/hosts.yml" "tessera.cluster.$1" "${@:2}" >"$PLAY" 2>&1 || rc=$?
 	cat "$PLAY"
 	play_seconds=$((SECONDS - t))
 	return $rc
