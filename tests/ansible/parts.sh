@@ -161,7 +161,7 @@ part_preview() {
 	plays site --check --diff
 	for n in 1 2 3; do [ "$(recap $n changed)" -ge 2 ] || fail "node $n: expected changes to be told, got $(recap $n changed)"; done
 	grep -q '^+page_pool = 256M' "$PLAY" || fail "no diff of tesserad.conf"
-	grep -q "^+tessera:$FS $DIR tessera noatime,_netdev" "$PLAY" || fail "no diff of fstab"
+	grep -q "^+tessera:$FS $DIR tessera noatime,_netdev,x-systemd.after" "$PLAY" || fail "no diff of fstab"
 	[ "$before" = "$(for n in 1 2 3; do files $n; daemon $n; done)" ] || fail "check mode has changed something"
 	inventory 1 2 3
 	note "check mode: $play_seconds s"

@@ -130,7 +130,9 @@ def main():
     options = [o for o in p['options'].split(',') if o and o != 'defaults']
     if '_netdev' not in options:
         options.append('_netdev')
-    line = 'tessera:%s %s tessera %s 0 0' % (p['name'], path, ','.join(options))
+    # Explicit, beside what systemd adds itself: that depends on what it took the mount for when it last looked.
+    table = options + [o for o in ('x-systemd.after=remote-fs-pre.target',) if o not in options]
+    line = 'tessera:%s %s tessera %s 0 0' % (p['name'], path, ','.join(table))
     before = ''
     if os.path.exists(p['fstab']):
         with open(p['fstab']) as f:
