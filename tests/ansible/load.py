@@ -38,7 +38,7 @@ def read(path):
         return f.read()
 
 
-call('mkdir', os.makedirs, directory)
+call('mkdir', lambda: os.makedirs(directory, exist_ok=True))
 n = 0
 while not os.path.exists(stop) and len(errors) < 20:
     n += 1

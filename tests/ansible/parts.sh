@@ -317,8 +317,9 @@ part_package() {
 }
 
 part_upgrade() {
-	local pid n first=''
-	deb_next b && bed_packages "$BED_DIR/tessera-b.deb" || fail "no newer package"
+	local pid n first='' next
+	next=b$(date +%s) # newer than that of an earlier run in the same containers
+	deb_next "$next" && bed_packages "$BED_DIR/tessera-$next.deb" || fail "no newer package"
 	# The package alone leaves a daemon with mounts as it is.
 	pid=$(daemon 3)
 	on 3 sh -c 'apt-get -qq update && apt-get -qqy install tessera' || fail "apt on node 3"
@@ -333,7 +334,7 @@ part_upgrade() {
 	load_stop 2 3 4
 	note "node 1 upgraded: $play_seconds s"
 	for n in 1 2 3 4; do
-		on $n dpkg-query -W -f '${Version}' tessera | grep -q '+b$' || fail "node $n: not the new package"
+		on $n dpkg-query -W -f '${Version}' tessera | grep -q "+$next\$" || fail "node $n: not the new package"
 		mounted $n || fail "node $n: not mounted"
 		[[ " $first" != *" $(daemon $n) "* ]] || fail "node $n: still the old daemon"
 		on $n readlink "/proc/$(daemon $n)/exe" | grep -q deleted && fail "node $n: the old program runs"
