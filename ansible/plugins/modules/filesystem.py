@@ -1,4 +1,4 @@
-#!/usr/bin/python
+#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 
 from __future__ import absolute_import, division, print_function
