@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tessera: parses a verb by the table, asks the local daemon, prints the answer. Exit status: 0 done, 1 refused or failed,
- * 2 wrong usage, 3 no daemon. Nothing is changed by a command that is refused. */
+/* tessera: parses a verb by the table, asks the local daemon, prints the answer. Exit status: enum verb_exit. Nothing is changed by a
+ * command that is refused. */
 #include "admin/verbs.h"
 #include <getopt.h>
 #include <libgen.h>
@@ -92,10 +92,8 @@ static int args_parse(const struct verb *v, int argc, char **argv, json_t *pos, 
 			return fail(2, "%s: argument '%s' is not UTF-8", v->name, argv[i]);
 		}
 	}
-	size_t n = json_array_size(pos);
-	if (n < v->min_args || n > v->max_args)
-		return fail(2, "%s: %s; usage: tessera %s %s", v->name, n < v->min_args ? "arguments missing" : "too many arguments", v->name, v->args);
-	return 0;
+	char err[512];
+	return verb_check(v, pos, opt, err, sizeof(err)) ? fail(VERB_USAGE, "%s", err) : 0;
 }
 
 /* What cannot be undone is typed twice. */
@@ -103,14 +101,14 @@ static int confirmed(const struct verb *v, json_t *pos, json_t *opt)
 {
 	const char *name = json_string_value(json_array_get(pos, 0));
 	char line[128] = "";
-	if (!verb_confirm(v) || json_object_get(opt, VERB_SURE) || !isatty(0))
+	if (!v->confirm || json_object_get(opt, VERB_SURE) || !isatty(0))
 		return 0; /* the daemon refuses what is not confirmed */
-	fprintf(stderr, "tessera %s %s: %s.\nType %s to go on: ", v->name, name, verb_confirm(v), name);
+	fprintf(stderr, "tessera %s %s: %s.\nType %s to go on: ", v->name, name, v->confirm, name);
 	if (!fgets(line, sizeof(line), stdin))
 		line[0] = 0;
 	line[strcspn(line, "\n")] = 0;
 	if (strcmp(line, name))
-		return fail(1, "%s %s: not confirmed, nothing was done", v->name, name);
+		return fail(VERB_NOT_PERMITTED, "%s %s: not confirmed, nothing was done", v->name, name);
 	json_object_set_new(opt, VERB_SURE, json_true());
 	return 0;
 }
@@ -177,7 +175,7 @@ static int show_answer(const struct verb *v, json_t *o)
 		cli_print(v, data);
 	if (json_is_true(json_object_get(o, "ok")))
 		return 0;
-	return fail(1, "%s", json_string_value(json_object_get(o, "error")));
+	return fail(verb_exit_of((int)json_integer_value(json_object_get(o, "errno"))), "%s", json_string_value(json_object_get(o, "error")));
 }
 
 static int ask(const struct verb *v, json_t *pos, json_t *opt)
@@ -237,14 +235,52 @@ static int exec_sandbox(int argc, char **argv)
 	return fail(1, "sandbox: tessera-sandbox not found beside %s; reinstall the package", dir);
 }
 
-static int local_verb(const struct verb *v, json_t *pos)
+static void print_json(json_t *o)
+{
+	json_dumpf(o, stdout, JSON_INDENT(2));
+	putchar('\n');
+	json_decref(o);
+}
+
+static int man(json_t *pos, json_t *opt)
+{
+	const char *dir = json_string_value(json_object_get(opt, "dir")), *page = json_string_value(json_array_get(pos, 0));
+	char err[640];
+	if (dir)
+		return cli_man_all(dir, err, sizeof(err)) ? fail(VERB_REFUSED, "%s", err) : 0;
+	if (cli_man(stdout, page ? page : "tessera"))
+		return fail(VERB_USAGE, "man: no page '%s'; see `tessera help man`", page);
+	return 0;
+}
+
+static int schema(json_t *pos)
+{
+	char name[128] = "";
+	for (size_t i = 0; i < json_array_size(pos); i++) {
+		size_t n = strlen(name);
+		snprintf(name + n, sizeof(name) - n, "%s%s", i ? " " : "", json_string_value(json_array_get(pos, i)));
+	}
+	const struct verb *v = *name ? verb_by_name(name) : NULL;
+	if (*name && !v)
+		return fail(VERB_USAGE, "schema: unknown verb '%s'; `tessera help` lists them", name);
+	json_t *o = v ? verb_schema(v) : json_object();
+	for (size_t i = 0; !v && i < verb_count; i++)
+		if (verb_table[i].json)
+			json_object_set_new(o, verb_table[i].name, verb_schema(&verb_table[i]));
+	print_json(o);
+	return 0;
+}
+
+static int local_verb(const struct verb *v, json_t *pos, json_t *opt)
 {
 	if (!strcmp(v->name, "version"))
 		printf("tessera %s\n", TESSERA_VERSION);
 	else if (!strcmp(v->name, "man"))
-		cli_man();
+		return man(pos, opt);
 	else if (!strcmp(v->name, "completion"))
-		cli_completion();
+		return cli_completion(json_string_value(json_array_get(pos, 0)));
+	else if (!strcmp(v->name, "schema"))
+		return schema(pos);
 	else {
 		char *words[2] = {(char *)json_string_value(json_array_get(pos, 0)), (char *)json_string_value(json_array_get(pos, 1))};
 		int used, n = (int)json_array_size(pos);
@@ -253,6 +289,8 @@ static int local_verb(const struct verb *v, json_t *pos)
 			return fail(2, "unknown verb '%s'; `tessera help` lists them", words[0]);
 		if (h)
 			cli_help(h);
+		else if (want_json)
+			print_json(cli_table());
 		else
 			cli_usage();
 	}
@@ -293,7 +331,7 @@ int main(int argc, char **argv)
 	if (rc == 0)
 		rc = confirmed(v, pos, opt);
 	if (rc == 0)
-		rc = v->where == VERB_LOCAL ? local_verb(v, pos) : ask(v, pos, opt);
+		rc = v->where == VERB_LOCAL ? local_verb(v, pos, opt) : ask(v, pos, opt);
 	json_decref(pos);
 	json_decref(opt);
 	return rc;

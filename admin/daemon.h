@@ -134,6 +134,7 @@ void node_confirm_dead(struct daemon *d, struct client *c, const char *node, boo
 json_t *status_json(struct daemon *d);
 json_t *status_fs_list(struct daemon *d);
 json_t *status_disks(struct daemon *d);
+json_t *status_mounts(struct daemon *d);
 json_t *diag_waiters(struct daemon *d);
 json_t *diag_tokens(struct daemon *d, const char *name, unsigned limit);
 json_t *diag_locks(struct daemon *d, const char *name, unsigned limit);

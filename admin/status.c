@@ -163,15 +163,21 @@ static json_t *mount_json(struct mount *m)
 	return o;
 }
 
+json_t *status_mounts(struct daemon *d)
+{
+	json_t *a = json_array();
+	ts_list_for(l, &d->mounts)
+		json_array_append_new(a, mount_json(ts_list_entry(l, struct mount, link)));
+	return a;
+}
+
 json_t *status_json(struct daemon *d)
 {
-	json_t *mounts = json_array();
 	struct net_stats n = {0};
 	uint64_t requests = 0;
 	ts_list_for(l, &d->mounts) {
 		struct mount *m = ts_list_entry(l, struct mount, link);
 		struct tfuse_stats f = {0};
-		json_array_append_new(mounts, mount_json(m));
 		if (m->tf)
 			tfuse_stats_get(m->tf, &f);
 		requests += f.requests;
@@ -184,7 +190,8 @@ json_t *status_json(struct daemon *d)
 			 (json_int_t)((now - d->started_ns) / TS_NS_PER_MS), "view", view_json(d), "lease_ms",
 			 (json_int_t)(until > now ? (until - now) / TS_NS_PER_MS : 0), "net", "frames_sent", (json_int_t)n.frames_sent, "frames_received",
 			 (json_int_t)n.frames_received, "bytes_sent", (json_int_t)n.bytes_sent, "bytes_received", (json_int_t)n.bytes_received, "resent",
-			 (json_int_t)n.resent, "reconnects", (json_int_t)n.reconnects, "fuse", "requests", (json_int_t)requests, "disks", status_disks(d), "mounts", mounts, "version", TESSERA_VERSION);
+			 (json_int_t)n.resent, "reconnects", (json_int_t)n.reconnects, "fuse", "requests", (json_int_t)requests, "disks", status_disks(d), "mounts", status_mounts(d),
+			 "version", TESSERA_VERSION);
 }
 
 struct waiters {
