@@ -42,7 +42,7 @@ static void h_fs_list(struct call *k)
 	(void)disks_label_refresh(k->d);
 	k->a->data = status_fs_list(k->d);
 }
-static void h_waiters(struct call *k) { k->a->data = diag_waiters(k->d); }
+static void h_waiters(struct call *k) { k->a->data = diag_waiters(k->d, opt_set(k, "plain")); }
 static void h_recovery(struct call *k) { k->a->data = diag_recovery(k->d, pos_str(k, 0)); }
 static void h_node_list(struct call *k) { k->a->data = node_list(k->d); }
 static void h_node_show(struct call *k) { node_show(k->d, pos_str(k, 0), opt_set(k, "keys"), k->a); }
@@ -54,6 +54,8 @@ static void h_mount(struct call *k)
 {
 	const char *o = opt_str(k, "options");
 	k->a->rc = mount_start(k->d, pos_str(k, 0), pos_str(k, 1), o ? o : "", k->a->error, sizeof(k->a->error));
+	if (k->a->rc)
+		event_post(k->d, EV_MOUNT_FAILED, pos_str(k, 0), "%s", k->a->error);
 }
 
 static void h_umount(struct call *k)
@@ -84,7 +86,12 @@ static unsigned rows_max(struct call *k)
 	uint64_t n = opt_number(k, "limit");
 	return n ? (unsigned)n : 200;
 }
-static void h_tokens(struct call *k) { k->a->data = diag_tokens(k->d, pos_str(k, 0), rows_max(k)); }
+static void h_tokens(struct call *k)
+{
+	struct token_filter f = {.name = pos_str(k, 0), .kind = opt_str(k, "kind"), .by_id = opt_set(k, "id"), .id = strtoull(opt_set(k, "id") ? opt_str(k, "id") : "0", NULL, 10),
+				 .waiting = opt_set(k, "waiting"), .limit = rows_max(k)};
+	k->a->data = diag_tokens(k->d, &f);
+}
 static void h_locks(struct call *k) { k->a->data = diag_locks(k->d, pos_str(k, 0), rows_max(k)); }
 
 static bool group_in_use(struct call *k, const struct nsd_label_disk *l)
@@ -201,8 +208,10 @@ static void h_fs_create(struct call *k)
 	};
 	memcpy(f.cluster_id, k->d->cluster_id, 16);
 	ts_mutex_lock(&k->d->mount_lock, "another mount or format");
-	if (create_locked(k, name, &f, opt_set(k, "force")) == 0)
+	if (create_locked(k, name, &f, opt_set(k, "force")) == 0) {
 		ts_notice("file system %s: made on %u disks", name, f.ndisks);
+		event_post(k->d, EV_FS_CREATED, name, "on %u disks", f.ndisks);
+	}
 	ts_mutex_unlock(&k->d->mount_lock);
 }
 
@@ -346,6 +355,48 @@ static void h_fsck(struct call *k)
 	k->a->rc = rc;
 }
 
+static void h_health(struct call *k) { k->a->data = health_json(k->d); }
+static void h_config_list(struct call *k) { k->a->data = config_list(k->d); }
+static void h_config_get(struct call *k) { config_get(k->d, pos_str(k, 0), k->a); }
+static void h_config_set(struct call *k) { config_set(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
+static void h_node_info(struct call *k) { k->a->data = node_info(k->d); }
+static void h_cluster_status(struct call *k) { k->a->data = cluster_status(k->d); }
+static void h_quorum_status(struct call *k) { k->a->data = quorum_status(k->d); }
+static void h_leases(struct call *k) { k->a->data = diag_leases(k->d); }
+static void h_iohist(struct call *k) { k->a->data = diag_iohist(k->d); }
+static void h_net(struct call *k) { k->a->data = diag_net(k->d); }
+static void h_counters(struct call *k) { k->a->data = counters_json(k->d); }
+static void h_fs_df(struct call *k) { fs_df(k->d, pos_str(k, 0), k->a); }
+static void h_fs_show(struct call *k)
+{
+	(void)disks_label_refresh(k->d);
+	fs_show(k->d, pos_str(k, 0), k->a);
+}
+
+static void h_events(struct call *k)
+{
+	if (opt_set(k, "hooks")) {
+		k->a->data = hooks_json(k->d);
+		return;
+	}
+	uint64_t since = opt_set(k, "since") ? strtoull(opt_str(k, "since"), NULL, 10) : 0;
+	k->a->data = events_json(k->d, since, rows_max(k), (unsigned)opt_number(k, "wait"));
+}
+
+static void one_line(void *arg, enum ts_log_level level, uint64_t wall_ns, const char *text)
+{
+	char line[TS_LOG_KEPT_BYTES];
+	snprintf(line, sizeof(line), "%s", text);
+	text_make_utf8(line);
+	json_array_append_new(arg, json_pack("{s:I,s:i,s:s}", "time_ms", (json_int_t)(wall_ns / TS_NS_PER_MS), "level", (int)level, "text", line));
+}
+
+static void h_messages(struct call *k)
+{
+	k->a->data = json_array();
+	ts_log_each(rows_max(k), one_line, k->a->data);
+}
+
 /* What a completion offers: names of file systems, mounts, nodes, disks. */
 static void h_names(struct call *k)
 {
@@ -378,9 +429,34 @@ static const struct {
 	{"fsck", h_fsck, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
 	{"node list", h_node_list, false}, {"node show", h_node_show, false}, {"node fence", h_node_fence, true},
 	{"node confirm-dead", h_confirm_dead, true}, {"diag recovery", h_recovery, false},
-	{"names", h_names, false},
+	{"names", h_names, false},	 {"health", h_health, false},	     {"events", h_events, false},
+	{"config list", h_config_list, false}, {"config get", h_config_get, false}, {"config set", h_config_set, true},
+	{"node info", h_node_info, false}, {"cluster status", h_cluster_status, false}, {"quorum status", h_quorum_status, false},
+	{"diag leases", h_leases, false}, {"diag iohist", h_iohist, false},    {"diag net", h_net, false},
+	{"diag counters", h_counters, false}, {"diag messages", h_messages, false}, {"fs df", h_fs_df, false},
+	{"fs show", h_fs_show, false},
 	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},
 };
+
+/* A message of ours holds what the asker or a target wrote, and may be cut within a character: JSON takes neither. */
+void text_make_utf8(char *s)
+{
+	json_t *o = json_string(s);
+	for (; !o && *s; s++)
+		if ((unsigned char)*s >= 0x80)
+			*s = '?';
+	json_decref(o);
+}
+
+json_t *answer_json(struct answer *a, const char *name)
+{
+	if (a->rc && !a->error[0])
+		snprintf(a->error, sizeof(a->error), "%s: %s", name, strerror(-a->rc));
+	text_make_utf8(a->error);
+	if (a->rc)
+		return json_pack("{s:b,s:s,s:i,s:o*}", "ok", 0, "error", a->error, "errno", -a->rc, "data", a->data);
+	return json_pack("{s:b,s:o}", "ok", 1, "data", a->data ? a->data : json_object());
+}
 
 void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a)
 {

@@ -16,6 +16,32 @@ const struct verb verb_table[] = {
 	 .flags = VERB_LOOKS | VERB_ROUTED,
 	 .json = "{state:s cluster:s node:i incarnation:i uptime_ms:i view:{number:i quorate:b members:[{node:i incarnation:i addr:s}]} lease_ms:i "
 		 "net:* fuse:* disks:[{url:s state:s}] mounts:[{name:s dir:s options:s state:s mounted_on:[i] pending_recovery:[*]}] version:s}"},
+	{"health", "", 0, 0, VERB_DAEMON, "what is wrong on this node, since when, what it means and what to do",
+	 "The conditions are named and have a severity; the exit status says which is the worst: 0 none or info, 20 a warning, 21 an error, 22 critical. "
+	 "`health --node all` asks every node.",
+	 {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{node:i state:s worst:s conditions:[{condition:s severity:s object:s detail:s since_ms:i age_ms:i meaning:s todo:s}]}"},
+	{"events", "", 0, 0, VERB_DAEMON, "what has happened on this node, newest last",
+	 "The newest 1024 are kept while the daemon lives. Programs in the directory that `hooks_dir` names are run on each event, one after the other, "
+	 "with its name, severity and object as arguments and TESSERA_EVENT, TESSERA_SEVERITY, TESSERA_OBJECT, TESSERA_TEXT, TESSERA_SEQ, TESSERA_TIME_MS "
+	 "and TESSERA_CLUSTER in the environment: regular files of root's that nobody else can write, run without any capability, for 10 s at most.",
+	 {{"follow", 'f', NULL, "go on and print events as they come, until interrupted"},
+	  {"since", 0, "N", "only those behind number N", 0, INT64_MAX},
+	  {"limit", 0, "N", "at most the newest N (default 200)", 1, 1024},
+	  {"wait", 0, "MS", "if there are none yet, wait so long for one", 1, 20000},
+	  {"hooks", 0, NULL, "how the programs that are run on events fare, instead"}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{last?:i lost?:i events?:[{seq:i time_ms:i event:s severity:s object:s text:s}] directory?:s run?:i failed?:i dropped?:i queued?:i "
+		 "last_error?:s}"},
+	{"top", "", 0, 0, VERB_LOCAL, "what the nodes are doing now: operations, disks, network, processes",
+	 "Rates between two looks; on a terminal again and again. Processes are those of this node that used a mount lately.",
+	 {{"interval", 'i', "MS", "between two looks (default 2000)", 100, 3600000}, {"count", 'n', "N", "so many looks, then end", 1, 1000000}},
+	 .flags = VERB_ROUTED},
+	{"snap", "[FILE]", 0, 1, VERB_LOCAL, "collect what support needs into a tar file",
+	 "Status, health, events, configuration, the newest lines of the log and what `diag` says, of every member that answers, as JSON. No key and no password "
+	 "is in it; names of files, paths and addresses are. FILE is tessera-snap.tar if not given, and must not be there.",
+	 {{0}}},
 	{"fs create", "NAME URL...", 2, 4097, VERB_DAEMON, "make a file system over shared disks",
 	 "Every URL must name a disk that all nodes reach (iscsi://host:port/iqn/lun, nvme-tcp://host:port/nqn?ns=1 or file:///path). A disk that carries a "
 	 "partition table, another file system, LVM or a Tessera label is refused; --force overwrites foreign contents, never "
@@ -30,6 +56,14 @@ const struct verb verb_table[] = {
 	{"fs list", "", 0, 0, VERB_DAEMON, "list the file systems on the disks this node sees", "", {{0}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
 	 .json = "[{name:s disks:i disks_found:i size_bytes:i mounted_on:[i] pending_recovery:[*] own_cluster:b}]"},
+	{"fs show", "NAME", 1, 1, VERB_DAEMON, "show one file system: disks, mounts, space", "", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{name:s disks:i disks_found:i size_bytes:i mounted_on:[i] pending_recovery:[*] own_cluster:b disk_list:[*] mounted_at?:s options?:s "
+		 "block_size?:i space?:*}"},
+	{"fs df", "[NAME]", 0, 1, VERB_DAEMON, "space and inodes of the file systems mounted on this node",
+	 "As exact as this node can say without waiting for others: what it was told last is shown, with its age.", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "[{name:s dir:s size_bytes:i used_bytes:i free_bytes:i used_percent:i inodes:i inodes_free:i inodes_used_percent:i age_ms:i}]"},
 	{"disk list", "", 0, 0, VERB_DAEMON, "list the disks of this node with what is on them",
 	 "FENCING says how a node is kept off: preempt-abort or preempt (by its reservation key), or lease (by waiting until its lease is over). "
 	 "With --json: what was found out when the file system was made (abilities).",
@@ -52,6 +86,27 @@ const struct verb verb_table[] = {
 	 "Replays the logs of crashed nodes, then cross-checks every inode, directory, block and link count.",
 	 {{"no-repair", 'n', NULL, "only report (default)"}, {"yes", 'y', NULL, "repair what is found"}},
 	 .json = "{name:s findings:i repaired:i inodes:i dirs:i files:i subs_used:i replayed_logs:b list:[{text:s repaired:b}]}"},
+	{"cluster status", "", 0, 0, VERB_DAEMON, "every member as it says itself: state, version, lease, mounts, health",
+	 "Members are asked side by side; one that does not answer within 400 ms is shown as such. CLOCK is its clock against this node's.", {{0}},
+	 .flags = VERB_LOOKS,
+	 .json = "[{node:i state:s version?:s incarnation?:i uptime_ms?:i lease_left_ms?:i time_ms?:i initiator?:s kernel?:s mounts:[s] critical?:i errors?:i "
+		 "warnings?:i clock_ms?:i took_ms?:i}]"},
+	{"quorum status", "", 0, 0, VERB_DAEMON, "the view, what a quorate one needs, and whose lease is how old", "", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{quorate:b view:i phase:s phase_ms:i daemons:i needed:i may_lose:i corosync_quorate:b leader:i node:i members:[{node:i incarnation:i addr:s self:b "
+		 "renewal_age_ms:i put_out_in_ms:i lease:s}] groups:[{fs:s epoch:i members:[i] to_recover:i}]}"},
+	{"config list", "", 0, 0, VERB_DAEMON, "every key of the configuration: value in force, unit, limits", "Keys and passwords are not shown.", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "[{key:s value:s values:[s] unit:s default:s live:b many:b help:s min?:i max?:i}]"},
+	{"config get", "KEY", 1, 1, VERB_DAEMON, "one key of the configuration", "", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{key:s value:s values:[s] unit:s default:s live:b many:b help:s min?:i max?:i}"},
+	{"config set", "KEY VALUE", 2, 2, VERB_DAEMON, "set one key of this node's configuration",
+	 "The line in the file of tesserad is replaced or added, and everything else in it stays. A key that is live is in force at once; of others the answer says "
+	 "that they need a restart. Keys with several lines (disk, fence_agent) are edited in the file. With --node: in the files of those nodes.",
+	 {{0}},
+	 .flags = VERB_ROUTED,
+	 .json = "{key:s value:s restart_needed:b file:s}"},
 	{"node list", "", 0, 0, VERB_DAEMON, "list the nodes of the cluster and how they are",
 	 "STATE is member (its daemon is in the view), dead, to recover (what it held is blocked until its log is replayed), no daemon (corosync sees its "
 	 "machine) or away.",
@@ -62,6 +117,9 @@ const struct verb verb_table[] = {
 	 {{"keys", 0, NULL, "ask the disks for its reservation key, too (waits for them)"}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
 	 .json = "{node:i state:s incarnation:i addr:s port:i machine_up:b mounted:[s] to_recover:[s] power_switch:b self:b keys?:[{disk:s registered:s reserved:b}]}"},
+	{"node info", "", 0, 0, VERB_DAEMON, "what a node says about itself: version, clock, lease, mounts, health", "", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{node:i state:s version:s incarnation:i uptime_ms:i lease_left_ms:i time_ms:i initiator:s kernel:s mounts:[s] critical:i errors:i warnings:i}"},
 	{"node fence", "NODE", 1, 1, VERB_DAEMON, "put a node out of the cluster",
 	 "It is excluded everywhere, its reservation keys are removed and its log is replayed; its daemon ends and may come back as a new life of itself. "
 	 "For a node that hangs but renews its lease, or that has to be kept from the disks now. --power switches its machine off, too, by the program "
@@ -78,11 +136,17 @@ const struct verb verb_table[] = {
 	 {{VERB_SURE, 0, NULL, "do not ask"}},
 	 .confirm = "lets the others work on what it held. If its machine still runs, that destroys the file system",
 	 .json = "{node:i incarnations:i confirmed:b}"},
-	{"diag waiters", "", 0, 0, VERB_DAEMON, "who waits for what, since when", "", {{0}},
+	{"diag waiters", "", 0, 0, VERB_DAEMON, "who waits for what, since when, because of whom, and what happens next",
+	 "Operations of programs first, the longest wait on top: the process, its operation, the inode (`find -inum`), what it waits for, who holds that and for "
+	 "how long it was asked for it, and what will end the wait. The master and the holder are asked, within half a second.",
+	 {{"plain", 0, NULL, "ask no other node"}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
-	 .json = "[{who:s waits_for:s object:i detail:i since_ms:i}]"},
+	 .json = "[{who:s waits_for:s object:i detail:i since_ms:i fs?:s pid?:i uid?:i ino?:i this_wait_ms?:i because?:s next?:s holders?:[{node:i mode:s asked_ms:i}]}]"},
 	{"diag tokens", "[NAME]", 0, 1, VERB_DAEMON, "tokens held and mastered here, with holders and waiters", "",
-	 {{"limit", 0, "N", "at most N rows (default 200)", 1, 10000}},
+	 {{"limit", 0, "N", "at most N rows (default 200)", 1, 10000},
+	  {"kind", 0, "KIND", "only that kind: inode, data, dir, open, segment, region, ..."},
+	  {"id", 0, "N", "only of that inode or number", 0, INT64_MAX},
+	  {"waiting", 0, NULL, "only those that somebody waits for"}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
 	 .json = "[{fs:s role:s kind:s id:i node:i mode:s waiting:b revoking:b pins:i since_ms:i}]"},
 	{"diag locks", "[NAME]", 0, 1, VERB_DAEMON, "fcntl and flock locks: who holds, who waits, which node decides",
@@ -101,6 +165,24 @@ const struct verb verb_table[] = {
 	{"diag log", "[NAME]", 0, 1, VERB_DAEMON, "state of this node's log and write-behind", "", {{0}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
 	 .json = "[{name:s slot:i tail_lsn:i head_lsn:i stable_lsn:i used_bytes:i size_bytes:i forces:i dirty_bytes:i}]"},
+	{"diag leases", "", 0, 0, VERB_DAEMON, "this node's lease, the renewals of the others, and what is left of the leases of the dead", "", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{may_write:b suspended:b left_ms:i renewal_age_ms:i lease_ms:i renew_ms:i margin_ms:i members:[{node:i incarnation:i addr:s self:b "
+		 "renewal_age_ms:i put_out_in_ms:i lease:s}] dead:[{node:i incarnation:i fs:s lease_left_ms:i}]}"},
+	{"diag iohist", "", 0, 0, VERB_DAEMON, "how long disks, log forces, waits for tokens and operations take",
+	 "Since the daemon began: number, mean, median, 99th percentile and the longest. Times are upper bounds of powers of two.", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "[{object:s what:s count:i mean_us:i p50_us:i p99_us:i max_us:i sum_us:i}]"},
+	{"diag net", "", 0, 0, VERB_DAEMON, "connections to the other members and what is queued for them", "", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "[{node:i addr:s port:i connected:b attempts:i unacknowledged:i queued:i connected_ms:i misses:i}]"},
+	{"diag counters", "", 0, 0, VERB_DAEMON, "the numbers behind `top`", "", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{node:i time_us:i mounts:[{name:s requests:i in_flight:i ops:* users:[{pid:i uid:i ops:i read_bytes:i write_bytes:i busy_us:i}]}] "
+		 "disks:[{url:s reads:i writes:i}] net:*}"},
+	{"diag messages", "", 0, 0, VERB_DAEMON, "the newest lines of the daemon's log", "", {{"limit", 0, "N", "at most N lines (default 200)", 1, 1024}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "[{time_ms:i level:i text:s}]"},
 	{"diag fault", "NAME arm|release|clear|list [POINT]", 2, 3, VERB_DAEMON, "for tests: hold up or break a mount at a named point",
 	 "Refused unless the configuration of tesserad says 'fault_points = yes', which no node with real data should. POINT is "
 	 "OP.before_pin, OP.before_reply or OP.after_reply, with OP a request of the kernel as counted by 'tessera status', one "

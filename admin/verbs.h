@@ -84,6 +84,9 @@ int verb_size_parse(const char *text, uint64_t *out) TS_MUST_CHECK;
 
 /* cli_print.c: text for people, per verb. */
 void cli_print(const struct verb *v, json_t *data);
+void cli_heading(const char *fmt, ...) TS_PRINTF(1, 2);
+void cli_event(json_t *e);			     /* one line */
+int cli_health_status(json_t *data, bool of_nodes); /* exit status of the worst condition */
 /* cli_doc.c */
 void cli_help(const struct verb *v);
 void cli_usage(void);
