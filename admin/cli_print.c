@@ -215,6 +215,7 @@ static void print_waiters(json_t *rows)
 	json_t *x;
 	size_t i;
 	char a[32];
+	unsigned programs = 0, inside = 0;
 	if (!json_array_size(rows))
 		printf("nobody waits\n");
 	json_array_foreach(rows, i, x) {
@@ -222,11 +223,20 @@ static void print_waiters(json_t *rows)
 			printf("%s%s by process %lld (user %lld) on inode %lld of %s%s: %s\n", BOLD, str(x, "who"), num(x, "pid"), num(x, "uid"), num(x, "ino"), str(x, "fs"), PLAIN,
 			       age(num(x, "since_ms"), a));
 		else
-			printf("%s: %s\n", str(x, "who"), age(num(x, "since_ms"), a));
+			continue;
 		printf("    waits for %s (%lld, %lld)\n", str(x, "waits_for"), num(x, "object"), num(x, "detail"));
 		if (*str(x, "because"))
 			printf("    because   %s\n    next      %s\n", str(x, "because"), str(x, "next"));
+		programs++;
 	}
+	if (!programs && json_array_size(rows))
+		printf("no operation of a program waits\n");
+	for (i = 0; i < json_array_size(rows); i++) {
+		x = json_array_get(rows, i);
+		if (!json_object_get(x, "pid"))
+			printf("%s%s: %s (%s)", inside++ ? ", " : "inside: ", str(x, "who"), str(x, "waits_for"), age(num(x, "since_ms"), a));
+	}
+	printf("%s", inside ? "\n" : "");
 }
 
 static void print_leases(json_t *d)

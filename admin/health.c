@@ -91,11 +91,12 @@ static void look_peers(struct daemon *d)
 
 /* ---- disks ------------------------------------------------------------------------------------------------------------------ */
 
+/* It took longer than that: the lower bound of its bucket. */
 static uint64_t slowest_us(const struct nsd_stats *now, const struct nsd_stats *old)
 {
 	struct ts_hist r = ts_hist_since(&now->read_time, &old->read_time), w = ts_hist_since(&now->write_time, &old->write_time),
 		       f = ts_hist_since(&now->flush_time, &old->flush_time);
-	return TS_MAX(TS_MAX(ts_hist_us(&r, 1000), ts_hist_us(&w, 1000)), ts_hist_us(&f, 1000));
+	return TS_MAX(TS_MAX(ts_hist_us(&r, 1000), ts_hist_us(&w, 1000)), ts_hist_us(&f, 1000)) / 2;
 }
 
 static void look_disk(struct daemon *d, struct disk *k, uint64_t now)
@@ -129,7 +130,7 @@ static void look_disk(struct daemon *d, struct disk *k, uint64_t now)
 	if (!nsd_info(k->dev)->has_reservations)
 		health_found(h, d, HC_DISK_NO_RESERVATIONS, disk_shown(k), "fencing waits for leases");
 	if (slow > (uint64_t)d->conf.warn_disk_ms * 1000)
-		health_found(h, d, HC_DISK_SLOW, disk_shown(k), "the slowest answer took up to %llu ms", (unsigned long long)slow / 1000);
+		health_found(h, d, HC_DISK_SLOW, disk_shown(k), "the slowest answer took more than %llu ms", (unsigned long long)slow / 1000);
 	if (w->error_ns && now < w->error_ns + RECENT_NS)
 		health_found(h, d, HC_DISK_ERRORS, disk_shown(k), "%llu errors since it was opened, the last %llu s ago", (unsigned long long)w->errors,
 			     (unsigned long long)((now - w->error_ns) / TS_NS_PER_S));

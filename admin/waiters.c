@@ -79,7 +79,9 @@ static void one_request(void *arg, const struct tfuse_request *r)
 static bool idle(const char *what)
 {
 	static const char *const words[] = {"events for hooks", "admin client", "events", "answers of other nodes", "recovery: nobody died", "log: nothing to do",
-					     "dirty data to grow old"};
+					     "dirty data to grow old", "sleep",
+					     "iSCSI session is up", "dirty data (write-behind)", "inodes to be made ready", "freed space and orphans", "lazy inodes",
+					     "shared files to be written down"};
 	for (size_t i = 0; i < TS_ARRAY_LEN(words); i++)
 		if (!strcmp(words[i], what))
 			return true;
