@@ -79,8 +79,9 @@ json_t *events_json(struct daemon *d, uint64_t since, unsigned limit, unsigned w
 	while (v && v->last <= since && wait_ms && !d->stopping)
 		if (ts_cond_wait_until(&v->more, deadline, "events", 0, 0))
 			break;
-	uint64_t last = v ? v->last : 0, oldest = last > EVENTS_MAX ? last - EVENTS_MAX : 0, from = TS_MAX(since, oldest);
-	uint64_t lost = from - since;
+	uint64_t last = v ? v->last : 0, oldest = last > EVENTS_MAX ? last - EVENTS_MAX : 0;
+	since = TS_MIN(since, last);
+	uint64_t from = TS_MAX(since, oldest), lost = from - since;
 	if (last > from + limit)
 		from = last - limit;
 	for (uint64_t s = from; s < last; s++) {

@@ -128,6 +128,59 @@ def judge(what, argv, want, rc, out, err):
     return faults
 
 
+def raw(table, sock):
+    """The same and worse, past the command: straight to a real daemon, which must find it out itself. Yields faults."""
+    def ask(req):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(30)
+        s.connect(sock)
+        s.sendall(json.dumps(req).encode() + b"\n")
+        line = b""
+        while not line.endswith(b"\n"):
+            got = s.recv(65536)
+            if not got:
+                break
+            line += got
+        s.close()
+        return json.loads(line)
+    n = 0
+    for v in table["verbs"]:
+        if v["where"] != "daemon":
+            continue
+        good, tries = good_args(v), []
+        ws, _ = words(v["args"])
+        if v["min_args"]:
+            tries.append((good[:-1], {}))
+        if v["max_args"] < 100:
+            tries.append((good + ["x"] * (v["max_args"] - len(good) + 1), {}))
+        tries += [(good, {"no-such-option": True}), (good, {"no-such-option": "x"})]
+        for i, (alts, _) in enumerate(ws):
+            if i < len(good):
+                bad = ["", 7, None, ["x"]] + (["frobnicate"] if all(a.islower() for a in alts) else BAD.get(alts[0], []) if len(alts) == 1 else [])
+                tries += [(good[:i] + [b] + good[i + 1:], {}) for b in bad]
+        for o in v["options"]:
+            tries.append((good, {o["name"]: 7}))
+            tries.append((good, {o["name"]: True if "value" in o else "x"}))
+            if "min" in o:
+                tries += [(good, {o["name"]: b}) for b in bad_value(o)]
+        for pos, opt in tries:
+            n += 1
+            a = ask({"verb": v["verb"], "pos": pos, "opt": opt})
+            if a.get("ok") is not False or a.get("errno") != 22 or not a.get("error") or "\n" in a["error"]:
+                yield "raw %s %r %r: expected errno 22 and one line, got %r" % (v["verb"], pos, opt, a)
+        if not v["routed"]:
+            n += 1
+            a = ask({"verb": v["verb"], "pos": good, "opt": {}, "nodes": "all"})
+            if a.get("ok") is not False or a.get("errno") != 22:
+                yield "raw %s on all nodes: expected errno 22, got %r" % (v["verb"], a)
+    for req in ({"verb": "sandbox", "pos": [], "opt": {}}, {"verb": "top", "pos": [], "opt": {}}, {"verb": "status", "pos": {}, "opt": {}}, {"verb": "status"},
+                {"verb": "status", "pos": [], "opt": {}, "nodes": 7}, {"verb": "status", "pos": [], "opt": {}, "nodes": "0"}, 7, [], "x"):
+        n += 1
+        if ask(req).get("ok") is not False:
+            yield "raw %r: not refused" % (req,)
+    print("%d requests past the command" % n)
+
+
 def main():
     args = [a for a in sys.argv[1:] if a != "--self-test"]
     sock = args[args.index("--socket") + 1] if "--socket" in args else None
@@ -154,6 +207,8 @@ def main():
                     os.chmod(shut, 0)
                 count += 1
                 faults += judge("not permitted", argv, 5, *run(tessera, argv, shut))
+    if sock:
+        faults += raw(table, sock)
     # A checker that cannot fail: each of these must be seen.
     for rc, out, err in ((0, "", "tessera: x; see y\n"), (2, "", "tessera: x\n"), (2, "", "a; see b\nc\n"), (2, "z", "x; see y\n"), (2, "", "")):
         count += 1
