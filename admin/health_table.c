@@ -63,6 +63,18 @@ void health_begin(struct health *h)
 		h->rows[i].seen = false;
 }
 
+/* A place in the list; when it is full, that of something less severe, of what this look has not seen if possible. */
+static struct health_row *room_for(struct health *h, enum severity s)
+{
+	struct health_row *worse = NULL;
+	if (h->nrows < HEALTH_MAX)
+		return &h->rows[h->nrows++];
+	for (unsigned i = 0; i < h->nrows; i++)
+		if (conditions[h->rows[i].id].severity < s && (!worse || (worse->seen && !h->rows[i].seen)))
+			worse = &h->rows[i];
+	return worse;
+}
+
 void health_found(struct health *h, struct daemon *d, enum condition_id id, const char *object, const char *fmt, ...)
 {
 	struct health_row *r = NULL;
@@ -70,12 +82,13 @@ void health_found(struct health *h, struct daemon *d, enum condition_id id, cons
 		if (h->rows[i].id == id && !strncmp(h->rows[i].object, object, sizeof(h->rows[i].object) - 1))
 			r = &h->rows[i];
 	bool fresh = !r;
-	if (fresh && h->nrows == HEALTH_MAX) {
+	if (fresh)
+		r = room_for(h, conditions[id].severity);
+	if (!r) {
 		h->left_out++;
 		return;
 	}
 	if (fresh) {
-		r = &h->rows[h->nrows++];
 		*r = (struct health_row){.id = id, .since_ns = ts_exec_now(d->exec), .since_wall_ns = ts_wall_ns(ts_exec_env(d->exec))};
 		snprintf(r->object, sizeof(r->object), "%s", object);
 		text_make_utf8(r->object);
