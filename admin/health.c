@@ -173,12 +173,12 @@ static void look_recovery(struct daemon *d, struct mount *m)
 			     i.node ? i.node : g && g->npending ? g->pending[0].node : 0, fs_recovery_step_name(i.step), i.attempts + 1);
 	if (i.attempts && !strncmp(i.error, "fence", 5))
 		health_found(h, d, HC_FENCING_FAILED, m->name, "%s", i.error);
-	else if (i.attempts || (i.step != FS_REC_IDLE && now > i.since_ns + STUCK_STEP_NS))
+	if ((i.attempts > 1 && i.error[0]) || (i.step != FS_REC_IDLE && now > i.since_ns + STUCK_STEP_NS))
 		health_found(h, d, HC_RECOVERY_STUCK, m->name, "step %s, %u attempts failed%s%.200s", fs_recovery_step_name(i.step), i.attempts,
 			     i.error[0] ? ", the last: " : "", i.error);
 	if (m->rec_step == FS_REC_IDLE && i.step != FS_REC_IDLE)
 		event_post(d, EV_RECOVERY_BEGUN, m->name, "of node %u", i.node ? i.node : g && g->npending ? g->pending[0].node : 0);
-	if (m->rec_attempts < i.attempts)
+	if (m->rec_attempts < i.attempts && i.error[0]) /* without: the members changed meanwhile, and it begins anew */
 		event_post(d, EV_RECOVERY_FAILED, m->name, "attempt %u: %.200s", i.attempts, i.error);
 	struct fs_recovered past;
 	if (fs_recovery_past(m->fs, &past, 1) && past.end_ns != m->rec_end_ns) {

@@ -3,14 +3,12 @@
 """Every verb that only looks, asked of a real daemon: its --json answer must fit its schema, and how long it took is printed, with and
 without --node all. The text for people is asked for, too: no control character in a pipe.
 
-usage: answers.py TESSERA SOCKET FS DISK-NODE   (FS is mounted; DISK-NODE is a node number)
+usage: answers.py TESSERA SOCKET FS NODE [--alone]   (FS is mounted there; NODE is one that is known; --alone: no other node is asked)
 """
 import json
 import subprocess
 import sys
 import time
-
-ARGS = {"NAME": 2, "NODE": 3, "KEY": "port"}
 
 
 def fits(x, s, path=""):
@@ -49,7 +47,7 @@ def main():
             continue
         args = [words[w] for w in v["args"].split() if not w.startswith("[")]
         times = {}
-        for extra in ([], ["--node", "all"] if v["routed"] else None):
+        for extra in ([], ["--node", "all"] if v["routed"] and "--alone" not in sys.argv else None):
             if extra is None:
                 continue
             p, ms = run([tessera, "--socket", sock, "--json"] + extra + v["verb"].split() + args)

@@ -24,6 +24,25 @@ raised() { # SECONDS N CONDITION [OBJECT-PATTERN]
 cleared() { # SECONDS N CONDITION
 	wait_until "$1" "condition $3 on node $2 to end" hasnt "${@:2}"
 }
+# What is over sooner than one can look: the events tell that it was true. mark N...: count from now on.
+declare -A MARK
+mark() {
+	local n
+	for n in "$@"; do MARK[$n]=$(on "$n" tessera --json events --limit 1 | jq .last); done
+}
+raised_since() { # CONDITION N...
+	local n c=$1
+	for n in "${@:2}"; do
+		timeout 5 "$SANDBOX" exec "$n" -- tessera --json events --since "${MARK[$n]}" --limit 1000 2>/dev/null |
+			jq -re --arg c "$c" '[.events[] | select(.event == "health.raised" and (.text | startswith($c + ":")))][0] // empty | "\(.severity) \(.object): \(.text)"' >"$TMP/raised" && [ -s "$TMP/raised" ] && return 0
+	done
+	return 1
+}
+was_raised() { # SECONDS CONDITION N...
+	wait_until "$1" "condition $2 to be raised on node ${*:3}" raised_since "${@:2}"
+	SEEN[$2]=1
+	note "$(cut -c 1-150 "$TMP/raised")"
+}
 exit_of() { # N: of health
 	timeout 5 "$SANDBOX" exec "$1" -- tessera health >/dev/null 2>&1
 	echo $?
@@ -135,20 +154,11 @@ cleared 30 1 node_unreachable
 # --- a daemon that hangs while its machine and corosync live: silence, stuck operations, a revoke that is not answered ---
 for n in 1 2 3; do set_key $n warn_wait_ms 300; done
 echo held >"$(mnt 2)/held"
+mark 1 3
 kill -STOP "$(dpid 2)"
 background timeout 30 cat "$(mnt 1)/held"
 background timeout 30 cat "$(mnt 3)/held"
-for _ in $(seq 40); do
-	for n in 1 3; do
-		h=$(health $n)
-		for c in node_silent operation_stuck revoke_blocked recovery_running; do
-			jq -e --arg c $c '.conditions[] | select(.condition == $c)' <<<"$h" >"$TMP/found" || continue
-			[ -n "${SEEN[$c]:-}" ] || note "$(jq -rs '.[0] | "\(.severity) \(.condition): \(.object): \(.detail)"' "$TMP/found" | cut -c 1-150)"
-			SEEN[$c]=1
-		done
-	done
-	[ -n "${SEEN[node_silent]:-}" ] && [ -n "${SEEN[operation_stuck]:-}" ] && [ -n "${SEEN[revoke_blocked]:-}" ] && [ -n "${SEEN[recovery_running]:-}" ] && break
-done
+for c in node_silent operation_stuck revoke_blocked recovery_running; do was_raised 20 $c 1 3; done
 kill -CONT "$(dpid 2)"
 wait_until 20 "node 2 to end, for it was put out" sh -c "! kill -0 $(dpid 2) 2>/dev/null"
 for n in 1 3; do cleared 20 $n operation_stuck; done
@@ -179,16 +189,9 @@ for n in 1 3; do assert_ok "no fault on $n" on $n tessera diag fault "$FS" relea
 for c in fencing_failed recovery_stuck recovery_running; do cleared 20 1 $c; done
 
 # --- no lease: this node's corosync stands still ---
+mark 3
 kill -STOP "$(cat "$state/n3/corosync.pid")"
-for _ in $(seq 60); do
-	h=$(health 3)
-	for c in lease_late no_lease; do
-		jq -e --arg c $c '.conditions[] | select(.condition == $c)' <<<"$h" >"$TMP/found" || continue
-		[ -n "${SEEN[$c]:-}" ] || note "$(jq -rs '.[0] | "\(.severity) \(.condition): \(.object): \(.detail)"' "$TMP/found" | cut -c 1-150)"
-		SEEN[$c]=1
-	done
-	[ -n "${SEEN[lease_late]:-}" ] && [ -n "${SEEN[no_lease]:-}" ] && break
-done
+for c in lease_late no_lease; do was_raised 15 $c 3; done
 kill -KILL "$(cat "$state/n3/corosync.pid")"
 raised 15 1 no_quorum
 assert_eq "exit status without quorum" 22 "$(exit_of 1)"
@@ -200,7 +203,8 @@ done
 
 # --- none was left out ---
 missing=()
-for c in $(sed -n 's/^.*= {"\([a-z_]*\)", SEV_.*/\1/p' "$TOP/admin/health_table.c"); do
+mapfile -t all < <(sed -n 's/^.*= {"\([a-z_]*\)", SEV_.*/\1/p' "$TOP/admin/health_table.c")
+for c in "${all[@]}"; do
 	[ -n "${SEEN[$c]:-}" ] || [ "$c" = no_name_cache ] || missing+=("$c")
 done
 [ ${#missing[@]} = 0 ] || fail "conditions that no fault here has caused: ${missing[*]}"
