@@ -144,19 +144,46 @@ static void verb_case(const struct verb *v)
 	printf("    esac ;;\n");
 }
 
-/* Verbs of two words, by their first: they stand together in the table. */
+/* The length of the next proper prefix of a name, in whole words, behind `len`; 0: there is none. */
+static size_t prefix_next(const char *name, size_t len)
+{
+	const char *p = strchr(name + len + (len != 0), ' ');
+	return p ? (size_t)(p - name) : 0;
+}
+
+static bool begins(const struct verb *v, const char *prefix, size_t len)
+{
+	return !strncmp(v->name, prefix, len) && v->name[len] == ' ';
+}
+
+/* Is that verb the first whose name begins so? */
+static bool first_of(size_t i, size_t len)
+{
+	for (size_t k = 0; k < i; k++)
+		if (begins(&verb_table[k], verb_table[i].name, len))
+			return false;
+	return true;
+}
+
+/* Behind words that are no verb yet: the words that may follow. */
 static void groups(void)
 {
-	for (size_t i = 0, n; i < verb_count; i += n) {
-		size_t len = strcspn(verb_table[i].name, " ");
-		n = 1;
-		if (!verb_table[i].name[len])
-			continue;
-		printf("  %.*s) w=\"%s", (int)len, verb_table[i].name, verb_table[i].name + len + 1);
-		while (i + n < verb_count && !strncmp(verb_table[i + n].name, verb_table[i].name, len + 1))
-			printf(" %s", verb_table[i + n++].name + len + 1);
-		printf("\" ;;\n");
-	}
+	for (size_t i = 0; i < verb_count; i++)
+		for (size_t len = 0; (len = prefix_next(verb_table[i].name, len));) {
+			const char *prefix = verb_table[i].name, *last = "";
+			if (!first_of(i, len))
+				continue;
+			printf("  \"%.*s\") w=\"", (int)len, prefix);
+			for (size_t k = i; k < verb_count; k++) {
+				const char *next = verb_table[k].name + len + 1;
+				size_t n = begins(&verb_table[k], prefix, len) ? strcspn(next, " ") : 0;
+				if (!n || (!strncmp(last, next, n) && (last[n] == ' ' || !last[n])))
+					continue;
+				printf("%s%.*s", *last ? " " : "", (int)n, next);
+				last = next;
+			}
+			printf("\" ;;\n");
+		}
 }
 
 /* One function that both shells understand: _tessera_words WORD... (those in front of the cursor) sets w (words) and o (options). */
@@ -166,11 +193,12 @@ static void words_function(void)
 	       "    case $x in\n    --socket|--node) skip=1 ;;\n    -*) ;;\n    *)\n      case \"$verb\" in\n      '') verb=$x ;;\n");
 	printf("      ");
 	bool first = true;
-	for (size_t i = 0; i < verb_count; i++) { /* first words that need a second */
-		size_t len = strcspn(verb_table[i].name, " ");
-		if (verb_table[i].name[len] && (i == 0 || strncmp(verb_table[i].name, verb_table[i - 1].name, len + 1)))
-			printf("%s%.*s", first ? "" : "|", (int)len, verb_table[i].name), first = false;
-	}
+	for (size_t i = 0; i < verb_count; i++)
+		for (size_t len = 0; (len = prefix_next(verb_table[i].name, len));)
+			if (first_of(i, len)) {
+				printf("%s\"%.*s\"", first ? "" : "|", (int)len, verb_table[i].name);
+				first = false;
+			}
 	printf(") verb=\"$verb $x\" ;;\n      *) n=$((n + 1)) ;;\n      esac ;;\n    esac\n  done\n  case \"$verb\" in\n");
 	for (size_t i = 0; i < verb_count; i++)
 		verb_case(&verb_table[i]);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #define ASK_NS	   (150 * TS_NS_PER_MS)
+#define EXPLAIN_NS (150 * TS_NS_PER_MS) /* no further wait is explained then */
 #define EXPLAINED  6	  /* waits that others are asked about */
 #define OLD_MS	   100	  /* younger waits are over before they are explained */
 #define HOLDERS	   8
@@ -98,7 +99,7 @@ static void one_fiber(void *arg, const char *name, const char *what, uint64_t a,
 		    (uint64_t)json_integer_value(json_object_get(r, "this_wait_ms")) == age(w, since))
 			return;
 	}
-	if (!idle(what))
+	if (!idle(what) && strcmp(name, "ask a node")) /* for answers like this one */
 		(void)add(w, json_pack("{s:s,s:s,s:I,s:I,s:I}", "who", name, "waits_for", what, "object", (json_int_t)a, "detail", (json_int_t)b, "since_ms",
 				       (json_int_t)age(w, since)),
 			  age(w, since));
@@ -278,6 +279,7 @@ json_t *diag_waiters(struct daemon *d, bool plain)
 	struct waiters *w = ts_alloc(sizeof(*w));
 	json_t *a = json_array();
 	unsigned explained = 0;
+	uint64_t enough = ts_exec_now(d->exec) + EXPLAIN_NS;
 	if (!w)
 		return a;
 	w->d = d;
@@ -297,7 +299,7 @@ json_t *diag_waiters(struct daemon *d, bool plain)
 			;
 		else if (x->kind == TOK_NONE)
 			explain_plain(d, x);
-		else if (x->ms >= OLD_MS && explained++ < EXPLAINED)
+		else if (x->ms >= OLD_MS && explained++ < EXPLAINED && ts_exec_now(d->exec) < enough)
 			explain_token(d, x);
 		json_array_append_new(a, x->row);
 	}

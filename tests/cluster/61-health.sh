@@ -153,7 +153,7 @@ cleared 30 1 node_unreachable
 
 # --- a daemon that hangs while its machine and corosync live: silence, stuck operations, a revoke that is not answered ---
 for n in 1 2 3; do set_key $n warn_wait_ms 300; done
-echo held >"$(mnt 2)/held"
+echo held >"$(mnt 2)/held" && sync -f "$(mnt 2)/held" && echo more >>"$(mnt 2)/held"
 mark 1 3
 kill -STOP "$(dpid 2)"
 background timeout 30 cat "$(mnt 1)/held"
@@ -166,7 +166,7 @@ assert_ok "start 2" sb start 2
 assert_ok "mount on 2" sb mount "$FS" 2
 
 # --- a mount that was aborted ---
-exec 8<"$(mnt 3)/held"
+echo open >"$(mnt 3)/open" && exec 8<"$(mnt 3)/open" || fail "node 3 cannot write"
 umount -f "$(mnt 3)" 2>/dev/null
 raised 15 3 mount_lost "$FS"
 exec 8<&-
