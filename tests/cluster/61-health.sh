@@ -82,11 +82,15 @@ set_key 1 warn_log 90
 cleared 5 1 log_full
 
 # --- disks: the target hangs, then its session breaks ---
+background sh -c "while :; do echo x >'$(mnt 1)/slow' && sync -f '$(mnt 1)/slow' && : >'$TMP/synced'; done"
+loop=$!
+wait_until 20 "writes to go on" test -e "$TMP/synced"
 kill -STOP "$(cat "$state/tgtd.pid")"
-background sh -c "echo x >'$(mnt 1)/slow' && sync -f '$(mnt 1)/slow'"
-sleep 1.5
+sleep 1.5 # how long the disk stands still
 kill -CONT "$(cat "$state/tgtd.pid")"
 raised 15 1 disk_slow "iscsi"
+kill "$loop"
+wait "$loop" 2>/dev/null
 assert_ok "umount" sb umount
 assert_ok "kill the target" sb san stop
 assert_ok "start the target" sb san start
