@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <sys/utsname.h>
 
-#define CLUSTER_WAIT_NS (400 * TS_NS_PER_MS)
+#define CLUSTER_WAIT_NS (300 * TS_NS_PER_MS)
 
 static uint64_t ms_since(uint64_t now, uint64_t then)
 {

@@ -11,7 +11,7 @@
 #define WINDOW_NS     (10 * TS_NS_PER_S) /* disks: what is slow within that time */
 #define RECENT_NS     (60 * TS_NS_PER_S)
 #define STUCK_STEP_NS (30 * TS_NS_PER_S)
-#define TOKENS_SCAN   100000 /* more tokens are not looked through every second */
+#define TOKENS_SCAN   20000 /* more tokens are not looked through every second */
 
 static void found_node(struct daemon *d, enum condition_id id, unsigned node, const char *text)
 {

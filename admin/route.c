@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #define PEER_ADMIN	0x303
+#define INFO_MAX	(16u << 10) /* `node info`, which is asked every few seconds */
 #define ROUTE_SERVE_MAX 32
 #define ROUTE_LOOK_NS	(2 * TS_NS_PER_S)
 #define ROUTE_DO_NS	(120 * TS_NS_PER_S)
@@ -31,7 +32,7 @@ static json_t *failed(int rc, const char *fmt, unsigned node)
 static json_t *ask_peer(struct part *p)
 {
 	struct net_out o = {.dst_node = p->node, .lane = NET_BULK, .type = PEER_ADMIN, .payload = p->text, .len = (uint32_t)strlen(p->text)};
-	uint32_t len = NET_MAX_PAYLOAD;
+	uint32_t len = strcmp(p->v->name, "node info") ? NET_MAX_PAYLOAD : INFO_MAX;
 	char *buf = ts_alloc(len);
 	int result = 0;
 	json_t *answer = NULL;

@@ -87,7 +87,7 @@ const struct verb verb_table[] = {
 	 {{"no-repair", 'n', NULL, "only report (default)"}, {"yes", 'y', NULL, "repair what is found"}},
 	 .json = "{name:s findings:i repaired:i inodes:i dirs:i files:i subs_used:i replayed_logs:b list:[{text:s repaired:b}]}"},
 	{"cluster status", "", 0, 0, VERB_DAEMON, "every member as it says itself: state, version, lease, mounts, health",
-	 "Members are asked side by side; one that does not answer within 400 ms is shown as such. CLOCK is its clock against this node's.", {{0}},
+	 "Members are asked side by side; one that does not answer within 300 ms is shown as such. CLOCK is its clock against this node's.", {{0}},
 	 .flags = VERB_LOOKS,
 	 .json = "[{node:i state:s version?:s incarnation?:i uptime_ms?:i lease_left_ms?:i time_ms?:i initiator?:s kernel?:s mounts:[s] critical?:i errors?:i "
 		 "warnings?:i clock_ms?:i took_ms?:i}]"},
