@@ -82,7 +82,7 @@ set_key 1 warn_log 90
 cleared 5 1 log_full
 
 # --- disks: the target hangs, then its session breaks ---
-background sh -c "while :; do echo x >'$(mnt 1)/slow' && sync -f '$(mnt 1)/slow' && : >'$TMP/synced'; done"
+background sh -c "while dd if=/dev/zero of='$(mnt 1)/slow' bs=4k count=1 conv=fsync status=none; do : >'$TMP/synced'; done"
 loop=$!
 wait_until 20 "writes to go on" test -e "$TMP/synced"
 kill -STOP "$(cat "$state/tgtd.pid")"
@@ -157,7 +157,7 @@ cleared 30 1 node_unreachable
 
 # --- a daemon that hangs while its machine and corosync live: silence, stuck operations, a revoke that is not answered ---
 for n in 1 2 3; do set_key $n warn_wait_ms 300; done
-echo held >"$(mnt 2)/held" && sync -f "$(mnt 2)/held" && echo more >>"$(mnt 2)/held"
+echo held >"$(mnt 2)/held" && sync "$(mnt 2)/held" && echo more >>"$(mnt 2)/held"
 mark 1 3
 kill -STOP "$(dpid 2)"
 background timeout 30 cat "$(mnt 1)/held"
@@ -180,7 +180,7 @@ assert_ok "mount on 3" sb mount "$FS" 3
 
 # --- a recovery whose fence fails ---
 for n in 1 3; do assert_ok "fault on $n" on $n tessera diag fault "$FS" arm recovery.fence; done
-echo x >"$(mnt 2)/x" && sync -f "$(mnt 2)/x"
+echo x >"$(mnt 2)/x" && sync "$(mnt 2)/x"
 assert_ok "kill 2" sb kill 2
 raised 10 1 node_down "node 2"
 raised 20 1 recovery_running "$FS"
