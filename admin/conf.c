@@ -100,7 +100,7 @@ const struct conf_key conf_keys[] = {
 	{"meta_pool", NULL, BYTES(meta_pool_bytes), 4u << 20, 1ULL << 40, .unit = "bytes, K, M, G", .def = "128M",
 	 .help = "Memory for metadata of one file system."},
 	{"disk", set_disk, CONF_LIST, .unit = "URL", .many = true,
-	 .help = "A shared disk: iscsi://HOST:PORT/IQN/LUN or file:///PATH. One line a disk, at most 256."},
+	 .help = "A shared disk: iscsi://HOST:PORT/IQN/LUN, nvme-tcp://HOST:PORT/NQN?ns=N or file:///PATH. One line a disk, at most 256."},
 	{"fault_points", NULL, BOOL(fault_points), .unit = "yes or no", .def = "no", .help = "Serve `tessera diag fault`: tests only."},
 	{"lease_ms", NULL, UINT(lease_ms), 1000, 60000, .unit = "ms", .def = "2000",
 	 .help = "How long a node may work without being heard; the same on every node. To change it, stop all daemons first."},

@@ -69,7 +69,7 @@ static const struct {
 	const char *what, *remedy;
 } kinds[] = {
 	{"NAME", arg_name, "not the name of a file system", "use 1 to 63 letters, digits, '_', '.', '-'"},
-	{"URL", arg_url, "not the URL of a disk", "write iscsi://HOST:PORT/IQN/LUN or file:///PATH"},
+	{"URL", arg_url, "not the URL of a disk", "write iscsi://HOST:PORT/IQN/LUN, nvme-tcp://HOST:PORT/NQN?ns=N or file:///PATH"},
 	{"DIRECTORY", arg_dir, "not a directory's path", "write it with a '/'"},
 	{"NODE", arg_node, "not a node number", "see `tessera node list`"},
 	{"N", arg_number, "not a number", "use digits only"},
