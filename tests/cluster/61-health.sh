@@ -25,15 +25,19 @@ cleared() { # SECONDS N CONDITION
 	wait_until "$1" "condition $3 on node $2 to end" hasnt "${@:2}"
 }
 # What is over sooner than one can look: the events tell that it was true. mark N...: count from now on.
+# Past the sandbox, which takes a node whose corosync stands still for frozen.
+ask() { # N ARGUMENTS...
+	timeout 5 "$TESSERA_BINDIR/tessera" --socket "/run/$TESSERA_SANDBOX_NAME-sandbox/n$1/tesserad.sock" --json "${@:2}" 2>/dev/null
+}
 declare -A MARK
 mark() {
 	local n
-	for n in "$@"; do MARK[$n]=$(on "$n" tessera --json events --limit 1 | jq .last); done
+	for n in "$@"; do MARK[$n]=$(ask "$n" events --limit 1 | jq .last); done
 }
 raised_since() { # CONDITION N...
 	local n c=$1
 	for n in "${@:2}"; do
-		timeout 5 "$SANDBOX" exec "$n" -- tessera --json events --since "${MARK[$n]}" --limit 1000 2>/dev/null |
+		ask "$n" events --since "${MARK[$n]}" --limit 1000 |
 			jq -re --arg c "$c" '[.events[] | select(.event == "health.raised" and (.text | startswith($c + ":")))][0] // empty | "\(.severity) \(.object): \(.text)"' >"$TMP/raised" && [ -s "$TMP/raised" ] && return 0
 	done
 	return 1
