@@ -166,7 +166,7 @@ mark 1 3
 kill -STOP "$(dpid 2)"
 background timeout 30 cat "$(mnt 1)/held"
 background timeout 30 cat "$(mnt 3)/held"
-for c in node_silent operation_stuck revoke_blocked recovery_running; do was_raised 20 $c 1 3; done
+for c in node_silent operation_stuck revoke_blocked; do was_raised 20 $c 1 3; done
 kill -CONT "$(dpid 2)"
 wait_until 20 "node 2 to end, for it was put out" sh -c "! kill -0 $(dpid 2) 2>/dev/null"
 for n in 1 3; do cleared 20 $n operation_stuck; done
