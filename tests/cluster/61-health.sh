@@ -167,6 +167,7 @@ kill -STOP "$(dpid 2)"
 background timeout 30 cat "$(mnt 1)/held"
 background timeout 30 cat "$(mnt 3)/held"
 for c in node_silent operation_stuck revoke_blocked; do was_raised 20 $c 1 3; done
+raised 20 1 node_no_daemon "node 2" # before it may go on
 kill -CONT "$(dpid 2)"
 wait_until 20 "node 2 to end, for it was put out" sh -c "! kill -0 $(dpid 2) 2>/dev/null"
 for n in 1 3; do cleared 20 $n operation_stuck; done
