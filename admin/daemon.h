@@ -4,13 +4,20 @@
 #define TESSERA_ADMIN_DAEMON_H
 
 #include "admin/conf.h"
+#include "admin/health.h"
 #include "admin/verbs.h"
 #include "fuse/fuse.h"
 
 enum disk_state { DISK_OPENING, DISK_OPEN, DISK_FAILED };
+struct disk_watch { /* for health: as it was a while ago */
+	const struct nsd_dev *dev;
+	uint64_t begun_ns, gen, errors, resends, error_ns, session_ns, slow_us;
+	struct nsd_stats then;
+};
 struct disk {
 	struct ts_list link;
 	char *url;
+	char *shown; /* without a password; NULL: as url */
 	struct nsd_dev *dev;
 	enum disk_state state;
 	bool configured;	/* from the configuration, not opened for one command */
@@ -19,6 +26,7 @@ struct disk {
 	enum nsd_label_state label_state;
 	char label_what[128];
 	struct mount *mount;	/* in use by */
+	struct disk_watch watch;
 };
 
 enum mount_state { MOUNT_STARTING, MOUNT_LIVE, MOUNT_STOPPING };
@@ -35,6 +43,22 @@ struct mount {
 	struct tfuse *tf;
 	struct ts_done ended; /* cleaned up; rc of the unmount */
 	unsigned users;	      /* commands that still look at it */
+	bool asking;	      /* a fiber of space.c is in fs_statfs */
+	struct statvfs vfs;   /* as it said last */
+	uint64_t vfs_ns;      /* when; 0: never */
+	/* For events: recovery as last seen */
+	enum fs_recovery_step rec_step;
+	unsigned rec_attempts;
+	uint64_t rec_end_ns;
+	bool rec_known;
+};
+
+struct peer_info { /* what a member said last about itself */
+	uint64_t incarnation, asked_ns;
+	bool known;
+	unsigned misses; /* questions in a row without answer */
+	int64_t clock_ns; /* its wall clock minus ours */
+	char version[32], initiator[224];
 };
 
 /* The tiebreaker as this node has it: tie.c. */
@@ -55,7 +79,7 @@ struct daemon {
 	uint64_t incarnation;
 	uint8_t cluster_id[16];
 	uint64_t started_ns;
-	bool stopping, excluded;
+	bool stopping, excluded, quorate;
 	void (*out)(struct daemon *d, const char *why); /* ends this incarnation at once */
 	int exit_code;
 	struct ts_list disks, mounts;
@@ -67,9 +91,24 @@ struct daemon {
 	struct tie tie;
 	struct quorum_member confirmed[64]; /* switched off for certain, says an operator or a power switch; a ring */
 	unsigned nconfirmed;
+	char conf_path[320];
+	unsigned serving; /* requests of other nodes */
+	struct events *events;
+	struct hooks *hooks;
+	json_int_t hooks_told;
+	struct health health;
+	struct peer_info peers[NET_MAX_NODES];
+	bool ever[NET_MAX_NODES]; /* was a member in this life of ours */
+	struct {
+		char name[64], dir[512];
+	} past[16]; /* mounts of this life that ended; a ring */
+	unsigned npast;
+	struct metrics *metrics;
 };
 
 /* disks.c */
+const char *disk_shown(const struct disk *k); /* its URL without a password */
+char *url_masked(const char *url);	      /* malloc'd */
 int disks_open_all(struct daemon *d); /* starts opening; never fails for one bad disk */
 struct disk *disk_find(struct daemon *d, const char *url);
 int disk_open(struct daemon *d, const char *url, struct disk **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
@@ -138,7 +177,7 @@ struct mount *mount_by_group(struct daemon *d, uint64_t group);
 int server_open(struct daemon *d, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void server_close(struct daemon *d);
 struct client;
-void client_progress(struct client *c, const char *step, unsigned permille);
+void client_progress(struct client *c, const char *step, unsigned permille); /* c NULL: nobody watches */
 
 /* privilege.c */
 int privilege_drop(const struct conf *c) TS_MUST_CHECK; /* before the first thread */
@@ -157,7 +196,51 @@ struct answer {
 	char error[512]; /* set when rc != 0 */
 	int rc;
 };
+/* What goes to whoever asked; takes a->data. */
+json_t *answer_json(struct answer *a, const char *name);
+void text_make_utf8(char *s); /* bytes that JSON does not take become '?' */
+/* c may be NULL: asked by another node. */
 void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a);
+/* route.c: verbs on other nodes */
+#define ROUTE_REQUEST_MAX (64u << 10)
+void route_verb(struct daemon *d, const struct verb *v, json_t *pos, json_t *opt, const char *nodes, struct answer *a);
+/* [{node, ok, took_ms, data|error, errno}] in the order of nodes; from a fiber, within timeout_ns. */
+json_t *route_ask(struct daemon *d, const struct verb *v, json_t *pos, json_t *opt, const unsigned *nodes, unsigned n, uint64_t timeout_ns);
+unsigned route_members(struct daemon *d, unsigned nodes[QUORUM_MAX_NODES]);
+int route_nodes_parse(const char *text, unsigned nodes[QUORUM_MAX_NODES], unsigned *n) TS_MUST_CHECK;
+bool route_message(struct daemon *d, const struct net_msg *m); /* false: not for it */
+/* child.c: programs. From fibers */
+int child_start(const char *program, char **argv, char **env, int in, pid_t *pid) TS_MUST_CHECK;
+int child_wait(struct ts_exec *x, pid_t pid, uint64_t deadline, const char *what) TS_MUST_CHECK; /* exit status or -errno */
+/* busy.c */
+void busy_text(struct daemon *d, const char *dir, char *buf, size_t n); /* who uses a mount; "": nobody is found. From a fiber */
+/* config.c */
+json_t *config_list(struct daemon *d);
+void config_get(struct daemon *d, const char *key, struct answer *a);
+void config_set(struct daemon *d, const char *key, const char *value, struct answer *a);
+/* cluster.c */
+json_t *node_info(struct daemon *d);
+json_t *cluster_status(struct daemon *d);
+json_t *quorum_status(struct daemon *d);
+json_t *diag_leases(struct daemon *d);
+/* space.c */
+void space_ask(struct mount *m); /* does not wait */
+void fs_df(struct daemon *d, const char *name, struct answer *a);
+void fs_show(struct daemon *d, const char *name, struct answer *a);
+/* counters.c */
+json_t *diag_iohist(struct daemon *d);
+json_t *diag_net(struct daemon *d);
+json_t *counters_json(struct daemon *d);
+/* health.c */
+int health_open(struct daemon *d) TS_MUST_CHECK;
+void health_look(struct daemon *d); /* does not wait */
+json_t *health_json(struct daemon *d);
+/* metrics.c. where: ADDRESS:PORT or "off"; what answered before goes on if this fails */
+int metrics_open(struct daemon *d, const char *where, char *errmsg, size_t errlen) TS_MUST_CHECK;
+void metrics_close(struct daemon *d);
+char *metrics_text(struct daemon *d, size_t *len); /* malloc'd */
+/* waiters.c. plain: nobody else is asked */
+json_t *diag_waiters(struct daemon *d, bool plain);
 /* nodes.c */
 const struct quorum_member *node_member(struct daemon *d, unsigned node); /* of the cluster now; NULL: it is none */
 json_t *node_list(struct daemon *d);
@@ -168,8 +251,14 @@ void node_confirm_dead(struct daemon *d, struct client *c, const char *node, boo
 json_t *status_json(struct daemon *d);
 json_t *status_fs_list(struct daemon *d);
 json_t *status_disks(struct daemon *d);
-json_t *diag_waiters(struct daemon *d);
-json_t *diag_tokens(struct daemon *d, const char *name, unsigned limit);
+json_t *status_mounts(struct daemon *d);
+struct token_filter {
+	const char *name, *kind; /* NULL: any */
+	uint64_t id;		 /* with by_id */
+	bool by_id, waiting;	 /* waiting: only those that are waited for or being revoked */
+	unsigned limit;
+};
+json_t *diag_tokens(struct daemon *d, const struct token_filter *f);
 json_t *diag_locks(struct daemon *d, const char *name, unsigned limit);
 json_t *diag_log(struct daemon *d, const char *name);
 /* "ready", or what is missing. */

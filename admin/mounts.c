@@ -87,6 +87,8 @@ static void mount_gone(void *arg)
 		return; /* mount_start sees it and unwinds */
 	m->state = MOUNT_STOPPING;
 	tfuse_drain(m->tf);
+	while (m->asking)
+		ts_cond_wait(&m->d->changed, "a question about the space", 0, 0);
 	int rc = fs_unmount(m->fs, true);
 	m->fs = NULL;
 	tfuse_free(m->tf);
@@ -98,6 +100,10 @@ static void mount_gone(void *arg)
 	if (!m->d->excluded)
 		keys_unregister(m->d, m->disks, m->ndisks);
 	ts_notice("file system %s: unmounted from %s", m->name, m->dir);
+	unsigned at = m->d->npast++ % TS_ARRAY_LEN(m->d->past);
+	memcpy(m->d->past[at].name, m->name, sizeof(m->name));
+	memcpy(m->d->past[at].dir, m->dir, sizeof(m->dir));
+	event_post(m->d, EV_UNMOUNTED, m->name, "from %s%s", m->dir, rc ? ", not clean" : "");
 	ts_done_set(&m->ended, rc);
 	mount_free(m);
 }
@@ -286,8 +292,10 @@ int mount_start(struct daemon *d, const char *name, const char *path, const char
 	ts_mutex_unlock(&d->mount_lock);
 	if (rc && !errmsg[0])
 		snprintf(errmsg, errlen, "file system %s: %s", name, strerror(-rc));
-	if (rc == 0)
+	if (rc == 0) {
 		ts_notice("file system %s: mounted at %s", name, dir);
+		event_post(d, EV_MOUNTED, name, "at %s", dir);
+	}
 	return rc;
 }
 
@@ -300,9 +308,12 @@ int mount_stop(struct daemon *d, const char *which, bool lazy, char *errmsg, siz
 	}
 	m->users++;
 	int rc = tfuse_unmount(m->tf, lazy);
-	if (rc)
-		snprintf(errmsg, errlen, "%s: %s%s", m->dir, strerror(-rc),
-			 rc == -EBUSY ? "; stop what uses it (fuser -vm), or --lazy" : "");
+	if (rc == -EBUSY) {
+		char who[320];
+		busy_text(d, m->dir, who, sizeof(who));
+		snprintf(errmsg, errlen, "%.100s: busy: %s; end that, or --lazy", m->dir, who[0] ? who : "a file of it is mapped, or used in another mount namespace");
+	} else if (rc)
+		snprintf(errmsg, errlen, "%s: %s", m->dir, strerror(-rc));
 	else if (!lazy) {
 		rc = ts_done_wait(&m->ended, "unmount", 0, 0);
 		if (rc)

@@ -330,6 +330,16 @@ void ts_fiber_each_waiting(struct ts_exec *x, ts_fiber_visit fn, void *arg)
 	}
 }
 
+const char *ts_fiber_waits_for(const struct ts_fiber *f, uint64_t *a, uint64_t *b, uint64_t *since_ns)
+{
+	if (f->state != FIBER_WAITING)
+		return NULL;
+	*a = f->a;
+	*b = f->b;
+	*since_ns = f->since_ns;
+	return f->what;
+}
+
 size_t ts_fiber_count(const struct ts_exec *x)
 {
 	return x->nfibers;

@@ -27,6 +27,8 @@ void *ts_fiber_data(void);
 /* Visits waiting fibers: name, what they wait for ("token inode 17 EX"), object numbers, since when. For diag waiters. */
 typedef void (*ts_fiber_visit)(void *arg, const char *name, const char *what, uint64_t a, uint64_t b, uint64_t since_ns);
 void ts_fiber_each_waiting(struct ts_exec *x, ts_fiber_visit fn, void *arg);
+/* What that fiber waits for, NULL when it does not. */
+const char *ts_fiber_waits_for(const struct ts_fiber *f, uint64_t *a, uint64_t *b, uint64_t *since_ns);
 size_t ts_fiber_count(const struct ts_exec *x); /* alive */
 
 /* Condition: a FIFO of waiting fibers. what is a static string; a and b are numbers to show with it. */

@@ -85,6 +85,7 @@ int nsd_flush(struct nsd_dev *d) TS_MUST_CHECK;
 struct nsd_stats {
 	uint64_t reads, writes, flushes, read_bytes, write_bytes, errors, resends, fenced;
 	uint32_t in_flight;
+	struct ts_hist read_time, write_time, flush_time; /* of what ended well */
 };
 void nsd_stats_get(const struct nsd_dev *d, struct nsd_stats *out);
 

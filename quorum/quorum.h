@@ -177,6 +177,16 @@ void quorum_tie_disk_close(struct quorum_tie_disk *t); /* used no more; waits fo
 /* Proposes to evict a member (missed lease, I/O errors): ordered; that incarnation is excluded everywhere. */
 int quorum_evict(struct quorum *q, unsigned node, uint64_t incarnation, const char *why) TS_MUST_CHECK;
 
+/* To be shown, not decided by (look.c). */
+struct quorum_look {
+	const char *phase;
+	uint64_t phase_since_ns, renewal_sent_ns; /* of this node's newest renewal that counts */
+	unsigned daemons, needed, leader; /* in the carrier's group; for a quorate view; node that numbers changes */
+	bool carrier_quorate, suspended;
+};
+void quorum_look_get(const struct quorum *q, struct quorum_look *out);
+uint64_t quorum_heard_ns(const struct quorum *q, unsigned node, uint64_t incarnation); /* its last renewal known here; 0: none */
+
 /* ---- the core and what carries it (corosync or the simulator) ---------------------------------------------------- */
 struct quorum_carrier_ops {
 	/* Ordered multicast to all members, oneself included. Bounded by carrier; -EAGAIN = try later (core retries on timer). */
