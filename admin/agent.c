@@ -5,18 +5,11 @@
  * action=status; a secret in an argument, in the environment or in a log; the executor waiting for the program. */
 #include "admin/daemon.h"
 #include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
-#include <sys/epoll.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define AGENT_FILE_MAX 4096 /* with the action it fits a pipe: writing it never waits */
-#define AGENT_REAP     100
-#define AGENT_REAP_NS  (20 * TS_NS_PER_MS)
 #define AGENT_POLL_NS  (500 * TS_NS_PER_MS)
 
 /* The operator's lines. Root's or ours, and nobody else's to read: there are passwords in it. */
@@ -42,61 +35,6 @@ static int file_read(const struct conf_agent *a, char *buf, size_t *n)
 	return rc;
 }
 
-static int start(const char *program, int in, pid_t *pid)
-{
-	char *argv[] = {(char *)(uintptr_t)program, NULL}, *env[] = {(char *)"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
-	posix_spawn_file_actions_t fa;
-	posix_spawnattr_t at;
-	sigset_t none, all;
-	sigemptyset(&none);
-	sigfillset(&all);
-	posix_spawn_file_actions_init(&fa);
-	posix_spawnattr_init(&at);
-	posix_spawn_file_actions_adddup2(&fa, in, 0);
-	posix_spawn_file_actions_addopen(&fa, 1, "/dev/null", O_WRONLY, 0); /* what it prints may name secrets */
-	posix_spawn_file_actions_addopen(&fa, 2, "/dev/null", O_WRONLY, 0);
-	posix_spawn_file_actions_addclosefrom_np(&fa, 3);
-	posix_spawnattr_setsigmask(&at, &none);
-	posix_spawnattr_setsigdefault(&at, &all);
-	posix_spawnattr_setpgroup(&at, 0);
-	posix_spawnattr_setflags(&at, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-	int rc = -posix_spawn(pid, program, &fa, &at, argv, env);
-	posix_spawn_file_actions_destroy(&fa);
-	posix_spawnattr_destroy(&at);
-	return rc;
-}
-
-static void ended(void *arg, uint32_t events)
-{
-	ts_cond_broadcast(arg);
-}
-
-/* Its exit status, or -errno. At the deadline it is killed, with what it started. */
-static int wait_for(struct ts_exec *x, pid_t pid, uint64_t deadline)
-{
-	struct ts_cond c;
-	int st = 0, fd = (int)syscall(SYS_pidfd_open, pid, 0), rc = fd < 0 ? -errno : 0;
-	ts_cond_init(&c);
-	if (rc == 0)
-		rc = ts_loop_fd_add(ts_exec_loop(x), fd, EPOLLIN | EPOLLONESHOT, ended, &c);
-	if (rc == 0) {
-		rc = ts_cond_wait_until(&c, deadline, "a power switch", (uint64_t)pid, 0);
-		ts_loop_fd_del(ts_exec_loop(x), fd);
-	}
-	if (fd >= 0)
-		close(fd);
-	if (rc)
-		kill(-pid, SIGKILL);
-	pid_t got = waitpid(pid, &st, WNOHANG);
-	for (unsigned i = 0; got == 0 && i < AGENT_REAP; i++) { /* killed a moment ago, or asleep in the kernel */
-		ts_sleep_until(ts_exec_now(x) + AGENT_REAP_NS);
-		got = waitpid(pid, &st, WNOHANG);
-	}
-	if (rc || got != pid)
-		return rc ? rc : -ECHILD;
-	return WIFEXITED(st) ? WEXITSTATUS(st) : -EIO;
-}
-
 int agent_run(struct ts_exec *x, const struct conf_agent *a, const char *action, uint64_t deadline)
 {
 	char buf[AGENT_FILE_MAX + 32];
@@ -113,9 +51,10 @@ int agent_run(struct ts_exec *x, const struct conf_agent *a, const char *action,
 	explicit_bzero(buf, sizeof(buf));
 	close(p[1]);
 	fcntl(p[0], F_SETFL, 0); /* the program may read as it likes */
-	rc = put == (ssize_t)n ? start(a->program, p[0], &pid) : -EIO;
+	char *argv[] = {(char *)(uintptr_t)a->program, NULL}, *env[] = {(char *)(uintptr_t)"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
+	rc = put == (ssize_t)n ? child_start(a->program, argv, env, p[0], &pid) : -EIO;
 	close(p[0]);
-	return rc ? rc : wait_for(x, pid, deadline);
+	return rc ? rc : child_wait(x, pid, deadline, "a power switch");
 }
 
 const struct conf_agent *agent_of(const struct conf *c, unsigned node)

@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tessera: parses a verb by the table, asks the local daemon, prints the answer. Exit status: 0 done, 1 refused or failed,
- * 2 wrong usage, 3 no daemon. Nothing is changed by a command that is refused. */
-#include "admin/verbs.h"
-#include <getopt.h>
+/* tessera: parses a verb by the table, asks the local daemon, prints the answer. Exit status: enum verb_exit. Nothing is changed by a
+ * command that is refused. */
+#include "admin/cli.h"
+#include <ctype.h>
 #include <libgen.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <sys/socket.h>
+#include <signal.h>
 #include <sys/stat.h>
-#include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
-#define SOCKET_DEFAULT "/run/tessera/tesserad.sock"
+#define WATCH_S 2
 
-static const char *socket_path;
-static bool want_json;
+bool want_json;
+static const char *nodes; /* --node */
+static unsigned watch_s;  /* --watch; 0: once */
 
-static int fail(int status, const char *fmt, ...) TS_PRINTF(2, 3);
-static int fail(int status, const char *fmt, ...)
+int fail(int status, const char *fmt, ...)
 {
 	va_list ap;
 	va_start(ap, fmt);
@@ -59,14 +59,63 @@ static int opt_take(const struct verb *v, int argc, char **argv, int *i, json_t 
 		value = arg[1] && arg[2] ? arg + 2 : NULL;
 	}
 	if (!o)
-		return fail(2, "%s: unknown option %s; see `tessera help %s`", v->name, arg, v->name);
+		return fail(VERB_USAGE, "%s: unknown option %s; see `tessera help %s`", v->name, arg, v->name);
 	if (!o->argname && value)
-		return fail(2, "%s: option --%s takes no value", v->name, o->name);
+		return fail(VERB_USAGE, "%s: option --%s takes no value", v->name, o->name);
 	if (o->argname && !value && ++*i < argc)
 		value = argv[*i];
 	if (o->argname && !value)
-		return fail(2, "%s: option --%s needs %s", v->name, o->name, o->argname);
+		return fail(VERB_USAGE, "%s: option --%s needs %s", v->name, o->name, o->argname);
 	json_object_set_new(opt, o->name, value ? json_string(value) : json_true());
+	return 0;
+}
+
+/* "2,3" or "all". */
+static bool nodes_ok(const char *s)
+{
+	if (!strcmp(s, "all"))
+		return true;
+	for (const char *p = s; *p;) {
+		char *end;
+		unsigned long n = isdigit((unsigned char)*p) ? strtoul(p, &end, 10) : 0;
+		if (n < 1 || n > 255 || (*end && *end != ','))
+			return false;
+		p = end + (*end == ',');
+		if (*end == ',' && !*p)
+			return false;
+	}
+	return *s != 0;
+}
+
+/* Options of every verb, in front of it or behind: -1 it is none of these, else 0 or an exit status. */
+static int opt_common(int argc, char **argv, int *i)
+{
+	const char *a = argv[*i], *v = *i + 1 < argc ? argv[*i + 1] : NULL;
+	if (!strcmp(a, "--json"))
+		want_json = true;
+	else if (!strcmp(a, "--watch")) {
+		watch_s = WATCH_S;
+		if (v && isdigit((unsigned char)*v)) {
+			char *end;
+			unsigned long n = strtoul(v, &end, 10);
+			if (*end || n < 1 || n > 86400)
+				return fail(VERB_USAGE, "--watch %s: must be a number of seconds from 1 to 86400", v);
+			watch_s = (unsigned)n;
+			++*i;
+		}
+	} else if (!strcmp(a, "--node") || !strncmp(a, "--node=", 7) || !strcmp(a, "--socket") || !strncmp(a, "--socket=", 9)) {
+		bool node = a[2] == 'n';
+		if (strchr(a, '='))
+			v = strchr(a, '=') + 1;
+		else
+			++*i;
+		if (!v)
+			return fail(VERB_USAGE, "option %s needs a value; see `tessera --help`", a);
+		if (node && !nodes_ok(v))
+			return fail(VERB_USAGE, "--node '%s': neither `all` nor node numbers with commas; see `tessera node list`", v);
+		*(node ? &nodes : &cli_socket) = v;
+	} else
+		return -1;
 	return 0;
 }
 
@@ -81,21 +130,21 @@ static int args_parse(const struct verb *v, int argc, char **argv, json_t *pos, 
 				cli_help(v);
 				exit(0);
 			}
-			if (!strcmp(argv[i], "--json")) {
-				want_json = true;
-				continue;
-			}
-			int rc = opt_take(v, argc, argv, &i, opt);
+			int rc = opt_common(argc, argv, &i);
+			if (rc < 0)
+				rc = opt_take(v, argc, argv, &i, opt);
 			if (rc)
 				return rc;
 		} else if (json_array_append_new(pos, json_string(argv[i]))) {
-			return fail(2, "%s: argument '%s' is not UTF-8", v->name, argv[i]);
+			return fail(VERB_USAGE, "%s: argument '%s' is not UTF-8; use names that are", v->name, argv[i]);
 		}
 	}
-	size_t n = json_array_size(pos);
-	if (n < v->min_args || n > v->max_args)
-		return fail(2, "%s: %s; usage: tessera %s %s", v->name, n < v->min_args ? "arguments missing" : "too many arguments", v->name, v->args);
-	return 0;
+	if (nodes && !(v->flags & VERB_ROUTED))
+		return fail(VERB_USAGE, "%s: takes no --node: it is for this node, or about all; see `tessera help %s`", v->name, v->name);
+	if (watch_s && !(v->flags & VERB_LOOKS && v->where == VERB_DAEMON))
+		return fail(VERB_USAGE, "%s: takes no --watch: only what changes nothing is repeated; see `tessera help %s`", v->name, v->name);
+	char err[512];
+	return verb_check(v, pos, opt, err, sizeof(err)) ? fail(VERB_USAGE, "%s", err) : 0;
 }
 
 /* What cannot be undone is typed twice. */
@@ -103,14 +152,14 @@ static int confirmed(const struct verb *v, json_t *pos, json_t *opt)
 {
 	const char *name = json_string_value(json_array_get(pos, 0));
 	char line[128] = "";
-	if (!verb_confirm(v) || json_object_get(opt, VERB_SURE) || !isatty(0))
+	if (!v->confirm || json_object_get(opt, VERB_SURE) || !isatty(0))
 		return 0; /* the daemon refuses what is not confirmed */
-	fprintf(stderr, "tessera %s %s: %s.\nType %s to go on: ", v->name, name, verb_confirm(v), name);
+	fprintf(stderr, "tessera %s %s: %s.\nType %s to go on: ", v->name, name, v->confirm, name);
 	if (!fgets(line, sizeof(line), stdin))
 		line[0] = 0;
 	line[strcspn(line, "\n")] = 0;
 	if (strcmp(line, name))
-		return fail(1, "%s %s: not confirmed, nothing was done", v->name, name);
+		return fail(VERB_NOT_PERMITTED, "%s %s: not confirmed, nothing was done", v->name, name);
 	json_object_set_new(opt, VERB_SURE, json_true());
 	return 0;
 }
@@ -138,79 +187,120 @@ static void resolve(const struct verb *v, json_t *pos)
 	}
 }
 
-static int connect_daemon(void)
+static void progress(json_t *p, bool over)
 {
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	if (strlen(socket_path) >= sizeof(a.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(a.sun_path, socket_path);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	if (connect(fd, (struct sockaddr *)&a, sizeof(a))) {
-		int err = errno;
-		close(fd);
-		return -err;
-	}
-	return fd;
-}
-
-static void show_progress(json_t *p)
-{
-	static bool tty, asked;
-	if (!asked) {
+	static int tty = -1;
+	static bool shown;
+	if (tty < 0)
 		tty = isatty(2);
-		asked = true;
-	}
-	if (tty)
+	if (tty && p)
 		fprintf(stderr, "\r\033[K%s %d%%", json_string_value(json_object_get(p, "step")),
 			(int)json_integer_value(json_object_get(p, "permille")) / 10);
+	if (shown && over)
+		fprintf(stderr, "\r\033[K");
+	shown = tty && !over;
 }
 
+/* The answer of one node, or the list of those of several. */
 static int show_answer(const struct verb *v, json_t *o)
 {
-	json_t *data = json_object_get(o, "data");
+	json_t *data = json_object_get(o, "data"), *x;
+	size_t i;
 	if (want_json) {
 		json_dumpf(data ? data : o, stdout, JSON_INDENT(2));
 		putchar('\n');
+	} else if (nodes && json_is_array(data)) {
+		json_array_foreach(data, i, x) {
+			cli_heading("node %lld", (long long)json_integer_value(json_object_get(x, "node")));
+			if (json_object_get(x, "data"))
+				cli_print(v, json_object_get(x, "data"));
+			if (!json_is_true(json_object_get(x, "ok")))
+				printf("%s\n", json_string_value(json_object_get(x, "error")));
+			else if (!v->json)
+				printf("done\n");
+		}
 	} else if (data)
 		cli_print(v, data);
+	fflush(stdout);
 	if (json_is_true(json_object_get(o, "ok")))
-		return 0;
-	return fail(1, "%s", json_string_value(json_object_get(o, "error")));
+		return !strcmp(v->name, "health") ? cli_health_status(data, nodes) : 0;
+	return fail(verb_exit_of((int)json_integer_value(json_object_get(o, "errno"))), "%s", json_string_value(json_object_get(o, "error")));
 }
 
 static int ask(const struct verb *v, json_t *pos, json_t *opt)
 {
-	int fd = connect_daemon();
-	if (fd < 0)
-		return fail(3, "%s: no tesserad answers at %s (%s); start it, or name its socket with --socket", v->name, socket_path, strerror(-fd));
-	json_t *req = json_pack("{s:s,s:O,s:O}", "verb", v->name, "pos", pos, "opt", opt);
-	char *text = json_dumps(req, JSON_COMPACT);
-	FILE *f = fdopen(fd, "r+");
-	json_decref(req);
-	if (!text || !f || fprintf(f, "%s\n", text) < 0 || fflush(f))
-		return fail(3, "%s: the daemon hung up", v->name);
-	free(text);
-	char *line = NULL;
-	size_t cap = 0;
-	int status = -1;
-	bool progress = false;
-	while (status < 0 && getline(&line, &cap, f) > 0) {
-		json_t *o = json_loads(line, 0, NULL), *p = json_object_get(o, "progress");
-		if (p) {
-			show_progress(p);
-			progress = true;
-		} else {
-			if (progress && isatty(2))
-				fprintf(stderr, "\r\033[K");
-			status = o ? show_answer(v, o) : fail(3, "%s: the daemon's answer is no JSON", v->name);
+	json_t *o = NULL;
+	int rc = cli_ask(v, pos, opt, nodes, progress, &o);
+	if (rc == 0)
+		rc = show_answer(v, o);
+	json_decref(o);
+	return rc;
+}
+
+static volatile sig_atomic_t interrupted;
+static void on_interrupt(int sig)
+{
+	interrupted = sig;
+}
+
+static void pause_ms(unsigned ms)
+{
+	struct timespec t = {ms / 1000, (long)(ms % 1000) * 1000000};
+	nanosleep(&t, NULL); /* ends early when interrupted */
+}
+
+static void watch_begin(void)
+{
+	struct sigaction sa = {.sa_handler = on_interrupt};
+	sigaction(SIGINT, &sa, NULL);
+}
+
+/* Again and again, until interrupted or refused. */
+static int watch(const struct verb *v, json_t *pos, json_t *opt)
+{
+	int rc = 0;
+	watch_begin();
+	while (!interrupted) {
+		char when[32];
+		time_t t = time(NULL);
+		strftime(when, sizeof(when), "%H:%M:%S", localtime(&t));
+		if (isatty(1))
+			printf("\033[H\033[2J");
+		if (!want_json)
+			cli_heading("tessera %s, %s", v->name, when);
+		rc = ask(v, pos, opt);
+		if (rc && rc < VERB_WARNING)
+			return rc;
+		pause_ms(watch_s * 1000);
+	}
+	return rc;
+}
+
+/* Events as they come: the daemon holds the answer back until there is one. */
+static int follow(const struct verb *v, json_t *pos, json_t *opt)
+{
+	json_object_del(opt, "follow");
+	watch_begin();
+	while (!interrupted) {
+		json_t *o = NULL;
+		int rc = cli_ask(v, pos, opt, nodes, NULL, &o);
+		if (rc)
+			return interrupted ? 0 : rc;
+		json_t *data = json_object_get(o, "data"), *x;
+		size_t i;
+		json_array_foreach(json_object_get(data, "events"), i, x) {
+			if (want_json) {
+				json_dumpf(x, stdout, JSON_COMPACT);
+				putchar('\n');
+			} else
+				cli_event(x);
 		}
+		fflush(stdout);
+		json_object_set_new(opt, "since", json_sprintf("%lld", (long long)json_integer_value(json_object_get(data, "last"))));
+		json_object_set_new(opt, "wait", json_string("10000"));
 		json_decref(o);
 	}
-	free(line);
-	fclose(f);
-	return status < 0 ? fail(3, "%s: the daemon ended without an answer; see its log", v->name) : status;
+	return 0;
 }
 
 /* The sandbox is a program beside us: libexec of the installation or of the build. */
@@ -221,7 +311,7 @@ static int exec_sandbox(int argc, char **argv)
 	char self[PATH_MAX], path[PATH_MAX + 64];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	if (n < 0)
-		return fail(1, "sandbox: /proc/self/exe: %s", strerror(errno));
+		return fail(VERB_REFUSED, "sandbox: /proc/self/exe: %s", strerror(errno));
 	self[n] = 0;
 	char *dir = dirname(self);
 	setenv("TESSERA_BINDIR", dir, 0);
@@ -234,66 +324,115 @@ static int exec_sandbox(int argc, char **argv)
 		if (access(path, X_OK) == 0)
 			execv(path, v);
 	}
-	return fail(1, "sandbox: tessera-sandbox not found beside %s; reinstall the package", dir);
+	return fail(VERB_REFUSED, "sandbox: tessera-sandbox not found beside %s; reinstall the package", dir);
 }
 
-static int local_verb(const struct verb *v, json_t *pos)
+static void print_json(json_t *o)
+{
+	json_dumpf(o, stdout, JSON_INDENT(2));
+	putchar('\n');
+	json_decref(o);
+}
+
+static int man(json_t *pos, json_t *opt)
+{
+	const char *dir = json_string_value(json_object_get(opt, "dir")), *page = json_string_value(json_array_get(pos, 0));
+	char err[640];
+	if (dir)
+		return cli_man_all(dir, err, sizeof(err)) ? fail(VERB_REFUSED, "%s", err) : 0;
+	if (cli_man(stdout, page ? page : "tessera"))
+		return fail(VERB_USAGE, "man: no page '%s'; see `tessera help man`", page);
+	return 0;
+}
+
+static int schema(json_t *pos)
+{
+	char name[128] = "";
+	for (size_t i = 0; i < json_array_size(pos); i++) {
+		size_t n = strlen(name);
+		snprintf(name + n, sizeof(name) - n, "%s%s", i ? " " : "", json_string_value(json_array_get(pos, i)));
+	}
+	const struct verb *v = *name ? verb_by_name(name) : NULL;
+	if (*name && !v)
+		return fail(VERB_USAGE, "schema: unknown verb '%s'; `tessera help` lists them", name);
+	json_t *o = v ? verb_schema(v) : json_object();
+	for (size_t i = 0; !v && i < verb_count; i++)
+		if (verb_table[i].json)
+			json_object_set_new(o, verb_table[i].name, verb_schema(&verb_table[i]));
+	print_json(o);
+	return 0;
+}
+
+static int local_verb(const struct verb *v, json_t *pos, json_t *opt)
 {
 	if (!strcmp(v->name, "version"))
 		printf("tessera %s\n", TESSERA_VERSION);
 	else if (!strcmp(v->name, "man"))
-		cli_man();
+		return man(pos, opt);
 	else if (!strcmp(v->name, "completion"))
-		cli_completion();
+		return cli_completion(json_string_value(json_array_get(pos, 0)));
+	else if (!strcmp(v->name, "schema"))
+		return schema(pos);
+	else if (!strcmp(v->name, "top"))
+		return cli_top(opt, nodes);
+	else if (!strcmp(v->name, "snap"))
+		return cli_snap(json_string_value(json_array_get(pos, 0)));
 	else {
 		char *words[2] = {(char *)json_string_value(json_array_get(pos, 0)), (char *)json_string_value(json_array_get(pos, 1))};
 		int used, n = (int)json_array_size(pos);
 		const struct verb *h = n ? verb_find(n, words, &used) : NULL;
 		if (n && !h)
-			return fail(2, "unknown verb '%s'; `tessera help` lists them", words[0]);
+			return fail(VERB_USAGE, "unknown verb '%s'; `tessera help` lists them", words[0]);
 		if (h)
 			cli_help(h);
+		else if (want_json)
+			print_json(cli_table());
 		else
 			cli_usage();
 	}
 	return 0;
 }
 
+static int run(const struct verb *v, json_t *pos, json_t *opt)
+{
+	if (v->where == VERB_LOCAL)
+		return local_verb(v, pos, opt);
+	if (!strcmp(v->name, "events") && json_object_get(opt, "follow"))
+		return nodes ? fail(VERB_USAGE, "events: --follow and --node exclude each other; see `tessera help events`") : follow(v, pos, opt);
+	return watch_s ? watch(v, pos, opt) : ask(v, pos, opt);
+}
+
 int main(int argc, char **argv)
 {
-	int i = 1, used;
-	socket_path = getenv("TESSERA_SOCKET");
+	int i = 1, used, rc;
+	cli_socket = getenv("TESSERA_SOCKET");
 	for (; i < argc && argv[i][0] == '-'; i++) {
-		if (!strcmp(argv[i], "--json"))
-			want_json = true;
-		else if (!strcmp(argv[i], "--socket") && i + 1 < argc)
-			socket_path = argv[++i];
-		else if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
 			cli_usage();
 			return 0;
-		} else
-			return fail(2, "unknown option %s; see `tessera --help`", argv[i]);
+		}
+		rc = opt_common(argc, argv, &i);
+		if (rc)
+			return rc < 0 ? fail(VERB_USAGE, "unknown option %s; see `tessera --help`", argv[i]) : rc;
 	}
-	if (!socket_path)
-		socket_path = SOCKET_DEFAULT;
-	if (i == argc) {
+	if (i >= argc) {
 		cli_usage();
-		return 2;
+		return VERB_USAGE;
 	}
 	const struct verb *v = verb_find(argc - i, argv + i, &used);
 	if (!v)
-		return fail(2, "unknown verb '%s'; `tessera help` lists them", argv[i]);
+		return fail(VERB_USAGE, "unknown verb '%s'; `tessera help` lists them", argv[i]);
 	i += used;
 	if (v->where == VERB_EXEC)
 		return exec_sandbox(argc - i, argv + i);
 	json_t *pos = json_array(), *opt = json_object();
-	int rc = args_parse(v, argc - i, argv + i, pos, opt);
+	rc = args_parse(v, argc - i, argv + i, pos, opt);
 	if (rc == 0)
 		resolve(v, pos);
 	if (rc == 0)
 		rc = confirmed(v, pos, opt);
 	if (rc == 0)
-		rc = v->where == VERB_LOCAL ? local_verb(v, pos) : ask(v, pos, opt);
+		rc = run(v, pos, opt);
 	json_decref(pos);
 	json_decref(opt);
 	return rc;

@@ -4,17 +4,14 @@
 #include "admin/verbs.h"
 #include "net/net.h"
 #include "quorum/quorum.h"
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-struct conf_key {
-	const char *name;
-	int (*set)(struct conf *c, const char *v);
-};
 
 static int text(char *dst, size_t size, const char *v)
 {
@@ -24,32 +21,16 @@ static int text(char *dst, size_t size, const char *v)
 	return 0;
 }
 
-static int number(const char *v, unsigned min, unsigned max, unsigned *out)
+static int number(const char *v, uint64_t min, uint64_t max, unsigned *out)
 {
 	char *end;
 	unsigned long n = strtoul(v, &end, 10);
-	if (!*v || *end || n < min || n > max)
+	if (!isdigit((unsigned char)*v) || *end || n < min || n > max)
 		return -EINVAL;
 	*out = (unsigned)n;
 	return 0;
 }
 
-static int set_cluster(struct conf *c, const char *v) { return text(c->cluster_name, sizeof(c->cluster_name), v); }
-static int set_node(struct conf *c, const char *v) { return number(v, 1, NET_MAX_NODES - 1, &c->node_id); }
-static int set_state(struct conf *c, const char *v) { return text(c->state_dir, sizeof(c->state_dir), v); }
-static int set_run(struct conf *c, const char *v) { return text(c->run_dir, sizeof(c->run_dir), v); }
-static int set_keyfile(struct conf *c, const char *v) { return text(c->key_file, sizeof(c->key_file), v); }
-static int set_port(struct conf *c, const char *v) { return number(v, 1, 65535, &c->port); }
-static int set_initiator(struct conf *c, const char *v) { return text(c->initiator, sizeof(c->initiator), v); }
-static int set_loglevel(struct conf *c, const char *v) { return number(v, TS_LOG_ERR, TS_LOG_DEBUG, &c->log_level); }
-static int set_lease(struct conf *c, const char *v) { return number(v, 1000, 60000, &c->lease_ms); }
-static int set_faults(struct conf *c, const char *v)
-{
-	c->fault_points = !strcmp(v, "yes");
-	return c->fault_points || !strcmp(v, "no") ? 0 : -EINVAL;
-}
-static int set_pagepool(struct conf *c, const char *v) { return verb_size_parse(v, &c->page_pool_bytes); }
-static int set_metapool(struct conf *c, const char *v) { return verb_size_parse(v, &c->meta_pool_bytes); }
 static int set_disk(struct conf *c, const char *v)
 {
 	if (c->ndisks == CONF_MAX_DISKS || (strncmp(v, "iscsi://", 8) && strncmp(v, "nvme-tcp://", 11) && strncmp(v, "file:///", 8)))
@@ -73,13 +54,136 @@ static int set_agent(struct conf *c, const char *v)
 	return 0;
 }
 
-static const struct conf_key keys[] = {
-	{"cluster_name", set_cluster}, {"node_id", set_node},	     {"state_dir", set_state},
-	{"run_dir", set_run},	       {"cluster_key_file", set_keyfile}, {"port", set_port},
-	{"initiator_name", set_initiator}, {"log_level", set_loglevel}, {"page_pool", set_pagepool},
-	{"meta_pool", set_metapool},   {"disk", set_disk},	     {"fault_points", set_faults},
-	{"lease_ms", set_lease},       {"fence_agent", set_agent},
+/* ADDRESS:PORT, or off. */
+static int set_metrics(struct conf *c, const char *v)
+{
+	char host[48];
+	unsigned port;
+	const char *colon = strrchr(v, ':');
+	if (!strcmp(v, "off"))
+		return text(c->metrics, sizeof(c->metrics), v);
+	if (!colon || (size_t)(colon - v) >= sizeof(host) || number(colon + 1, 1, 65535, &port))
+		return -EINVAL;
+	memcpy(host, v, (size_t)(colon - v));
+	host[colon - v] = 0;
+	struct in_addr a;
+	return inet_pton(AF_INET, host, &a) == 1 ? text(c->metrics, sizeof(c->metrics), v) : -EINVAL;
+}
+
+static int set_hooks(struct conf *c, const char *v)
+{
+	return v[0] == '/' ? text(c->hooks_dir, sizeof(c->hooks_dir), v) : -EINVAL;
+}
+
+#define TEXT(f)	 CONF_TEXT, offsetof(struct conf, f), sizeof(((struct conf *)0)->f)
+#define UINT(f)	 CONF_UINT, offsetof(struct conf, f), sizeof(((struct conf *)0)->f)
+#define BYTES(f) CONF_SIZE, offsetof(struct conf, f), sizeof(((struct conf *)0)->f)
+#define BOOL(f)	 CONF_BOOL, offsetof(struct conf, f), sizeof(((struct conf *)0)->f)
+
+/* Name, setter where the kind does not say all; the rest is for `tessera config`, tesserad.conf(5) and the checks of numbers. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+const struct conf_key conf_keys[] = {
+	{"cluster_name", NULL, TEXT(cluster_name), .unit = "name", .must = true, .help = "The cluster's name, the same on every node and in corosync.conf."},
+	{"node_id", NULL, UINT(node_id), 1, NET_MAX_NODES - 1, .unit = "number", .must = true, .help = "This node's number, as corosync has it."},
+	{"state_dir", NULL, TEXT(state_dir), .unit = "directory", .must = true,
+	 .help = "What must outlive a restart: incarnation, view. Of root's, on a local disk."},
+	{"run_dir", NULL, TEXT(run_dir), .unit = "directory", .must = true, .help = "Where the socket is."},
+	{"cluster_key_file", NULL, TEXT(key_file), .unit = "file", .must = true, .secret = true,
+	 .help = "32 bytes or 64 hex digits that all nodes share; of root's, mode 0600. The key itself is never shown."},
+	{"port", NULL, UINT(port), 1, 65535, .unit = "TCP port", .def = "7420", .help = "For the other nodes."},
+	{"initiator_name", NULL, TEXT(initiator), .unit = "iSCSI name", .def = "made of cluster_name and node_id",
+	 .help = "This node's own name at the targets. Two nodes with one name cannot be told apart by a target, and none can be fenced."},
+	{"encrypt", NULL, BOOL(encrypt), .unit = "yes or no", .def = "no",
+	 .help = "Encrypt what goes to and comes from the other nodes; one node that wants it is enough, and those too old for it are then refused. Without it messages are "
+		 "authenticated, not secret."},
+	{"log_level", NULL, UINT(log_level), TS_LOG_ERR, TS_LOG_DEBUG, .unit = "syslog level", .def = "6", .live = true,
+	 .help = "3 errors, 4 warnings, 5 notices, 6 information, 7 debugging."},
+	{"page_pool", NULL, BYTES(page_pool_bytes), 4u << 20, 1ULL << 40, .unit = "bytes, K, M, G", .def = "256M",
+	 .help = "Memory for file data of one file system."},
+	{"meta_pool", NULL, BYTES(meta_pool_bytes), 4u << 20, 1ULL << 40, .unit = "bytes, K, M, G", .def = "128M",
+	 .help = "Memory for metadata of one file system."},
+	{"disk", set_disk, CONF_LIST, .unit = "URL", .many = true,
+	 .help = "A shared disk: iscsi://HOST:PORT/IQN/LUN, nvme-tcp://HOST:PORT/NQN?ns=N or file:///PATH. One line a disk, at most 256."},
+	{"fault_points", NULL, BOOL(fault_points), .unit = "yes or no", .def = "no", .help = "Serve `tessera diag fault`: tests only."},
+	{"lease_ms", NULL, UINT(lease_ms), 1000, 60000, .unit = "ms", .def = "2000",
+	 .help = "How long a node may work without being heard; the same on every node. To change it, stop all daemons first."},
+	{"fence_agent", set_agent, CONF_LIST, .unit = "NODE PROGRAM FILE", .many = true,
+	 .help = "The power switch of a node: a fence agent, and the file whose lines it gets on stdin. One line a node."},
+	{"metrics", set_metrics, TEXT(metrics), .unit = "IPv4 address:port, or off", .def = "127.0.0.1:7421", .live = true,
+	 .help = "Where GET /metrics is answered in the Prometheus text format. Nobody is asked who he is: keep it on the loopback, or behind a firewall."},
+	{"hooks_dir", set_hooks, TEXT(hooks_dir), .unit = "directory", .def = "none", .live = true,
+	 .help = "Programs there are run on events, with no capability; see tessera(8), events."},
+	{"warn_space", NULL, UINT(warn_space), 1, 100, .unit = "percent", .def = "90", .live = true,
+	 .help = "A file system with so much of its space or inodes used is a condition of `tessera health`."},
+	{"warn_log", NULL, UINT(warn_log), 1, 100, .unit = "percent", .def = "90", .live = true, .help = "The same for a node's log."},
+	{"warn_wait_ms", NULL, UINT(warn_wait_ms), 100, 3600000, .unit = "ms", .def = "3000", .live = true,
+	 .help = "Whoever waits longer for a token, a disk or a recovery is a condition of `tessera health`."},
+	{"warn_disk_ms", NULL, UINT(warn_disk_ms), 1, 60000, .unit = "ms", .def = "500", .live = true,
+	 .help = "A disk whose slowest answer within 10 s took longer is a condition of `tessera health`."},
+	{"warn_clock_ms", NULL, UINT(warn_clock_ms), 10, 3600000, .unit = "ms", .def = "1000", .live = true,
+	 .help = "Nodes whose clocks differ by more are a condition of `tessera health`."},
 };
+const size_t conf_key_count = TS_ARRAY_LEN(conf_keys);
+
+const struct conf_key *conf_key_find(const char *name)
+{
+	for (size_t i = 0; i < conf_key_count; i++)
+		if (!strcmp(conf_keys[i].name, name))
+			return &conf_keys[i];
+	return NULL;
+}
+
+int conf_key_set(struct conf *c, const struct conf_key *k, const char *v)
+{
+	char *at = (char *)c + k->off;
+	if (k->set)
+		return k->set(c, v);
+	switch (k->kind) {
+	case CONF_TEXT:
+		return text(at, k->size, v);
+	case CONF_UINT:
+		return number(v, k->min, k->max, (unsigned *)(void *)at);
+	case CONF_SIZE: {
+		uint64_t n;
+		int rc = verb_size_parse(v, &n);
+		if (rc || n < k->min || n > k->max)
+			return -EINVAL;
+		*(uint64_t *)(void *)at = n;
+		return 0;
+	}
+	case CONF_BOOL:
+		*(bool *)at = !strcmp(v, "yes");
+		return *(bool *)at || !strcmp(v, "no") ? 0 : -EINVAL;
+	case CONF_LIST:
+		break;
+	}
+	return -EINVAL;
+}
+
+void conf_key_get(const struct conf *c, const struct conf_key *k, char *buf, size_t n)
+{
+	const char *at = (const char *)c + k->off;
+	buf[0] = 0;
+	switch (k->size ? k->kind : CONF_LIST) {
+	case CONF_TEXT:
+		snprintf(buf, n, "%s", at);
+		break;
+	case CONF_UINT:
+		snprintf(buf, n, "%u", *(const unsigned *)(const void *)at);
+		break;
+	case CONF_SIZE:
+		if (*(const uint64_t *)(const void *)at)
+			snprintf(buf, n, "%llu", (unsigned long long)*(const uint64_t *)(const void *)at);
+		break;
+	case CONF_BOOL:
+		snprintf(buf, n, "%s", *(const bool *)at ? "yes" : "no");
+		break;
+	case CONF_LIST:
+		break;
+	}
+	if (!buf[0] && k->def)
+		snprintf(buf, n, "%s", k->def);
+}
 
 static char *trim(char *s)
 {
@@ -101,10 +205,8 @@ static int line_parse(struct conf *c, char *line)
 		return -EINVAL;
 	*eq = 0;
 	char *k = trim(s), *v = trim(eq + 1);
-	for (size_t i = 0; i < TS_ARRAY_LEN(keys); i++)
-		if (!strcmp(keys[i].name, k))
-			return keys[i].set(c, v);
-	return -ENOENT;
+	const struct conf_key *key = conf_key_find(k);
+	return key ? conf_key_set(c, key, v) : -ENOENT;
 }
 
 static int hexval(int ch)
@@ -168,6 +270,14 @@ static int complete(const char *path, struct conf *c, char *errmsg, size_t errle
 		c->log_level = TS_LOG_INFO;
 	if (!c->lease_ms)
 		c->lease_ms = quorum_times_default.lease_ms;
+	const struct {
+		unsigned *at, def;
+	} warns[] = {{&c->warn_space, 90}, {&c->warn_log, 90}, {&c->warn_wait_ms, 3000}, {&c->warn_disk_ms, 500}, {&c->warn_clock_ms, 1000}};
+	for (size_t i = 0; i < TS_ARRAY_LEN(warns); i++)
+		if (!*warns[i].at)
+			*warns[i].at = warns[i].def;
+	if (!c->metrics[0])
+		strcpy(c->metrics, "127.0.0.1:7421");
 	if (!c->initiator[0])
 		snprintf(c->initiator, sizeof(c->initiator), "iqn.2026-11.io.tessera:%s-n%u", c->cluster_name, c->node_id);
 	return key_load(c, errmsg, errlen);

@@ -21,13 +21,38 @@ struct conf {
 	uint64_t page_pool_bytes, meta_pool_bytes;
 	unsigned log_level;
 	unsigned lease_ms; /* how long this node may work without being heard; the same on every node */
+	bool encrypt;	   /* messages between nodes */
 	bool fault_points; /* `diag fault` is served: tests only */
+	char metrics[64];	/* ADDRESS:PORT or "off" */
+	char hooks_dir[256];	/* "": none */
+	unsigned warn_space, warn_log, warn_wait_ms, warn_disk_ms, warn_clock_ms;
 	uint8_t key[32];
 	char *disks[CONF_MAX_DISKS];
 	unsigned ndisks;
 	struct conf_agent agents[QUORUM_MAX_NODES];
 	unsigned nagents;
 };
+
+/* One row a key: parser, `tessera config`, tesserad.conf(5). */
+enum conf_kind { CONF_TEXT, CONF_UINT, CONF_SIZE, CONF_BOOL, CONF_LIST };
+struct conf_key {
+	const char *name;
+	int (*set)(struct conf *c, const char *v); /* NULL: by kind */
+	enum conf_kind kind;
+	size_t off, size; /* of its field; size 0: none that is one value */
+	uint64_t min, max; /* CONF_UINT, CONF_SIZE */
+	const char *unit, *def, *help;
+	bool live;   /* may change while the daemon runs */
+	bool must;   /* a configuration without it is refused */
+	bool many;   /* any number of lines */
+	bool secret; /* its value is masked in support bundles */
+};
+extern const struct conf_key conf_keys[];
+extern const size_t conf_key_count;
+const struct conf_key *conf_key_find(const char *name); /* NULL: there is none */
+int conf_key_set(struct conf *c, const struct conf_key *k, const char *v) TS_MUST_CHECK; /* -EINVAL: c is as before, but for lists */
+void conf_key_get(const struct conf *c, const struct conf_key *k, char *buf, size_t n); /* its value or what it is without; "" for lists */
+
 int conf_load(const char *path, struct conf *c, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void conf_free(struct conf *c);
 struct quorum_times conf_times(const struct conf *c);

@@ -22,13 +22,30 @@ struct disk *disk_find(struct daemon *d, const char *url)
 	return NULL;
 }
 
+/* A URL's password stands between % and @. */
+char *url_masked(const char *url)
+{
+	const char *at = strchr(url, '@'), *pc = strchr(url, '%');
+	char *s = NULL;
+	if (!at || !pc || pc > at)
+		return strdup(url);
+	return asprintf(&s, "%.*s%%(masked)%s", (int)(pc - url), url, at) < 0 ? NULL : s;
+}
+
+const char *disk_shown(const struct disk *k)
+{
+	return k->shown ? k->shown : k->url;
+}
+
 static struct disk *disk_add(struct daemon *d, const char *url, bool configured)
 {
 	struct disk *k = ts_alloc(sizeof(*k));
 	if (!k)
 		return NULL;
 	k->url = strdup(url);
-	if (!k->url) {
+	k->shown = k->url ? url_masked(url) : NULL;
+	if (!k->shown) {
+		free(k->url);
 		ts_free(k);
 		return NULL;
 	}
@@ -84,13 +101,17 @@ static void open_fiber(void *arg)
 	ts_free(arg);
 	bool told = false;
 	while (!o.d->stopping && disk_try(o.d, o.k)) {
-		if (!told)
-			ts_warn("disk %s: not open yet: %s; trying again every 2 s", o.k->url, o.k->error);
+		if (!told) {
+			ts_warn("disk %s: not open yet: %s; trying again every 2 s", disk_shown(o.k), o.k->error);
+			event_post(o.d, EV_DISK_FAILED, disk_shown(o.k), "%s", o.k->error);
+		}
 		told = true;
 		ts_sleep_until(ts_exec_now(o.d->exec) + DISK_RETRY_NS);
 	}
 	if (told && o.k->state == DISK_OPEN)
-		ts_notice("disk %s: open now", o.k->url);
+		ts_notice("disk %s: open now", disk_shown(o.k));
+	if (o.k->state == DISK_OPEN)
+		event_post(o.d, EV_DISK_OPEN, disk_shown(o.k), "%llu bytes", (unsigned long long)nsd_info(o.k->dev)->size_bytes);
 }
 
 int disks_open_all(struct daemon *d)
@@ -128,6 +149,7 @@ int disk_open(struct daemon *d, const char *url, struct disk **out, char *errmsg
 		if (!k->configured) {
 			ts_list_del(&k->link);
 			free(k->url);
+			free(k->shown);
 			ts_free(k);
 		}
 		return rc;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the daemon does for each verb. Bad input is refused before anything is changed, in one line with object, cause, remedy. */
 #include "admin/daemon.h"
-#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -53,46 +52,21 @@ static void h_fs_list(struct call *k)
 	(void)disks_label_refresh(k->d);
 	k->a->data = status_fs_list(k->d);
 }
-static void h_waiters(struct call *k) { k->a->data = diag_waiters(k->d); }
+static void h_waiters(struct call *k) { k->a->data = diag_waiters(k->d, opt_set(k, "plain")); }
 static void h_recovery(struct call *k) { k->a->data = diag_recovery(k->d, pos_str(k, 0)); }
 static void h_node_list(struct call *k) { k->a->data = node_list(k->d); }
 static void h_node_show(struct call *k) { node_show(k->d, pos_str(k, 0), opt_set(k, "keys"), k->a); }
 static void h_node_fence(struct call *k) { node_fence(k->d, pos_str(k, 0), opt_set(k, "power"), opt_set(k, VERB_SURE), k->a); }
 static void h_confirm_dead(struct call *k) { node_confirm_dead(k->d, k->c, pos_str(k, 0), opt_set(k, VERB_SURE), k->a); }
+static void h_tie_show(struct call *k) { quorum_tie_show(k->d, k->a); }
+static void h_tie_set(struct call *k) { quorum_tie_change(k->d, pos_str(k, 0), opt_set(k, "force"), k->a); }
+static void h_tie_none(struct call *k) { quorum_tie_change(k->d, NULL, false, k->a); }
+static void h_quorum_force(struct call *k) { quorum_force_verb(k->d, k->c, k->pos, opt_set(k, VERB_SURE), k->a); }
 static void h_log(struct call *k) { k->a->data = diag_log(k->d, pos_str(k, 0)); }
-
-static void h_tokens(struct call *k)
-{
-	const char *l = opt_str(k, "limit");
-	k->a->data = diag_tokens(k->d, pos_str(k, 0), l ? (unsigned)strtoul(l, NULL, 10) : 200);
-}
-
-static void h_locks(struct call *k)
-{
-	const char *l = opt_str(k, "limit");
-	k->a->data = diag_locks(k->d, pos_str(k, 0), l ? (unsigned)strtoul(l, NULL, 10) : 200);
-}
-
-static void h_mount(struct call *k)
-{
-	const char *o = opt_str(k, "options");
-	k->a->rc = mount_start(k->d, pos_str(k, 0), pos_str(k, 1), o ? o : "", k->a->error, sizeof(k->a->error));
-}
 
 static void h_umount(struct call *k)
 {
 	k->a->rc = mount_stop(k->d, pos_str(k, 0), opt_set(k, "lazy"), k->a->error, sizeof(k->a->error));
-}
-
-static bool name_ok(const char *n)
-{
-	size_t len = strlen(n);
-	if (len < 1 || len > 63)
-		return false;
-	for (; *n; n++)
-		if (!isalnum((unsigned char)*n) && !strchr("_.-", *n))
-			return false;
-	return true;
 }
 
 static int refuse(struct call *k, int rc, const char *fmt, ...) TS_PRINTF(3, 4);
@@ -105,18 +79,55 @@ static int refuse(struct call *k, int rc, const char *fmt, ...)
 	return k->a->rc = rc;
 }
 
-/* Optional size or number within bounds; 0 when not given. */
-static int opt_number(struct call *k, const char *name, uint64_t min, uint64_t max, bool pow2, uint64_t *out)
+/* Of an option that verb_check() has passed; 0 when not given. */
+static uint64_t opt_number(struct call *k, const char *name)
 {
 	const char *s = opt_str(k, name);
-	*out = 0;
-	if (!s)
-		return 0;
-	if (verb_size_parse(s, out) || *out < min || *out > max || (pow2 && (*out & (*out - 1))))
-		return refuse(k, -EINVAL, "--%s %s: must be %s from %llu to %llu", name, s, pow2 ? "a power of two" : "a number",
-			      (unsigned long long)min, (unsigned long long)max);
-	return 0;
+	uint64_t n = 0;
+	return s && verb_size_parse(s, &n) == 0 ? n : 0;
 }
+
+/* What a node that has just started is waited for; what does not come is told by the mount itself. */
+static void wait_ready(struct call *k, unsigned seconds)
+{
+	uint64_t until = ts_exec_now(k->d->exec) + seconds * TS_NS_PER_S;
+	while (!k->d->stopping && !k->d->excluded && strcmp(daemon_state(k->d), "ready")) {
+		client_progress(k->c, daemon_state(k->d), 0);
+		if (ts_cond_wait_until(&k->d->changed, until, "node to be ready", 0, 0))
+			return;
+	}
+}
+
+static void h_mount(struct call *k)
+{
+	const char *o = opt_str(k, "options"), *name = pos_str(k, 0), *dir = pos_str(k, 1);
+	uint64_t seconds = opt_number(k, "wait");
+	if (seconds)
+		wait_ready(k, (unsigned)seconds);
+	const struct mount *m = opt_set(k, "again") ? mount_find(k->d, name) : NULL;
+	if (m && m->state == MOUNT_LIVE && !strcmp(m->name, name) && !strcmp(m->dir, dir))
+		return;
+	if (k->d->stopping || k->d->excluded) {
+		refuse(k, -ESHUTDOWN, "mount: this node is %s; start tesserad again", daemon_state(k->d));
+		return;
+	}
+	k->a->rc = mount_start(k->d, name, dir, o ? o : "", k->a->error, sizeof(k->a->error));
+	if (k->a->rc)
+		event_post(k->d, EV_MOUNT_FAILED, name, "%s", k->a->error);
+}
+
+static unsigned rows_max(struct call *k)
+{
+	uint64_t n = opt_number(k, "limit");
+	return n ? (unsigned)n : 200;
+}
+static void h_tokens(struct call *k)
+{
+	struct token_filter f = {.name = pos_str(k, 0), .kind = opt_str(k, "kind"), .by_id = opt_set(k, "id"), .id = strtoull(opt_set(k, "id") ? opt_str(k, "id") : "0", NULL, 10),
+				 .waiting = opt_set(k, "waiting"), .limit = rows_max(k)};
+	k->a->data = diag_tokens(k->d, &f);
+}
+static void h_locks(struct call *k) { k->a->data = diag_locks(k->d, pos_str(k, 0), rows_max(k)); }
 
 static bool group_in_use(struct call *k, const struct nsd_label_disk *l)
 {
@@ -127,6 +138,8 @@ static bool group_in_use(struct call *k, const struct nsd_label_disk *l)
 static int disk_free_for_use(struct call *k, struct disk *dk, bool force)
 {
 	int rc = disk_label_refresh(dk);
+	if (rc == 0 && tie_is(k->d, dk->url))
+		return refuse(k, -EBUSY, "disk %s: the cluster's tiebreaker is on it; first: tessera quorum tiebreaker none", dk->url);
 	if (rc)
 		return refuse(k, rc, "disk %s: %s", dk->url, dk->error);
 	switch (dk->label_state) {
@@ -221,27 +234,21 @@ static int create_locked(struct call *k, const char *name, struct fs_format_args
 static void h_fs_create(struct call *k)
 {
 	const char *name = pos_str(k, 0);
-	uint64_t bs, slots, log, meta;
-	if (!name_ok(name)) {
-		refuse(k, -EINVAL, "file system name '%s': use 1 to 63 letters, digits, '_', '.', '-'", name);
-		return;
-	}
-	if (opt_number(k, "block-size", 64u << 10, 16u << 20, true, &bs) || opt_number(k, "log-slots", 1, 256, false, &slots) ||
-	    opt_number(k, "log-size", 1u << 20, 1u << 30, false, &log) ||
-	    opt_number(k, "metadata-disks", 1, json_array_size(k->pos) - 1, false, &meta))
-		return;
 	if (!quorum_may_write(k->d->quorum)) {
 		refuse(k, -EAGAIN, "file system %s: this node has no quorum; start more nodes, see `tessera status`", name);
 		return;
 	}
 	struct fs_format_args f = {
-		.name = name, .meta_disks = (unsigned)meta, .block_size = (uint32_t)bs, .log_slots = (uint32_t)slots, .log_bytes = log,
+		.name = name, .meta_disks = (unsigned)opt_number(k, "metadata-disks"), .block_size = (uint32_t)opt_number(k, "block-size"), .log_slots = (uint32_t)opt_number(k, "log-slots"),
+		.log_bytes = opt_number(k, "log-size"),
 		.env = ts_exec_env(k->d->exec), .progress = progress, .arg = k->c,
 	};
 	memcpy(f.cluster_id, k->d->cluster_id, 16);
 	ts_mutex_lock(&k->d->mount_lock, "another mount or format");
-	if (create_locked(k, name, &f, opt_set(k, "force")) == 0)
+	if (create_locked(k, name, &f, opt_set(k, "force")) == 0) {
 		ts_notice("file system %s: made on %u disks", name, f.ndisks);
+		event_post(k->d, EV_FS_CREATED, name, "on %u disks", f.ndisks);
+	}
 	ts_mutex_unlock(&k->d->mount_lock);
 }
 
@@ -259,13 +266,10 @@ static int fault_arm(struct call *k, struct tfuse *tf, const char *point)
 {
 	struct tfuse_fault f = {.action = opt_set(k, "skip") ? TF_FAULT_SKIP : opt_set(k, "delay") ? TF_FAULT_DELAY : TF_FAULT_HOLD};
 	const char *ms = f.action == TF_FAULT_DELAY ? "delay" : "hold";
-	uint64_t nth, times, wait;
-	if (opt_number(k, "ino", 1, INT64_MAX, false, &f.ino) || opt_number(k, "nth", 1, UINT32_MAX, false, &nth) ||
-	    opt_number(k, "times", 1, UINT32_MAX, false, &times) || opt_number(k, ms, 1, TF_FAULT_MAX_MS, false, &wait))
-		return k->a->rc;
-	f.nth = (unsigned)nth;
-	f.times = (unsigned)times;
-	f.ms = (unsigned)wait;
+	f.ino = opt_number(k, "ino");
+	f.nth = (unsigned)opt_number(k, "nth");
+	f.times = (unsigned)opt_number(k, "times");
+	f.ms = (unsigned)opt_number(k, ms);
 	int rc = tfuse_fault_arm(tf, point, &f);
 	if (rc == -ENOENT)
 		return refuse(k, rc, "fault point %s: there is none of that name; see `tessera help diag fault`", point);
@@ -285,9 +289,7 @@ static void h_fault(struct call *k)
 		return;
 	}
 	if (point && !strcmp(point, "recovery.fence")) {
-		uint64_t times = 0;
-		if (!strcmp(what, "arm") && opt_number(k, "times", 1, UINT32_MAX, false, &times))
-			return;
+		uint64_t times = opt_number(k, "times");
 		fs_fault_fence(m->fs, strcmp(what, "arm") ? 0 : times ? (unsigned)times : UINT32_MAX);
 	} else if (!strcmp(what, "list") && !point) {
 		k->a->data = json_array();
@@ -390,6 +392,76 @@ static void h_fsck(struct call *k)
 	k->a->rc = rc;
 }
 
+static void h_health(struct call *k) { k->a->data = health_json(k->d); }
+static void h_config_list(struct call *k) { k->a->data = config_list(k->d); }
+static void h_config_get(struct call *k) { config_get(k->d, pos_str(k, 0), k->a); }
+static void h_config_set(struct call *k) { config_set(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
+static void h_node_info(struct call *k) { k->a->data = node_info(k->d); }
+static void h_cluster_status(struct call *k) { k->a->data = cluster_status(k->d); }
+static void h_quorum_status(struct call *k)
+{
+	json_t *members = quorum_status(k->d);
+	k->a->data = quorum_json(k->d);
+	json_object_update_missing(k->a->data, members);
+	json_decref(members);
+}
+static void h_leases(struct call *k) { k->a->data = diag_leases(k->d); }
+static void h_iohist(struct call *k) { k->a->data = diag_iohist(k->d); }
+static void h_net(struct call *k) { k->a->data = diag_net(k->d); }
+static void h_counters(struct call *k) { k->a->data = counters_json(k->d); }
+static void h_fs_df(struct call *k) { fs_df(k->d, pos_str(k, 0), k->a); }
+static void h_fs_show(struct call *k)
+{
+	(void)disks_label_refresh(k->d);
+	fs_show(k->d, pos_str(k, 0), k->a);
+}
+
+static void h_events(struct call *k)
+{
+	if (opt_set(k, "hooks")) {
+		k->a->data = hooks_json(k->d);
+		return;
+	}
+	uint64_t since = opt_set(k, "since") ? strtoull(opt_str(k, "since"), NULL, 10) : 0;
+	k->a->data = events_json(k->d, since, rows_max(k), (unsigned)opt_number(k, "wait"));
+}
+
+static void one_line(void *arg, enum ts_log_level level, uint64_t wall_ns, const char *text)
+{
+	char line[TS_LOG_KEPT_BYTES];
+	snprintf(line, sizeof(line), "%s", text);
+	text_make_utf8(line);
+	json_array_append_new(arg, json_pack("{s:I,s:i,s:s}", "time_ms", (json_int_t)(wall_ns / TS_NS_PER_MS), "level", (int)level, "text", line));
+}
+
+static void h_messages(struct call *k)
+{
+	k->a->data = json_array();
+	ts_log_each(rows_max(k), one_line, k->a->data);
+}
+
+/* What a completion offers: names of file systems, mounts, nodes, disks. */
+static void h_names(struct call *k)
+{
+	static const struct {
+		const char *kind;
+		json_t *(*list)(struct daemon *d);
+		const char *key;
+	} rows[] = {{"fs", status_fs_list, "name"}, {"mount", status_mounts, "name"}, {"node", node_list, "node"}, {"disk", status_disks, "url"}};
+	k->a->data = json_array();
+	for (size_t i = 0; i < TS_ARRAY_LEN(rows); i++) {
+		if (strcmp(rows[i].kind, pos_str(k, 0)))
+			continue;
+		json_t *list = rows[i].list(k->d), *x;
+		size_t n;
+		json_array_foreach(list, n, x) {
+			json_t *v = json_object_get(x, rows[i].key);
+			json_array_append_new(k->a->data, json_is_integer(v) ? json_sprintf("%lld", (long long)json_integer_value(v)) : json_incref(v));
+		}
+		json_decref(list);
+	}
+}
+
 static const struct {
 	const char *verb;
 	void (*fn)(struct call *k);
@@ -400,24 +472,46 @@ static const struct {
 	{"fsck", h_fsck, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
 	{"node list", h_node_list, false}, {"node show", h_node_show, false}, {"node fence", h_node_fence, true},
 	{"node confirm-dead", h_confirm_dead, true}, {"diag recovery", h_recovery, false},
+	{"quorum tiebreaker show", h_tie_show, false},
+	{"quorum tiebreaker set", h_tie_set, true}, {"quorum tiebreaker none", h_tie_none, true},
+	{"quorum force", h_quorum_force, true},
+	{"names", h_names, false},	 {"health", h_health, false},	     {"events", h_events, false},
+	{"config list", h_config_list, false}, {"config get", h_config_get, false}, {"config set", h_config_set, true},
+	{"node info", h_node_info, false}, {"cluster status", h_cluster_status, false}, {"quorum status", h_quorum_status, false},
+	{"diag leases", h_leases, false}, {"diag iohist", h_iohist, false},    {"diag net", h_net, false},
+	{"diag counters", h_counters, false}, {"diag messages", h_messages, false}, {"fs df", h_fs_df, false},
+	{"fs show", h_fs_show, false},
 	{"disk show", h_disk_show, false}, {"disk places", h_disk_places, false}, {"disk add", h_disk_add, true},
 	{"disk drain", h_disk_drain, true}, {"disk remove", h_disk_remove, true}, {"disk rebalance", h_disk_rebalance, true},
 	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},
 };
 
+/* A message of ours holds what the asker or a target wrote, and may be cut within a character: JSON takes neither. */
+void text_make_utf8(char *s)
+{
+	json_t *o = json_string(s);
+	for (; !o && *s; s++)
+		if ((unsigned char)*s >= 0x80)
+			*s = '?';
+	json_decref(o);
+}
+
+json_t *answer_json(struct answer *a, const char *name)
+{
+	if (a->rc && !a->error[0])
+		snprintf(a->error, sizeof(a->error), "%s: %s", name, strerror(-a->rc));
+	text_make_utf8(a->error);
+	if (a->rc)
+		return json_pack("{s:b,s:s,s:i,s:o*}", "ok", 0, "error", a->error, "errno", -a->rc, "data", a->data);
+	return json_pack("{s:b,s:o}", "ok", 1, "data", a->data ? a->data : json_object());
+}
+
 void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a)
 {
 	struct call k = {d, c, pos, opt, a};
-	size_t n = json_array_size(pos);
-	if (n < v->min_args || n > v->max_args) {
-		refuse(&k, -EINVAL, "%s: needs %s; see `tessera help %s`", v->name, v->args, v->name);
+	a->rc = verb_check(v, pos, opt, a->error, sizeof(a->error));
+	if (a->rc)
 		return;
-	}
-	for (size_t i = 0; i < n; i++)
-		if (!pos_str(&k, i)) {
-			refuse(&k, -EINVAL, "%s: argument %zu is no text", v->name, i + 1);
-			return;
-		}
 	for (size_t i = 0; i < TS_ARRAY_LEN(handlers); i++)
 		if (!strcmp(handlers[i].verb, v->name)) {
 			if (handlers[i].needs_quorum_state && (d->stopping || d->excluded))

@@ -78,6 +78,7 @@ int keys_lost(void *arg, struct nsd_dev *dev)
 {
 	struct daemon *d = arg;
 	uint64_t key = key_of(d, d->conf.node_id, d->incarnation);
+	event_post(d, EV_DISK_KEY_LOST, nsd_url(dev), "asking the cluster whether this node is still a member");
 	ts_warn("disk %s: our reservation key is gone; asking the cluster whether this node is still a member", nsd_url(dev));
 	int rc = barrier(d);
 	if (rc == 0)

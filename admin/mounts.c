@@ -88,6 +88,8 @@ static void mount_gone(void *arg)
 		return; /* mount_start sees it and unwinds */
 	m->state = MOUNT_STOPPING;
 	tfuse_drain(m->tf);
+	while (m->asking)
+		ts_cond_wait(&m->d->changed, "a question about the space", 0, 0);
 	int rc = fs_unmount(m->fs, true);
 	m->fs = NULL;
 	tfuse_free(m->tf);
@@ -99,6 +101,10 @@ static void mount_gone(void *arg)
 	if (!m->d->excluded)
 		keys_unregister(m->d, m->disks, m->ndisks);
 	ts_notice("file system %s: unmounted from %s", m->name, m->dir);
+	unsigned at = m->d->npast++ % TS_ARRAY_LEN(m->d->past);
+	memcpy(m->d->past[at].name, m->name, sizeof(m->name));
+	memcpy(m->d->past[at].dir, m->dir, sizeof(m->dir));
+	event_post(m->d, EV_UNMOUNTED, m->name, "from %s%s", m->dir, rc ? ", not clean" : "");
 	ts_done_set(&m->ended, rc);
 	mount_free(m);
 }
@@ -114,8 +120,17 @@ static bool inside_own_mount(struct daemon *d, const char *dir)
 	return false;
 }
 
-/* A mount whose daemon died answers ENOTCONN: it is nobody's any more and goes. */
+/* A mount whose daemon died answers ENOTCONN, and so keeps programs from the directory below it: it stays until the new one is
+ * about to be there. */
 static int mount_point_stat(const char *dir)
+{
+	struct stat st;
+	if (stat(dir, &st))
+		return errno == ENOTCONN ? 0 : -errno;
+	return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
+}
+
+static int mount_point_clear(const char *dir)
 {
 	struct stat st;
 	int rc = stat(dir, &st);
@@ -197,10 +212,12 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 {
 	struct daemon *d = m->d;
 	bool have_keys = false;
+	char source[80]; /* as in fstab, for `mount -a` to know it again */
+	snprintf(source, sizeof(source), MOUNT_SOURCE "%s", m->name);
 	int rc = keys_register(d, m->disks, m->ndisks, &have_keys, errmsg, errlen);
 	if (rc)
 		return rc;
-	struct tfuse_args ta = {.exec = d->exec, .source = m->name, .mountpoint = m->dir,
+	struct tfuse_args ta = {.exec = d->exec, .source = source, .mountpoint = m->dir,
 				.ms_flags = flags & ~(unsigned long)(MS_STRICTATIME | OPT_LOCAL_LOCKS | OPT_NO_NAMES),
 				.strict_atime = flags & MS_STRICTATIME, .local_locks = flags & OPT_LOCAL_LOCKS, .names = !(flags & OPT_NO_NAMES), .gone = mount_gone, .stopped = mount_stopped, .arg = m};
 	m->tf = tfuse_new(&ta);
@@ -221,7 +238,11 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 	rc = fs_mount(&a, &m->fs, errmsg, errlen);
 	if (rc)
 		goto no_fs;
-	rc = tfuse_mount(m->tf, m->fs, errmsg, errlen);
+	rc = mount_point_clear(m->dir);
+	if (rc)
+		snprintf(errmsg, errlen, "mount point %s: %s; make it a directory", m->dir, strerror(-rc));
+	else
+		rc = tfuse_mount(m->tf, m->fs, errmsg, errlen);
 	if (rc == 0)
 		return 0;
 	if (fs_unmount(m->fs, true)) {
@@ -269,12 +290,15 @@ int mount_start(struct daemon *d, const char *name, const char *path, const char
 			mount_free(m);
 		else
 			m->state = MOUNT_LIVE;
+		ts_cond_broadcast(&d->changed);
 	}
 	ts_mutex_unlock(&d->mount_lock);
 	if (rc && !errmsg[0])
 		snprintf(errmsg, errlen, "file system %s: %s", name, strerror(-rc));
-	if (rc == 0)
+	if (rc == 0) {
 		ts_notice("file system %s: mounted at %s", name, dir);
+		event_post(d, EV_MOUNTED, name, "at %s", dir);
+	}
 	return rc;
 }
 
@@ -287,9 +311,12 @@ int mount_stop(struct daemon *d, const char *which, bool lazy, char *errmsg, siz
 	}
 	m->users++;
 	int rc = tfuse_unmount(m->tf, lazy);
-	if (rc)
-		snprintf(errmsg, errlen, "%s: %s%s", m->dir, strerror(-rc),
-			 rc == -EBUSY ? "; stop what uses it (fuser -vm), or --lazy" : "");
+	if (rc == -EBUSY) {
+		char who[320];
+		busy_text(d, m->dir, who, sizeof(who));
+		snprintf(errmsg, errlen, "%.100s: busy: %s; end that, or --lazy", m->dir, who[0] ? who : "a file of it is mapped, or used in another mount namespace");
+	} else if (rc)
+		snprintf(errmsg, errlen, "%s: %s", m->dir, strerror(-rc));
 	else if (!lazy) {
 		rc = ts_done_wait(&m->ended, "unmount", 0, 0);
 		if (rc)

@@ -153,6 +153,9 @@ void node_fence(struct daemon *d, const char *text, bool power, bool sure, struc
 		refuse(a, -ENOENT, "node %u: not a member; what it held is recovered by itself, see `tessera diag recovery`", node);
 	if (a->rc)
 		return;
+	char object[24];
+	snprintf(object, sizeof(object), "node %u", node);
+	event_post(d, EV_NODE_PUT_OUT, object, "by an operator on node %u%s", d->conf.node_id, power ? ", power off" : "");
 	ts_warn("node %u: an operator on this node puts it out%s", node, power ? " and switches it off" : "");
 	if (m && evict(d, node, incarnation, a))
 		return;

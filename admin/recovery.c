@@ -22,6 +22,9 @@ void confirm_dead(struct daemon *d, unsigned node, uint64_t incarnation, unsigne
 	ts_warn("node %u incarnation %llu: an operator on node %u has confirmed that it is switched off: where it cannot be fenced, its recovery "
 		"goes on without",
 		node, (unsigned long long)incarnation, from);
+	char object[24];
+	snprintf(object, sizeof(object), "node %u", node);
+	event_post(d, EV_NODE_CONFIRMED_DEAD, object, "said on node %u", from);
 	ts_cond_broadcast(&d->changed);
 }
 

@@ -74,8 +74,8 @@ bool client_gone(const struct client *c)
 
 void client_progress(struct client *c, const char *step, unsigned permille)
 {
-	uint64_t now = ts_exec_now(c->d->exec);
-	if (c->gone || now - c->progress_ns < 200 * TS_NS_PER_MS)
+	uint64_t now = c ? ts_exec_now(c->d->exec) : 0;
+	if (!c || c->gone || now - c->progress_ns < 200 * TS_NS_PER_MS)
 		return;
 	c->progress_ns = now;
 	send_json(c, json_pack("{s:{s:s,s:i}}", "progress", "step", step, "permille", (int)permille));
@@ -111,16 +111,6 @@ static int read_line(struct client *c)
 	}
 }
 
-/* A message of ours holds what the asker or a target wrote, and may be cut within a character: JSON takes neither. */
-static void make_utf8(char *s)
-{
-	json_t *o = json_string(s);
-	for (; !o && *s; s++)
-		if ((unsigned char)*s >= 0x80)
-			*s = '?';
-	json_decref(o);
-}
-
 static void answer(struct client *c)
 {
 	struct answer a = {0};
@@ -132,20 +122,18 @@ static void answer(struct client *c)
 	for (size_t i = 0; name && i < verb_count; i++)
 		if (!strcmp(verb_table[i].name, name) && verb_table[i].where == VERB_DAEMON)
 			v = &verb_table[i];
-	if (!v || !json_is_array(pos) || !json_is_object(opt)) {
+	json_t *nodes = req ? json_object_get(req, "nodes") : NULL;
+	if (!v || !json_is_array(pos) || !json_is_object(opt) || (nodes && !json_is_string(nodes))) {
 		a.rc = -EINVAL;
 		snprintf(a.error, sizeof(a.error), "%s: this daemon (version %s) does not know that request; use its own tessera command",
 			 name ? name : "request", TESSERA_VERSION);
-	} else
-		handle_verb(c->d, c, v, pos, opt, &a);
-	if (a.rc && !a.error[0])
-		snprintf(a.error, sizeof(a.error), "%s: %s", name, strerror(-a.rc));
-	json_decref(req); /* name is of it */
-	make_utf8(a.error);
-	if (a.rc)
-		send_json(c, json_pack("{s:b,s:s,s:i,s:o*}", "ok", 0, "error", a.error, "errno", -a.rc, "data", a.data));
+	} else if (nodes)
+		route_verb(c->d, v, pos, opt, json_string_value(nodes), &a);
 	else
-		send_json(c, json_pack("{s:b,s:o}", "ok", 1, "data", a.data ? a.data : json_object()));
+		handle_verb(c->d, c, v, pos, opt, &a);
+	json_t *o = answer_json(&a, v ? v->name : "request");
+	json_decref(req);
+	send_json(c, o);
 }
 
 static void client_fiber(void *arg)

@@ -28,7 +28,7 @@ json_t *status_disks(struct daemon *d)
 	json_t *a = json_array();
 	ts_list_for(l, &d->disks) {
 		struct disk *k = ts_list_entry(l, struct disk, link);
-		json_t *o = json_pack("{s:s,s:s}", "url", k->url, "state",
+		json_t *o = json_pack("{s:s,s:s}", "url", disk_shown(k), "state",
 				      k->state == DISK_OPEN ? "open" : k->state == DISK_FAILED ? "failed" : "opening");
 		if (k->state == DISK_FAILED)
 			json_object_set_new(o, "error", json_string(k->error));
@@ -163,15 +163,21 @@ static json_t *mount_json(struct mount *m)
 	return o;
 }
 
+json_t *status_mounts(struct daemon *d)
+{
+	json_t *a = json_array();
+	ts_list_for(l, &d->mounts)
+		json_array_append_new(a, mount_json(ts_list_entry(l, struct mount, link)));
+	return a;
+}
+
 json_t *status_json(struct daemon *d)
 {
-	json_t *mounts = json_array();
 	struct net_stats n = {0};
 	uint64_t requests = 0;
 	ts_list_for(l, &d->mounts) {
 		struct mount *m = ts_list_entry(l, struct mount, link);
 		struct tfuse_stats f = {0};
-		json_array_append_new(mounts, mount_json(m));
 		if (m->tf)
 			tfuse_stats_get(m->tf, &f);
 		requests += f.requests;
@@ -184,26 +190,8 @@ json_t *status_json(struct daemon *d)
 			 (json_int_t)((now - d->started_ns) / TS_NS_PER_MS), "view", view_json(d), "lease_ms",
 			 (json_int_t)(until > now ? (until - now) / TS_NS_PER_MS : 0), "net", "frames_sent", (json_int_t)n.frames_sent, "frames_received",
 			 (json_int_t)n.frames_received, "bytes_sent", (json_int_t)n.bytes_sent, "bytes_received", (json_int_t)n.bytes_received, "resent",
-			 (json_int_t)n.resent, "reconnects", (json_int_t)n.reconnects, "fuse", "requests", (json_int_t)requests, "disks", status_disks(d), "mounts", mounts, "version", TESSERA_VERSION);
-}
-
-struct waiters {
-	json_t *a;
-	uint64_t now;
-};
-
-static void one_waiter(void *arg, const char *name, const char *what, uint64_t a, uint64_t b, uint64_t since)
-{
-	struct waiters *w = arg;
-	json_array_append_new(w->a, json_pack("{s:s,s:s,s:I,s:I,s:I}", "who", name, "waits_for", what, "object", (json_int_t)a, "detail",
-					      (json_int_t)b, "since_ms", (json_int_t)(w->now > since ? (w->now - since) / TS_NS_PER_MS : 0)));
-}
-
-json_t *diag_waiters(struct daemon *d)
-{
-	struct waiters w = {json_array(), ts_exec_now(d->exec)};
-	ts_fiber_each_waiting(d->exec, one_waiter, &w);
-	return w.a;
+			 (json_int_t)n.resent, "reconnects", (json_int_t)n.reconnects, "fuse", "requests", (json_int_t)requests, "disks", status_disks(d), "mounts", status_mounts(d),
+			 "version", TESSERA_VERSION);
 }
 
 struct tokens {
@@ -211,12 +199,18 @@ struct tokens {
 	unsigned left;
 	uint64_t now;
 	const char *fs;
+	const struct token_filter *f;
 };
+
+static bool wanted(const struct token_filter *f, const struct tok_info *i)
+{
+	return (!f->kind || !strcmp(f->kind, tok_kind_name(i->kind))) && (!f->by_id || f->id == i->id) && (!f->waiting || i->waiting || i->revoking);
+}
 
 static void one_token(void *arg, const struct tok_info *i)
 {
 	struct tokens *t = arg;
-	if (!t->left)
+	if (!t->left || !wanted(t->f, i))
 		return;
 	t->left--;
 	json_array_append_new(t->a, json_pack("{s:s,s:s,s:s,s:I,s:i,s:s,s:b,s:b,s:i,s:I}", "fs", t->fs, "role", i->mastered ? "master" : "holder",
@@ -225,13 +219,13 @@ static void one_token(void *arg, const struct tok_info *i)
 					      (json_int_t)(t->now > i->since_ns ? (t->now - i->since_ns) / TS_NS_PER_MS : 0)));
 }
 
-json_t *diag_tokens(struct daemon *d, const char *name, unsigned limit)
+json_t *diag_tokens(struct daemon *d, const struct token_filter *f)
 {
-	struct tokens t = {json_array(), limit, ts_exec_now(d->exec), NULL};
+	struct tokens t = {json_array(), f->limit, ts_exec_now(d->exec), NULL, f};
 	ts_list_for(l, &d->mounts) {
 		struct mount *m = ts_list_entry(l, struct mount, link);
 		t.fs = m->name;
-		if (m->fs && m->state == MOUNT_LIVE && (!name || !strcmp(name, m->name)))
+		if (m->fs && m->state == MOUNT_LIVE && (!f->name || !strcmp(f->name, m->name)))
 			tok_each(fs_tokens(m->fs), one_token, &t);
 	}
 	return t.a;
@@ -254,7 +248,7 @@ static void one_lock(void *arg, const struct tok_lock_info *i)
 
 json_t *diag_locks(struct daemon *d, const char *name, unsigned limit)
 {
-	struct tokens t = {json_array(), limit, ts_wall_ns(ts_exec_env(d->exec)), NULL};
+	struct tokens t = {json_array(), limit, ts_wall_ns(ts_exec_env(d->exec)), NULL, NULL};
 	ts_list_for(l, &d->mounts) {
 		struct mount *m = ts_list_entry(l, struct mount, link);
 		t.fs = m->name;

@@ -2,6 +2,7 @@
 /* tesserad: one per node; wires the parts and lives until a signal, its exclusion, or corosync's death.
  *
  *   start: configuration -> incarnation made durable -> net -> quorum (joins) -> disks -> admin socket -> "ready"
+ *          a configuration or directory that must be changed by somebody: status 78; what may come right by itself: status 1
  *   stop:  mounts ended cleanly -> quorum left -> net closed
  *   out:   I/O stopped, mounts answer EIO, the process ends with status 75 and comes back as a new incarnation
  *
@@ -16,13 +17,18 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
 #endif
-#define EXIT_EXCLUDED 75
+
+static void node_event(struct daemon *d, enum event_id id, unsigned node, uint64_t incarnation)
+{
+	char object[24];
+	snprintf(object, sizeof(object), "node %u", node);
+	event_post(d, id, object, "incarnation %llu", (unsigned long long)incarnation);
+}
 
 static void on_view(void *arg, const struct quorum_view *v)
 {
@@ -37,15 +43,28 @@ static void on_view(void *arg, const struct quorum_view *v)
 			continue;
 		if (d->view_seen[m->node])
 			net_peer_drop(d->net, m->node);
+		node_event(d, EV_NODE_JOINED, m->node, m->incarnation);
 		d->view_seen[m->node] = m->incarnation;
 		net_peer_set(d->net, m->node, m->incarnation, m->addr, m->port);
 	}
 	for (unsigned n = 0; n < TS_ARRAY_LEN(d->view_seen); n++)
 		if (d->view_seen[n] && !present[n]) {
+			node_event(d, EV_NODE_LEFT, n, d->view_seen[n]);
 			net_peer_drop(d->net, n);
 			d->view_seen[n] = 0;
 		}
+	bool quorate = v->quorate && v->nmembers;
+	if (quorate != d->quorate)
+		event_post(d, quorate ? EV_QUORUM_BACK : EV_QUORUM_LOST, d->conf.cluster_name, "view %llu of %u members", (unsigned long long)v->number, v->nmembers);
+	d->quorate = quorate;
 	ts_notice("view %llu: %u members, %s", (unsigned long long)v->number, v->nmembers, v->quorate ? "quorate" : "not quorate");
+	struct quorum_info i = {0};
+	if (d->quorum) /* else it is being opened */
+		quorum_info_get(d->quorum, &i);
+	if (v->quorate && i.by == QUORUM_BY_TIE)
+		ts_notice("event: view %llu is half of the nodes: the tiebreaker let them go on", (unsigned long long)v->number);
+	if (v->quorate && i.by == QUORUM_BY_FORCE)
+		ts_warn("event: view %llu is no majority: an operator has vouched that the others are dead", (unsigned long long)v->number);
 	ts_cond_broadcast(&d->changed);
 }
 
@@ -73,6 +92,7 @@ static void daemon_out(struct daemon *d, const char *why)
 	if (d->excluded)
 		return;
 	d->excluded = true;
+	event_post(d, EV_EXCLUDED, "this node", "%s", why);
 	ts_err("node %u: out of the cluster: %s; all I/O stops, tesserad ends and may start again as a new incarnation", d->conf.node_id, why);
 	ts_list_for(l, &d->mounts) {
 		struct mount *m = ts_list_entry(l, struct mount, link);
@@ -93,6 +113,7 @@ static void on_excluded(void *arg, const char *why)
 static void on_suspended(void *arg, bool suspended)
 {
 	struct daemon *d = arg;
+	event_post(d, suspended ? EV_LEASE_LOST : EV_LEASE_BACK, "this node", "%s", suspended ? "operations wait" : "operations go on");
 	ts_notice("node %u: %s", d->conf.node_id, suspended ? "no lease: operations wait" : "lease held: operations go on");
 	ts_list_for(l, &d->mounts) {
 		struct mount *m = ts_list_entry(l, struct mount, link);
@@ -107,6 +128,7 @@ static void stop_fiber(void *arg)
 	struct daemon *d = arg;
 	mounts_stop_all(d);
 	server_close(d);
+	metrics_close(d);
 	disks_close_all(d);
 	ts_loop_stop(d->loop);
 }
@@ -117,8 +139,10 @@ static void on_signal(void *arg, uint32_t events)
 	if (d->stopping)
 		return;
 	d->stopping = true;
-	sd_notify(0, "STOPPING=1");
+	service_stopping();
 	ts_notice("node %u: stopping", d->conf.node_id);
+	event_post(d, EV_STOPPING, "this node", "told by a signal");
+	ts_cond_broadcast(&d->events->more);
 	ts_cond_broadcast(&d->changed);
 	if (ts_fiber_spawn(d->exec, "stop", stop_fiber, d))
 		ts_loop_stop(d->loop);
@@ -160,7 +184,7 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 	if (rc)
 		return rc;
 	struct net_tcp_args n = {.exec = d->exec, .self_node = d->conf.node_id, .incarnation = d->incarnation, .key = d->conf.key,
-				 .bind_addr = "0.0.0.0", .port = d->conf.port};
+				 .bind_addr = "0.0.0.0", .port = d->conf.port, .encrypt = d->conf.encrypt};
 	rc = net_tcp_open(&n, &d->net, errmsg, errlen);
 	if (rc)
 		return rc;
@@ -171,8 +195,9 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 		.exec = d->exec, .cluster_name = d->conf.cluster_name, .incarnation = d->incarnation,
 		.peer_port = (uint16_t)d->conf.port, .times = conf_times(&d->conf),
 		.durable = {v[0], v[1], v[2]}, .persist = on_persist,
-		.events = {on_view, on_group, on_excluded, on_suspended, d},
+		.events = {on_view, on_group, on_excluded, on_suspended, d, tie_agreed},
 	};
+	tie_load(d, &q.tie);
 	rc = quorum_cs_open(&q, &d->quorum, errmsg, errlen);
 	if (rc)
 		return rc;
@@ -181,7 +206,26 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 		return -EINVAL;
 	}
 	rc = disks_open_all(d);
-	return rc ? rc : server_open(d, errmsg, errlen);
+	if (rc == 0)
+		rc = tie_start(d);
+	if (rc == 0)
+		rc = server_open(d, errmsg, errlen);
+	if (rc == 0)
+		rc = health_open(d);
+	char why[256];
+	if (rc == 0 && metrics_open(d, d->conf.metrics, why, sizeof(why)))
+		ts_warn("%s; the daemon goes on without", why);
+	return rc;
+}
+
+static int events_open(struct daemon *d)
+{
+	d->events = ts_alloc(sizeof(*d->events));
+	if (!d->events)
+		return -ENOMEM;
+	ts_cond_init(&d->events->more);
+	event_post(d, EV_STARTED, "this node", "version %s", TESSERA_VERSION);
+	return hooks_open(d);
 }
 
 /* Before the first thread: one that does not block them is who the kernel gives them to, and they end the process then and there. */
@@ -222,13 +266,13 @@ static void boot_fiber(void *arg)
 	struct boot *b = arg;
 	b->rc = start(b->d, b->errmsg, sizeof(b->errmsg));
 	if (b->rc) {
-		b->d->exit_code = 1;
+		b->d->exit_code = b->rc == -EINVAL || b->rc == -EPERM ? EXIT_CONFIG : 1;
 		fprintf(stderr, "tesserad: %s\n", b->errmsg[0] ? b->errmsg : strerror(-b->rc));
 		ts_loop_stop(b->d->loop);
 		return;
 	}
 	ts_notice("node %u: incarnation %llu of cluster %s", b->d->conf.node_id, (unsigned long long)b->d->incarnation, b->d->conf.cluster_name);
-	sd_notify(0, "READY=1");
+	service_ready(b->d);
 }
 
 static int run(const char *path)
@@ -238,7 +282,7 @@ static int run(const char *path)
 	char errmsg[512];
 	if (conf_load(path, &d.conf, errmsg, sizeof(errmsg))) {
 		fprintf(stderr, "tesserad: %s\n", errmsg);
-		return 1;
+		return EXIT_CONFIG;
 	}
 	/* All three before the first thread, which libqb's log is. */
 	sigset_t sigs = signals_block();
@@ -248,7 +292,7 @@ static int run(const char *path)
 		fprintf(stderr, "tesserad: root's power cannot be given away: %s\n", strerror(-rc));
 		return 1;
 	}
-	ts_log_open("tesserad", (enum ts_log_level)d.conf.log_level, true);
+	ts_log_open("tesserad", (enum ts_log_level)d.conf.log_level, !service_has_journal());
 	if (d.conf.fault_points)
 		ts_notice("%s: fault_points = yes: root may hold up and break the mounts of this node; for tests only", path);
 	d.listen_fd = -1;
@@ -260,7 +304,8 @@ static int run(const char *path)
 	cluster_id(&d);
 	d.exec = ts_exec_new(&ts_env_real);
 	d.loop = d.exec ? ts_loop_new(d.exec) : NULL;
-	if (!d.loop || signals_watch(&d, &sigs)) {
+	snprintf(d.conf_path, sizeof(d.conf_path), "%s", path);
+	if (!d.loop || events_open(&d) || signals_watch(&d, &sigs)) {
 		fprintf(stderr, "tesserad: cannot start: %s\n", strerror(errno));
 		return 1;
 	}
@@ -283,6 +328,8 @@ int main(int argc, char **argv)
 					      {0}};
 	const char *path = "/etc/tessera/tesserad.conf";
 	int o;
+	if (argc > 2 && !strcmp(argv[1], HOOK_ARG))
+		return hooks_child(argc - 2, argv + 2);
 	while ((o = getopt_long(argc, argv, "c:fVh", longs, NULL)) != -1)
 		switch (o) {
 		case 'c':

@@ -7,8 +7,8 @@
  *   sub 16,17    superblock, twice               (on every disk)
  *   sub 40..41   slot table, 2 blocks            (on every disk; 128 slots a block)
  *   sub 48..113  disk table                      (on every disk; 63 disks a block)
- *   sub 114..127 its first 14 blocks, again      (with FS_FEAT_DISKS)
- *   sub 128..253 where disks are found: URLs     (on disk 0, if it was ever told)
+ *   sub 114..120 its first 7 blocks, again       (with FS_FEAT_DISKS)
+ *   sub 128..190 where disks are found: URLs     (on disk 0, if it was ever told)
  *   sub 256..    system area: log slots that live on this disk, pieces of the segment table
  *   region_start regions: region r owns the chunk [region_start + r*region_subs, +region_subs) of every disk
  *   chunk sub 0 = bitmap block, sub 1 = auxiliary block (watermarks), then space.
@@ -143,7 +143,7 @@ struct fs_disk_ent_disk { /* 64 bytes */
 	le64 reserved[3];
 };
 #define FS_DISKS_PER_BLOCK 63
-#define FS_DISKTAB_TWICE   14u /* blocks of the table that lie twice */
+#define FS_DISKTAB_TWICE   7u  /* blocks of the table that lie twice */
 #define FS_DISKS_ONLINE	   (FS_DISKTAB_TWICE * FS_DISKS_PER_BLOCK) /* only disks with smaller numbers can be added or changed */
 struct fs_disktab_disk {
 	struct fs_mhdr_disk h;
@@ -159,7 +159,7 @@ struct fs_diskurl_disk {
 	char url[FS_DISKURL_PER_BLOCK][FS_DISKURL_BYTES]; /* "": not told */
 };
 _Static_assert(sizeof(struct fs_diskurl_disk) == FS_SUB, "disk url block size");
-_Static_assert(FS_DISKURL_SUB + (FS_DISKS_ONLINE + FS_DISKURL_PER_BLOCK - 1) / FS_DISKURL_PER_BLOCK <= FS_SYSTEM_SUB, "disk urls fit");
+_Static_assert(FS_DISKURL_SUB + (FS_DISKS_ONLINE + FS_DISKURL_PER_BLOCK - 1) / FS_DISKURL_PER_BLOCK <= NSD_TIE_OFF / FS_SUB, "disk urls fit in front of the tiebreaker");
 
 struct fs_slot_ent_disk { /* where a log slot lies; 24 bytes */
 	le64 addr[3];

@@ -143,6 +143,7 @@ struct fs_recovery_info {
 	unsigned attempts; /* since the last that ended well */
 	int rc;		   /* of the last that did not */
 	char error[256];
+	uint64_t done; /* incarnations recovered here since the mount */
 };
 struct fs_recovered {
 	unsigned node;
@@ -312,6 +313,7 @@ struct fs_stats {
 	uint64_t buf_hits, buf_misses, dirty_bytes, intents;
 	uint64_t log_used_bytes, log_size_bytes, tail_lsn, head_lsn, stable_lsn;
 	uint32_t slot;
+	struct ts_hist force_time;
 };
 void fs_stats_get(struct fs *fs, struct fs_stats *out);
 const char *fs_op_name(unsigned op);

@@ -572,7 +572,7 @@ int fs_inode_writeback_all(struct fs *fs)
 	for (size_t i = 0; i < a.n; i++) {
 		int wrc = a.ip[i]->data ? fs_data_writeback(fs, a.ip[i]) : 0;
 
-		if (wrc && !rc)
+		if (wrc && wrc != -ESTALE && !rc) /* stale: freed by another node meanwhile, nobody's data */
 			rc = wrc;
 		fs_inode_put(fs, a.ip[i]);
 	}

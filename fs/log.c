@@ -183,6 +183,7 @@ static int force_round(struct fs *fs)
 	struct round r;
 	struct ts_list *l;
 	int rc;
+	uint64_t begun = ts_exec_now(fs->exec);
 
 	close_open(g);
 	r.end = g->next_lsn;
@@ -201,6 +202,7 @@ static int force_round(struct fs *fs)
 		return rc;
 	}
 	fs->stats.log_forces++;
+	ts_hist_add(&fs->stats.force_time, ts_exec_now(fs->exec) - begun);
 	g->stable = r.end;
 	g->open_since_ns = ts_exec_now(fs->exec);
 	return 0;

@@ -76,6 +76,7 @@ void fs_recovery_get(const struct fs *fs, struct fs_recovery_info *out)
 
 	*out = r->now;
 	out->coordinator = c ? c->node : 0;
+	out->done = r->npast;
 	for (unsigned i = 0; i < FS_REC_STEPS; i++)
 		out->step_ns[i] = r->step_ns[i];
 	if (r->now.step != FS_REC_IDLE)

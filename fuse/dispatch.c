@@ -159,6 +159,7 @@ void tf_reply_err(struct tf_req *q, int err)
 static void req_free(struct tf_req *q)
 {
 	struct tfuse *tf = q->tf;
+	tf_watch_end(q);
 	ts_list_del(&q->link);
 	tf_names_answered(q);
 	if (q->big)
@@ -172,7 +173,8 @@ static void req_free(struct tf_req *q)
 static void req_run(void *arg)
 {
 	struct tf_req *q = arg;
-	if (ts_fiber_self())
+	q->fiber = ts_fiber_self();
+	if (q->fiber)
 		ts_fiber_data_set(q);
 	if (q->in->opcode != FUSE_READ && q->in->opcode != FUSE_WRITE) /* these when they are in their list */
 		tf_fault_at(q, TF_BEFORE_PIN);
@@ -244,6 +246,7 @@ static struct tf_req *req_new(struct tfuse *tf, size_t n)
 	q->arg_len = n - sizeof(*q->in);
 	req_target(q);
 	q->cred = (struct fs_cred){.uid = q->in->uid, .gid = q->in->gid, .pid = q->in->pid};
+	q->begun_ns = ts_exec_now(tf->exec);
 	ts_list_init(&q->node_link);
 	ts_list_push_back(&tf->requests, &q->link);
 	tf->in_flight++;
@@ -301,7 +304,7 @@ static void dispatch(struct tfuse *tf, size_t n)
 	}
 	if (tf_ops[in->opcode].inline_ok)
 		req_run(q);
-	else if (ts_fiber_spawn(tf->exec, tf_ops[q->in->opcode].name, req_run, q)) {
+	else if (ts_fiber_start(tf->exec, tf_ops[q->in->opcode].name, req_run, q)) {
 		tf_reply_err(q, ENOMEM);
 		req_free(q);
 	}

@@ -47,7 +47,22 @@ struct tfuse_stats {
 	uint64_t nodes, in_flight;
 	uint32_t proto_minor;  /* the kernel's; 0: it has not spoken yet */
 	bool keeps_names;
+	struct ts_hist time[64]; /* by opcode, from its arrival to its end */
 };
+/* Who uses the mount: one row a process, of those that came last. */
+struct tfuse_user {
+	uint32_t pid, uid;
+	uint64_t ops, read_bytes, write_bytes, busy_ns, last_ns;
+};
+#define TFUSE_USERS 128
+void tfuse_each_user(const struct tfuse *tf, void (*fn)(void *arg, const struct tfuse_user *u), void *arg);
+/* Requests of the kernel that are not answered yet, and what each waits for (NULL: it runs). */
+struct tfuse_request {
+	const char *op, *waits_for;
+	uint64_t ino, a, b, since_ns, begun_ns; /* since: of the wait */
+	uint32_t pid, uid;
+};
+void tfuse_each_request(const struct tfuse *tf, void (*fn)(void *arg, const struct tfuse_request *r), void *arg);
 void tfuse_stats_get(const struct tfuse *tf, struct tfuse_stats *out);
 const char *tfuse_op_name(unsigned opcode); /* NULL if unknown */
 

@@ -132,6 +132,8 @@ struct tf_req {
 	size_t arg_len;
 	struct fs_cred cred;
 	struct ts_list link;	/* tfuse.requests */
+	struct ts_fiber *fiber; /* NULL: it has none, or has not begun */
+	uint64_t begun_ns;
 	bool interrupted;	/* a signal came for whoever waits for the answer */
 	uint64_t nodeid;	/* the kernel's; in->nodeid is the inode's number */
 	struct { /* what the request means: node ids of what the kernel knows */
@@ -208,6 +210,7 @@ struct tfuse {
 	struct ts_cond told;
 	struct tf_notify *notify;
 	struct tfuse_stats st;
+	struct tfuse_user users[TFUSE_USERS];
 	atomic_uint_least64_t enoent; /* counted by notifier threads */
 	unsigned faults_armed;
 	struct tf_faults *faults; /* NULL until the first is armed */
@@ -226,6 +229,8 @@ static inline struct fs_file *tf_handle(uint64_t fh)
 	return (struct fs_file *)(uintptr_t)(fh & ~TF_FH_DIRECT);
 }
 
+/* watch.c */
+void tf_watch_end(struct tf_req *q); /* it is answered: counted */
 /* dispatch.c */
 void tf_readable(void *arg, uint32_t events);
 void tf_nobody_waits(struct tfuse *tf); /* the connection is gone: requests that wait for others end */

@@ -282,6 +282,8 @@ static int flags_set(struct tf_req *q, bool x, const void *data)
 	s.project = fx.fsx_projid;
 	if (!rc)
 		rc = fs_setattr(q->tf->fs, &q->cred, q->in->nodeid, &s, NULL);
+	if (!rc)
+		tf_inval_attr(q->tf, q->in->nodeid); /* the kernel does not know that an ioctl changes the ctime */
 	return rc ? rc : tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
 

@@ -170,13 +170,13 @@ static void fiber_main(void *arg)
 	TS_PANIC("fiber %s was resumed after its end", f->name);
 }
 
-int ts_fiber_spawn(struct ts_exec *x, const char *name, ts_fn fn, void *arg)
+static struct ts_fiber *fiber_new(struct ts_exec *x, const char *name, ts_fn fn, void *arg)
 {
 	char *stack = ts_stack_get();
 	struct ts_fiber *f;
 
 	if (!stack)
-		return -ENOMEM;
+		return NULL;
 	f = (struct ts_fiber *)TS_ALIGN_DOWN((uintptr_t)(stack + TS_STACK_BYTES - sizeof(*f)), 64);
 	*f = (struct ts_fiber){.exec = x, .stack = stack, .name = name, .fn = fn, .arg = arg};
 	f->stack_bytes = (size_t)((char *)f - stack);
@@ -188,7 +188,28 @@ int ts_fiber_spawn(struct ts_exec *x, const char *name, ts_fn fn, void *arg)
 	ts_list_init(&f->link);
 	ts_list_push_back(&x->fibers, &f->all);
 	x->nfibers++;
+	return f;
+}
+
+int ts_fiber_spawn(struct ts_exec *x, const char *name, ts_fn fn, void *arg)
+{
+	struct ts_fiber *f = fiber_new(x, name, fn, arg);
+
+	if (!f)
+		return -ENOMEM;
 	ts_fiber_make_ready(f);
+	return 0;
+}
+
+int ts_fiber_start(struct ts_exec *x, const char *name, ts_fn fn, void *arg)
+{
+	struct ts_fiber *f = fiber_new(x, name, fn, arg);
+
+	if (!f)
+		return -ENOMEM;
+	TS_ASSERT(ts_exec_self() == x && !x->current);
+	f->state = FIBER_READY;
+	ts_fiber_resume(f);
 	return 0;
 }
 
@@ -307,6 +328,16 @@ void ts_fiber_each_waiting(struct ts_exec *x, ts_fiber_visit fn, void *arg)
 		if (f->state == FIBER_WAITING)
 			fn(arg, f->name, f->what, f->a, f->b, f->since_ns);
 	}
+}
+
+const char *ts_fiber_waits_for(const struct ts_fiber *f, uint64_t *a, uint64_t *b, uint64_t *since_ns)
+{
+	if (f->state != FIBER_WAITING)
+		return NULL;
+	*a = f->a;
+	*b = f->b;
+	*since_ns = f->since_ns;
+	return f->what;
 }
 
 size_t ts_fiber_count(const struct ts_exec *x)

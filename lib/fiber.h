@@ -14,6 +14,8 @@ struct ts_fiber;
 
 /* Starts fn(arg) on a fiber of x; it is ready at once and runs at the next step. -ENOMEM if no stack can be had. */
 int ts_fiber_spawn(struct ts_exec *x, const char *name, ts_fn fn, void *arg) TS_MUST_CHECK;
+/* The same, and runs it now until it waits or ends. From callbacks of the executor only, not from a fiber. */
+int ts_fiber_start(struct ts_exec *x, const char *name, ts_fn fn, void *arg) TS_MUST_CHECK;
 struct ts_fiber *ts_fiber_self(void); /* NULL outside fibers */
 struct ts_exec *ts_exec_self(void);   /* executor now running on this thread, NULL outside */
 void ts_fiber_yield(void);	      /* ready again at once, behind the others */
@@ -25,6 +27,8 @@ void *ts_fiber_data(void);
 /* Visits waiting fibers: name, what they wait for ("token inode 17 EX"), object numbers, since when. For diag waiters. */
 typedef void (*ts_fiber_visit)(void *arg, const char *name, const char *what, uint64_t a, uint64_t b, uint64_t since_ns);
 void ts_fiber_each_waiting(struct ts_exec *x, ts_fiber_visit fn, void *arg);
+/* What that fiber waits for, NULL when it does not. */
+const char *ts_fiber_waits_for(const struct ts_fiber *f, uint64_t *a, uint64_t *b, uint64_t *since_ns);
 size_t ts_fiber_count(const struct ts_exec *x); /* alive */
 
 /* Condition: a FIFO of waiting fibers. what is a static string; a and b are numbers to show with it. */

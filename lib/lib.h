@@ -6,6 +6,7 @@
 #include "lib/base.h"
 #include "lib/bytes.h"
 #include "lib/list.h"
+#include "lib/hist.h"
 #include "lib/map.h"
 #include "lib/csum.h"
 #include "lib/log.h"

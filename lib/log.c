@@ -17,6 +17,36 @@ static atomic_bool use_stderr = true;
 static atomic_bool use_qb;
 static pthread_mutex_t qb_mutex = PTHREAD_MUTEX_INITIALIZER;
 
+static struct {
+	enum ts_log_level level;
+	uint64_t wall_ns;
+	char text[TS_LOG_KEPT_BYTES];
+} kept[TS_LOG_KEPT];
+static uint64_t nkept;
+static pthread_mutex_t kept_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static void keep(enum ts_log_level level, const char *text)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	pthread_mutex_lock(&kept_mutex);
+	unsigned at = nkept++ % TS_LOG_KEPT;
+	kept[at].level = level;
+	kept[at].wall_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+	snprintf(kept[at].text, sizeof(kept[at].text), "%.*s", TS_LOG_KEPT_BYTES - 1, text);
+	pthread_mutex_unlock(&kept_mutex);
+}
+
+void ts_log_each(unsigned n, void (*fn)(void *arg, enum ts_log_level level, uint64_t wall_ns, const char *text), void *arg)
+{
+	pthread_mutex_lock(&kept_mutex); /* fn must not log */
+	uint64_t have = TS_MIN(nkept, (uint64_t)TS_LOG_KEPT), from = nkept - TS_MIN(have, (uint64_t)n);
+	for (uint64_t i = from; i < nkept; i++)
+		fn(arg, kept[i % TS_LOG_KEPT].level, kept[i % TS_LOG_KEPT].wall_ns, kept[i % TS_LOG_KEPT].text);
+	pthread_mutex_unlock(&kept_mutex);
+}
+
 static const char *level_name(enum ts_log_level level)
 {
 	switch (level) {
@@ -38,8 +68,8 @@ void ts_log_open(const char *ident, enum ts_log_level level, bool to_stderr)
 {
 	pthread_mutex_lock(&qb_mutex);
 	if (!atomic_load(&use_qb)) {
-		qb_log_init(ident, LOG_DAEMON, LOG_DEBUG);
-		qb_log_filter_ctl(QB_LOG_SYSLOG, QB_LOG_FILTER_ADD, QB_LOG_FILTER_FILE, "*", LOG_DEBUG);
+		qb_log_init(ident, LOG_DAEMON, LOG_WARNING); /* of libqb itself: its debugging is no news of ours */
+		qb_log_filter_ctl(QB_LOG_SYSLOG, QB_LOG_FILTER_ADD, QB_LOG_FILTER_FILE, __FILE__, LOG_DEBUG);
 		qb_log_format_set(QB_LOG_SYSLOG, "%b");
 		qb_log_ctl(QB_LOG_SYSLOG, QB_LOG_CONF_ENABLED, QB_TRUE);
 		qb_log_ctl(QB_LOG_SYSLOG, QB_LOG_CONF_THREADED, QB_TRUE); /* no ctl between this and the start: crashes */
@@ -91,6 +121,7 @@ void ts_log_write(enum ts_log_level level, const char *fmt, ...)
 	for (char *c = text; *c; c++)
 		if (*c == '\n' || *c == '\r')
 			*c = ' '; /* one event, one line: nobody forges a second one */
+	keep(level, text);
 	if (atomic_load(&use_qb)) {
 		pthread_mutex_lock(&qb_mutex);
 		qb_log_from_external_source(__func__, __FILE__, "%s", (uint8_t)level, __LINE__, 0, text);

@@ -11,6 +11,10 @@ void ts_log_open(const char *ident, enum ts_log_level level, bool to_stderr);
 void ts_log_level_set(enum ts_log_level level);
 bool ts_log_enabled(enum ts_log_level level);
 void ts_log_write(enum ts_log_level level, const char *fmt, ...) TS_PRINTF(2, 3);
+/* The newest `n` lines that were logged, oldest first, however far the level was turned down since. Any thread. */
+#define TS_LOG_KEPT	  1024
+#define TS_LOG_KEPT_BYTES 320
+void ts_log_each(unsigned n, void (*fn)(void *arg, enum ts_log_level level, uint64_t wall_ns, const char *text), void *arg);
 #define ts_log(level, ...)                                                                                 \
 	do {                                                                                               \
 		if (ts_log_enabled(level))                                                                 \

@@ -2,7 +2,9 @@
 /* Job: the epoll driver of an executor. Must never happen: a callback for a descriptor that was deleted (its number
  * may already be someone else's): events carry the registration, which dies with it and is freed after the batch. */
 #include "lib/fiber_int.h"
+#include "lib/spin.h"
 
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -31,6 +33,7 @@ struct ts_loop {
 	struct hook *hook;
 	size_t nhooks, hook_room;
 	atomic_bool stop;
+	struct ts_spin spin;
 };
 
 static void wake(struct ts_loop *l)
@@ -50,6 +53,13 @@ static void on_wake(void *arg, uint32_t events)
 		TS_ASSERT(errno == EAGAIN);
 }
 
+static bool alone(void)
+{
+	cpu_set_t set;
+
+	return !sched_getaffinity(0, sizeof(set), &set) && CPU_COUNT(&set) == 1;
+}
+
 struct ts_loop *ts_loop_new(struct ts_exec *x)
 {
 	struct ts_loop *l = ts_alloc(sizeof(*l));
@@ -58,6 +68,7 @@ struct ts_loop *ts_loop_new(struct ts_exec *x)
 	if (!l)
 		return NULL;
 	l->exec = x;
+	l->spin.never = alone();
 	ts_list_init(&l->dead);
 	l->epfd = epoll_create1(EPOLL_CLOEXEC);
 	l->evfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -190,21 +201,48 @@ void ts_loop_before_wait_del(struct ts_loop *l, ts_fn fn, void *arg)
 	}
 }
 
+/* Events without a wait; false: none came for as long as it is worth while to look. */
+static bool look_for_events(struct ts_loop *l, struct epoll_event *ev, int *n)
+{
+	static const struct timespec none;
+	uint64_t until = ts_exec_now(l->exec) + TS_SPIN_NS;
+
+	do {
+		*n = epoll_pwait2(l->epfd, ev, BATCH, &none, NULL);
+		if (*n || ts_exec_ready(l->exec) || atomic_load(&l->stop)) {
+			ts_spin_hit(&l->spin);
+			return true;
+		}
+	} while (ts_exec_now(l->exec) < until);
+	ts_spin_miss(&l->spin);
+	return false;
+}
+
 static int wait_events(struct ts_loop *l, struct epoll_event *ev, bool busy)
 {
 	struct timespec ts = {0};
-	int n;
+	uint64_t slept = 0, now = 0;
+	int n = 0;
 
+	if (!busy && ts_spin_worth(&l->spin) && look_for_events(l, ev, &n)) {
+		TS_ASSERT(n >= 0 || errno == EINTR);
+		return n;
+	}
 	if (!busy && !atomic_load(&l->stop) && ts_exec_sleep_begin(l->exec)) {
-		uint64_t when = ts_exec_next_timer(l->exec), now = ts_exec_now(l->exec);
-		uint64_t left = when > now ? TS_MIN(when - now, SLEEP_MAX) : 0;
+		uint64_t when = ts_exec_next_timer(l->exec);
+		uint64_t left;
 
+		now = ts_exec_now(l->exec);
+		left = when > now ? TS_MIN(when - now, SLEEP_MAX) : 0;
 		/* A stop that came between our look and sleep_begin has written the eventfd: no sleep is lost. */
 		ts = (struct timespec){.tv_sec = (time_t)(left / TS_NS_PER_S), .tv_nsec = (long)(left % TS_NS_PER_S)};
+		slept = left;
 	}
 	n = epoll_pwait2(l->epfd, ev, BATCH, &ts, NULL);
-	ts_exec_sleep_end(l->exec);
 	TS_ASSERT(n >= 0 || errno == EINTR);
+	ts_exec_sleep_end(l->exec);
+	if (slept)
+		ts_spin_slept(&l->spin, ts_exec_now(l->exec) - now);
 	return n;
 }
 

@@ -116,6 +116,18 @@ struct net_tcp_args {
 	unsigned port;
 	bool encrypt; /* payloads on every connection of this node, whoever else wants it; peers that cannot are refused */
 };
+/* What is known of each peer of a net that net_tcp_open() made. */
+struct net_peer_info {
+	unsigned node;
+	uint64_t incarnation;
+	const char *addr;
+	unsigned port;
+	bool connected;
+	unsigned attempts; /* to connect, since the last connection that lasted */
+	uint64_t unacked, queued; /* messages sent and not acknowledged; of these and those still to be sent */
+	uint64_t connected_ns; /* since when (the clock's time) */
+};
+void net_tcp_each_peer(const struct net *n, void (*fn)(void *arg, const struct net_peer_info *i), void *arg);
 int net_tcp_open(const struct net_tcp_args *a, struct net **out, char *errmsg, size_t errlen) TS_MUST_CHECK;
 /* For another implementation (the simulator). */
 struct net *net_new(struct ts_exec *x, unsigned self_node, uint64_t incarnation, const struct net_ops *ops, void *priv) TS_MUST_CHECK;

@@ -239,6 +239,24 @@ static void tcp_stats(struct net *n, struct net_stats *out)
 	*out = t->stats;
 }
 
+void net_tcp_each_peer(const struct net *n, void (*fn)(void *arg, const struct net_peer_info *i), void *arg)
+{
+	const struct net_tcp *t = n->priv;
+
+	for (unsigned k = 1; k < NET_MAX_NODES; k++) {
+		const struct net_peer *p = t->peers[k];
+		if (!p)
+			continue;
+		struct net_peer_info i = {.node = p->node, .incarnation = p->incarnation, .addr = p->addr, .port = p->port,
+					  .connected = p->conn && p->conn->state == NET_C_OPEN, .attempts = p->attempts, .connected_ns = p->opened_ns};
+		for (unsigned l = 0; l < NET_LANES; l++) {
+			i.unacked += p->lane[l].inflight;
+			i.queued += p->lane[l].count;
+		}
+		fn(arg, &i);
+	}
+}
+
 static void tcp_close(struct net *n)
 {
 	struct net_tcp *t = n->priv;

@@ -83,7 +83,7 @@ static void fault_submit(struct nsd_dev *d, struct nsd_req *r)
 		return;
 	}
 	*s = (struct shadow){.above = r, .below = f->below};
-	s->req = (struct nsd_req){.op = r->op, .off = r->off, .len = r->len, .iov = r->iov, .iovcnt = r->iovcnt,
+	s->req = (struct nsd_req){.op = r->op, .ungated = r->ungated, .off = r->off, .len = r->len, .iov = r->iov, .iovcnt = r->iovcnt,
 				  .deadline_ns = r->due_ns, .done = below_done, .arg = s};
 	if (p->tear_nth_write && nsd_is_write(r->op) && --p->tear_nth_write == 0 && tear(s, d->info.sector_bytes)) {
 		shadow_end(s, -ENOMEM);

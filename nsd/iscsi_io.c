@@ -212,7 +212,7 @@ void nsd_iscsi_pump(struct iscsi_dev *d)
 		struct nsd_req *r = ts_list_entry(ts_list_pop_front(&d->waiting), struct nsd_req, link);
 
 		d->nwaiting--;
-		if (nsd_is_write(r->op) && !nsd_may_write(d->dev))
+		if (!nsd_may_send(d->dev, r))
 			nsd_complete(r, -TS_ERR_FENCED);
 		else
 			send_one(d, r);

@@ -141,7 +141,7 @@ static int check(const struct nsd_dev *d, const struct nsd_req *r)
 	if (nsd_is_write(r->op)) {
 		if (d->read_only)
 			return -EROFS;
-		if (!nsd_may_write(d))
+		if (!nsd_may_send(d, r))
 			return -TS_ERR_FENCED;
 	}
 	return r->due_ns <= r->submitted_ns ? -ETIMEDOUT : 0;
@@ -171,6 +171,7 @@ void nsd_submit(struct nsd_dev *d, struct nsd_req *r)
 static void count(struct nsd_dev *d, const struct nsd_req *r, int rc)
 {
 	struct nsd_stats *s = &d->stats;
+	uint64_t ns = ts_exec_now(d->exec) - r->submitted_ns;
 
 	if (rc) {
 		s->errors++;
@@ -178,11 +179,14 @@ static void count(struct nsd_dev *d, const struct nsd_req *r, int rc)
 	} else if (r->op == NSD_READ) {
 		s->reads++;
 		s->read_bytes += r->len;
+		ts_hist_add(&s->read_time, ns);
 	} else if (r->op == NSD_FLUSH) {
 		s->flushes++;
+		ts_hist_add(&s->flush_time, ns);
 	} else {
 		s->writes++;
 		s->write_bytes += r->len;
+		ts_hist_add(&s->write_time, ns);
 	}
 }
 

@@ -23,6 +23,7 @@ struct nsd_req {
 	void (*done)(struct nsd_req *r, int rc); /* on the executor, never from inside nsd_submit; rc 0 or -errno:
 						    -EIO, -ETIMEDOUT, -TS_ERR_FENCED (reservation conflict or gate shut) */
 	void *arg;
+	bool ungated;		/* the gate is not asked: only for what decides who may write (the tiebreaker) */
 	struct ts_list link;	/* private to the back end from here on */
 	struct nsd_dev *dev;
 	void *priv;
@@ -84,6 +85,7 @@ int nsd_flush(struct nsd_dev *d) TS_MUST_CHECK;
 struct nsd_stats {
 	uint64_t reads, writes, flushes, read_bytes, write_bytes, errors, resends, fenced;
 	uint32_t in_flight;
+	struct ts_hist read_time, write_time, flush_time; /* of what ended well */
 };
 void nsd_stats_get(const struct nsd_dev *d, struct nsd_stats *out);
 
@@ -129,6 +131,9 @@ const char *nsd_able_name(unsigned i, uint32_t *bit); /* the i-th bit and its na
 #define NSD_LABEL_BYTES	    4096
 #define NSD_LABEL_COPY2_OFF 4096   /* the second copy lies right behind the first */
 #define NSD_DATA_START	    (1u << 20)
+#define NSD_TIE_OFF	    (768u << 10) /* the 256 KiB before the data are the tiebreaker's (quorum/tie_int.h) */
+#define NSD_TIE_MAGIC	    "TSSRTIEH"
+#define NSD_TIE_WHAT	    "a Tessera tiebreaker" /* what nsd_label_read calls a disk that has nothing else */
 #define NSD_LABEL_VERSION   1
 struct nsd_label_disk {
 	char magic[8]; /* "TSSRNSD\n" */

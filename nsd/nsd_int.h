@@ -34,6 +34,10 @@ static inline bool nsd_may_write(const struct nsd_dev *d)
 {
 	return !d->gate.may_write || d->gate.may_write(d->gate.arg);
 }
+static inline bool nsd_may_send(const struct nsd_dev *d, const struct nsd_req *r)
+{
+	return !nsd_is_write(r->op) || r->ungated || nsd_may_write(d);
+}
 
 /* Between the segments of a request and one buffer of r->len bytes. Empty segments may have no address. */
 static inline void nsd_gather(void *to, const struct nsd_req *r)

@@ -13,11 +13,19 @@
 #define READ_BUDGET  (4u << 20)
 #define IN_PLACE_MIN (16u << 10) /* shorter data is copied: one read then takes many answers */
 
+static void unwatch(struct nvme_conn *c)
+{
+	if (c->watched)
+		ts_loop_fd_del(c->d->loop, c->fd);
+	c->watched = false;
+}
+
 static void conn_failed(struct nvme_conn *c, int err, const char *what)
 {
 	if (c->broken)
 		return;
 	c->broken = true;
+	unwatch(c); /* it would be told of its end again and again until it is closed */
 	c->error = err;
 	if (err == 0 || err == ECONNRESET || err == EPIPE)
 		c->peer_ended = true;
@@ -84,7 +92,7 @@ static void watch(struct nvme_conn *c)
 {
 	uint32_t want = EPOLLIN;
 
-	if (c->fd < 0 || c->broken)
+	if (!c->watched)
 		return;
 	if (!c->connected || (nvme_queue_has_out(&c->q) && !stopped(c)))
 		want |= EPOLLOUT;
@@ -163,6 +171,7 @@ static int start(struct nvme_conn *c)
 	rc = connect(c->fd, sa, d->target.addrlen) && errno != EINPROGRESS ? -errno : 0;
 	if (!rc)
 		rc = ts_loop_fd_add(d->loop, c->fd, c->events, on_socket, c);
+	c->watched = !rc;
 	if (rc) {
 		close(c->fd);
 		c->fd = -1;
@@ -198,7 +207,7 @@ void nvme_conn_close(struct nvme_conn *c)
 	struct linger reset = {.l_onoff = 1, .l_linger = 0};
 
 	if (c->fd >= 0) {
-		ts_loop_fd_del(c->d->loop, c->fd);
+		unwatch(c);
 		setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 		close(c->fd);
 		c->fd = -1;

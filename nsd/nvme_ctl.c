@@ -35,12 +35,18 @@ static void ctl_late(void *arg)
 	ts_cond_broadcast(&k->d->wake);
 }
 
+/* An association that is lost is taken down over its admin queue; on the others nothing more is sent. */
+static bool gone(const struct nvme_conn *c)
+{
+	return c->broken || (c->d->lost && c->q.qid);
+}
+
 /* The session's own fiber waits for the end of the connection, too: there is nobody else to close it and give the command up. */
 static int wait_for_end(struct nvme_ctl *k, uint64_t opcode)
 {
 	if (ts_fiber_self() != k->d->fiber)
 		return ts_done_wait(&k->done, "NVMe control command", opcode, k->c->q.qid);
-	while (!k->done.done && !k->c->broken)
+	while (!k->done.done && !gone(k->c))
 		ts_cond_wait(&k->d->wake, "NVMe control command", opcode, k->c->q.qid);
 	if (!k->done.done)
 		nvme_conn_close(k->c);
@@ -54,7 +60,7 @@ int nvme_ctl(struct nvme_conn *c, struct nvme_cmd_msg *cmd, void *data, uint32_t
 	struct ts_timer late = {0};
 	int rc;
 
-	if (c->broken)
+	if (gone(c))
 		return -ENOTCONN;
 	if (!nvme_queue_room(&c->q))
 		return -EBUSY; /* nvme_pump() leaves room for us: more at once than was thought of */

@@ -54,7 +54,7 @@ struct nvme_conn {
 	struct nvme_dev *d;
 	int fd;
 	uint32_t events;
-	bool connected, broken;
+	bool watched, connected, broken;
 	bool peer_ended; /* the target closed it: it takes nothing more from it */
 	int error;	 /* errno of the socket */
 	uint8_t *rbuf;

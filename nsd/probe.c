@@ -110,7 +110,9 @@ static int probe_copy(struct nsd_dev *d, int fd, uint8_t *buf, bool *found, char
 	rc = head_is_zero(fd, buf, size, &zero);
 	if (!rc && !zero) {
 		*found = true;
-		snprintf(what, whatlen, "data without a known signature");
+		bool tie = pread(fd, buf, 8, NSD_TIE_OFF) == 8 && !memcmp(buf, NSD_TIE_MAGIC, 8);
+
+		snprintf(what, whatlen, "%s", tie ? NSD_TIE_WHAT : "data without a known signature");
 	}
 	return rc;
 }

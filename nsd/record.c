@@ -97,7 +97,7 @@ static void record_submit(struct nsd_dev *d, struct nsd_req *r)
 	}
 	s->above = r;
 	s->rec = rec;
-	s->req = (struct nsd_req){.op = r->op, .off = r->off, .len = r->len, .iov = r->iov, .iovcnt = r->iovcnt,
+	s->req = (struct nsd_req){.op = r->op, .ungated = r->ungated, .off = r->off, .len = r->len, .iov = r->iov, .iovcnt = r->iovcnt,
 				  .deadline_ns = r->due_ns, .done = below_done, .arg = s};
 	ts_list_init(&s->link);
 	if (r->op == NSD_FLUSH) {

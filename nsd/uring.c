@@ -166,7 +166,7 @@ static void start(struct uring *u, struct nsd_req *r)
 	struct io *io;
 	int rc = 0;
 
-	if (nsd_is_write(r->op) && !nsd_may_write(u->dev)) {
+	if (!nsd_may_send(u->dev, r)) {
 		nsd_complete(r, -TS_ERR_FENCED); /* it waited, and the gate was shut meanwhile */
 		return;
 	}
@@ -228,7 +228,7 @@ static void io_result(struct uring *u, struct io *io, int res)
 	}
 	/* Short. Nothing at all is the end of the file (it shrank under us) unless the kernel asked to try again. */
 	rc = io->cancelled ? -ETIMEDOUT : res == 0 && ++r->tries > 3 ? -EIO : rest(io, (uint64_t)res);
-	if (!rc && nsd_is_write(r->op) && !nsd_may_write(u->dev))
+	if (!rc && !nsd_may_send(u->dev, r))
 		rc = -TS_ERR_FENCED;
 	if (!rc && !io_queue(u, io))
 		rc = -EAGAIN;

@@ -85,6 +85,9 @@ void q_emit(struct quorum *q, const struct q_state *before)
 	atomic_store(&q->gate, true);
 	if (!q->first_view_ns)
 		q->first_view_ns = q_now(q);
+	if (q->vis.by == QUORUM_BY_MAJORITY)
+		q->forced = false;
+	q_tie_known(q);
 	if (new_view)
 		emit_view(q);
 	for (unsigned i = 0; i < q->vis.ngroups && q->phase != Q_DEAD; i++) {
@@ -265,10 +268,25 @@ void quorum_core_needed(struct quorum *q, unsigned daemons)
 	q->needed = TS_MIN(daemons, (unsigned)QUORUM_MAX_NODES);
 }
 
+void quorum_core_expected(struct quorum *q, unsigned expected)
+{
+	q->expected = expected <= QUORUM_MAX_NODES && expected % 2 == 0 ? expected : 0;
+}
+
 void quorum_core_machines(struct quorum *q, const uint64_t bits[4])
 {
 	_Static_assert(sizeof(q->machines) == 4 * sizeof(bits[0]), "a bit for each node id");
 	memcpy(q->machines, bits, sizeof(q->machines));
+}
+
+void quorum_core_configured(struct quorum *q, const uint64_t bits[4])
+{
+	memcpy(q->configured, bits, sizeof(q->configured));
+}
+
+bool quorum_node_configured(const struct quorum *q, unsigned node)
+{
+	return node < Q_NODE_IDS && q->configured[node / 64] >> node % 64 & 1;
 }
 
 bool quorum_machine_up(const struct quorum *q, unsigned node)
@@ -367,6 +385,7 @@ struct quorum *quorum_core_new(const struct quorum_core_args *a)
 	q->promised = TS_MAX(a->durable.promised, a->durable.accepted);
 	q->accepted = a->durable.accepted;
 	q->accepted_idx = a->durable.accepted_idx;
+	q->tie.known = a->tie;
 	q->needed = 1;
 	q->suspended = true;
 	q->tick_ns = q_now(q);

@@ -63,8 +63,11 @@ static void to_core(struct quorum *q, const struct ev *e)
 		break;
 	case EV_QUORATE:
 		quorum_core_needed(q, e->needed);
+		quorum_core_expected(q, e->expected);
 		memcpy(machines, e->data, sizeof(machines));
 		quorum_core_machines(q, machines);
+		memcpy(machines, e->data + sizeof(machines), sizeof(machines));
+		quorum_core_configured(q, machines);
 		quorum_core_quorate(q, e->quorate, e->ring);
 		break;
 	case EV_LOST:

@@ -50,6 +50,27 @@ static int find_addr(cmap_handle_t h, unsigned self, char **addr)
 	return rc;
 }
 
+void cs_nodelist_get(uint64_t bits[4])
+{
+	cmap_handle_t h;
+	cmap_iter_handle_t it;
+	char key[CMAP_KEYNAME_MAXLEN + 1], tail[64];
+	unsigned pos;
+	uint32_t id;
+
+	memset(bits, 0, 4 * sizeof(*bits));
+	if (cmap_initialize(&h) != CS_OK)
+		return;
+	if (cmap_iter_init(h, "nodelist.node.", &it) == CS_OK) {
+		while (cmap_iter_next(h, it, key, NULL, NULL) == CS_OK)
+			if (sscanf(key, "nodelist.node.%u.%63s", &pos, tail) == 2 && !strcmp(tail, "nodeid") &&
+			    cmap_get_uint32(h, key, &id) == CS_OK && id < Q_NODE_IDS)
+				bits[id / 64] |= 1ULL << id % 64;
+		cmap_iter_finalize(h, it);
+	}
+	cmap_finalize(h);
+}
+
 int cs_local_get(struct cs_local *out, char *errmsg, size_t errlen)
 {
 	cmap_handle_t h;

@@ -13,6 +13,8 @@ struct cs_local {
 	unsigned node;
 	char addr[48]; /* numeric */
 };
+/* Node ids of corosync's nodelist, one bit each. Blocks; zeros when it cannot be read. */
+void cs_nodelist_get(uint64_t bits[4]);
 int cs_local_get(struct cs_local *out, char *errmsg, size_t errlen) TS_MUST_CHECK;
 /* Initialisation calls answer "try again" while corosync starts: tries for a few seconds. */
 #define CS_TRY(rc, call)                                                                                   \
@@ -26,7 +28,7 @@ struct ev { /* to the core */
 	struct ts_list link;
 	enum ev_kind kind;
 	uint64_t ring;
-	uint32_t node, pid, needed;
+	uint32_t node, pid, needed, expected;
 	bool quorate, exited;
 	size_t nm, nl, nj, len;
 	struct quorum_ring_member *m, *l, *j;

@@ -155,27 +155,38 @@ static void on_totem(cpg_handle_t h, struct cpg_ring_id id, uint32_t n, const ui
 		put_conf(cs, cs->members, cs->nmembers, NULL, 0, false, NULL, 0);
 }
 
-/* How many daemons a quorate view needs. One vote per node is what leases are reasoned with. */
-static uint32_t needed(struct cs *cs, uint32_t ring_members)
+/* Whatever else decides between two halves there must not be beside the tiebreaker. */
+#define OTHER_ARBITERS                                                                                               \
+	(VOTEQUORUM_INFO_AUTO_TIE_BREAKER | VOTEQUORUM_INFO_LAST_MAN_STANDING | VOTEQUORUM_INFO_ALLOW_DOWNSCALE |    \
+	 VOTEQUORUM_INFO_QDEVICE_REGISTERED | VOTEQUORUM_INFO_QDEVICE_CAST_VOTE)
+
+/* How many daemons a quorate view needs, and of how many votes in all. One vote per node is what leases are reasoned with. */
+static void count_votes(struct cs *cs, struct ev *e, uint32_t ring_members)
 {
 	struct votequorum_info vi;
 	uint32_t n;
 
-	if (votequorum_getinfo(cs->vq, cs->self, &vi) != CS_OK)
-		return QUORUM_MAX_NODES; /* unknown: not quorate */
+	if (votequorum_getinfo(cs->vq, cs->self, &vi) != CS_OK) {
+		e->needed = QUORUM_MAX_NODES; /* unknown: not quorate */
+		return;
+	}
 	n = vi.quorum;
 	if (vi.flags & VOTEQUORUM_INFO_QDEVICE_CAST_VOTE)
 		n -= TS_MIN(n, vi.qdevice_votes);
 	n = TS_MIN(n, ring_members);
-	if ((vi.flags & VOTEQUORUM_INFO_TWONODE) && !(vi.flags & VOTEQUORUM_INFO_QDEVICE_CAST_VOTE))
+	if ((vi.flags & VOTEQUORUM_INFO_TWONODE) && !(vi.flags & VOTEQUORUM_INFO_QDEVICE_CAST_VOTE)) {
 		n = 2;
-	if (!cs->warned && (vi.flags & VOTEQUORUM_INFO_TWONODE))
-		ts_warn("quorum: two_node makes both halves quorate: here a view needs both nodes; use a quorum device or a third "
-			"node to survive the loss of one");
+		e->quorate &= ring_members > 1; /* for two_node both halves are */
+	}
+	e->needed = TS_MAX(n, 1u);
+	if (!(vi.flags & OTHER_ARBITERS) && vi.node_votes == 1)
+		e->expected = vi.highest_expected;
 	if (!cs->warned && vi.node_votes != 1)
-		ts_warn("quorum: node %u has %u votes in corosync.conf: leases count one vote per node", cs->self, vi.node_votes);
+		ts_warn("quorum: node %u has %u votes in corosync.conf: leases count one vote per node, and a tiebreaker is not used", cs->self,
+			vi.node_votes);
+	if (!cs->warned && !e->expected && vi.highest_expected % 2 == 0)
+		ts_notice("quorum: corosync decides even splits itself (flags %#x): a tiebreaker is not used", vi.flags);
 	cs->warned = true;
-	return TS_MAX(n, 1u);
 }
 
 static void on_quorum(quorum_handle_t h, uint32_t quorate, struct quorum_ring_id id, uint32_t n, const uint32_t *list)
@@ -187,15 +198,18 @@ static void on_quorum(quorum_handle_t h, uint32_t quorate, struct quorum_ring_id
 
 	quorum_context_get(h, &ctx);
 	cs = (struct cs *)ctx;
-	e = ev_new(EV_QUORATE, sizeof(bits));
+	e = ev_new(EV_QUORATE, 2 * sizeof(bits));
 	for (uint32_t i = 0; i < n; i++)
 		if (list[i] < Q_NODE_IDS)
 			bits[list[i] / 64] |= 1ULL << list[i] % 64;
 	if (e) {
 		memcpy(e->data, bits, sizeof(bits));
+		cs_nodelist_get(bits);
+		memcpy(e->data + sizeof(bits), bits, sizeof(bits));
 		e->quorate = quorate;
 		e->ring = ring_of(id.nodeid, id.seq);
-		e->needed = needed(cs, n);
+		e->expected = 0;
+		count_votes(cs, e, n);
 	}
 	ev_put(cs->ch, e);
 }
@@ -411,7 +425,8 @@ int quorum_cs_open(const struct quorum_cs_args *a, struct quorum **out, char *er
 				      .events = a->events,
 				      .healthy = a->healthy,
 				      .durable = a->durable,
-				      .persist = a->persist};
+				      .persist = a->persist,
+				      .tie = a->tie};
 	struct cs_local local;
 	struct quorum *q = NULL;
 	struct cs *cs;

@@ -6,6 +6,7 @@
 #define TESSERA_QUORUM_QUORUM_INT_H
 
 #include "quorum/quorum.h"
+#include "quorum/tie_int.h"
 
 #include <stdatomic.h>
 
@@ -19,6 +20,7 @@
 #define Q_TICK_NS   (50 * TS_NS_PER_MS)
 #define Q_RETRY_NS  (200 * TS_NS_PER_MS)
 #define Q_STUCK_NS  (1 * TS_NS_PER_S)
+#define Q_TIE_STUCK_NS (3 * TS_NS_PER_S)
 #define Q_ACK_NS    (50 * TS_NS_PER_MS) /* a renewal is acknowledged within this; sooner when it is urgent */
 #define Q_URGENT_NS (10 * TS_NS_PER_MS)
 
@@ -34,12 +36,14 @@ struct q_state {
 	unsigned leader;    /* the only one that numbers operations of this view */
 	uint64_t epochs;    /* last group epoch given out */
 	uint64_t excluded[Q_NODE_IDS]; /* highest dead incarnation by node */
+	enum quorum_by by;
+	struct quorum_tie tie;
 	unsigned nmembers;
 	struct q_member members[QUORUM_MAX_NODES];
 	unsigned ngroups;
 	struct quorum_group_view groups[QUORUM_MAX_GROUPS];
 };
-enum q_kind { Q_JOIN = 1, Q_LEAVE, Q_RECOVERED, Q_EVICT /* requests of this node only */ };
+enum q_kind { Q_JOIN = 1, Q_LEAVE, Q_RECOVERED, Q_TIE, Q_EVICT /* requests of this node only */ };
 struct q_op {
 	uint64_t reqid;
 	unsigned req_node;
@@ -49,6 +53,7 @@ struct q_op {
 	uint32_t slot;
 	unsigned node;
 	uint64_t inc;
+	struct quorum_tie tie; /* Q_TIE: uuid and url */
 };
 struct quorum_group_view *q_group_find(struct q_state *s, uint64_t group);
 struct q_member *q_member_find(struct q_state *s, unsigned node, uint64_t inc);
@@ -59,9 +64,10 @@ void q_state_exclude(struct q_state *s, unsigned node, uint64_t inc);
 
 /* ---- the configuration the carrier reports ------------------------------------------------------------------------ */
 struct q_sync { /* what a process says about itself in a round */
-	bool has_state, quorate;
+	bool has_state, quorate, forced;
 	uint64_t view, idx, promised; /* without state: what was accepted last in an earlier life */
-	uint32_t needed, lease_ms;
+	uint32_t needed, expected, lease_ms;
+	struct quorum_tie tie; /* that it remembers */
 	char addr[48];
 	uint16_t port;
 };
@@ -108,13 +114,28 @@ struct quorum {
 	struct q_proc procs[Q_PROCS];
 	uint64_t ring, digest;
 	bool ring_known, vq_known, vq_quorate;
-	uint64_t vq_ring, machines[Q_NODE_IDS / 64];
-	uint32_t needed;
+	uint64_t vq_ring, machines[Q_NODE_IDS / 64], configured[Q_NODE_IDS / 64];
+	uint32_t needed, expected;
+	bool forced; /* an operator has vouched; until a majority is there again */
 	/* round */
 	uint64_t promised, accepted, accepted_idx, round; /* accepted: also in an earlier life */
 	unsigned source; /* index into procs */
 	bool proposed;
+	enum quorum_by round_by; /* what the configuration of this round can go on by */
 	uint32_t view_needed;
+	/* tiebreaker: tie.c */
+	struct {
+		struct quorum_tie_ops ops;
+		uint8_t uuid[16]; /* of the disk behind ops */
+		bool have, busy, wanted;
+		uint64_t ticket;
+		struct tie_machine m;
+		struct quorum_tie known; /* as last shown upwards, or remembered */
+		enum quorum_bid bid;
+		unsigned bid_by;
+		uint64_t bid_seen, bid_ns, again_ns;
+		int bid_rc;
+	} tie;
 	/* replicated */
 	struct q_state cur, vis, scratch;
 	bool vis_quorate;
@@ -146,7 +167,7 @@ struct quorum {
 
 /* ---- wire.c: versioned, bounds-checked ----------------------------------------------------------------------------- */
 #define Q_MAGIC	  0x54535155u /* TSQU */
-#define Q_VERSION 1
+#define Q_VERSION 2
 enum q_type { Q_M_SYNC = 1, Q_M_PROMISE, Q_M_STATE, Q_M_ACK, Q_M_REQ, Q_M_OP, Q_M_RENEW, Q_M_EVICT };
 struct quorum_hdr_msg {
 	le32 magic;
@@ -154,11 +175,17 @@ struct quorum_hdr_msg {
 	le64 incarnation, ring, digest; /* ring and digest: the configuration it was sent in */
 	le64 number;			/* round or view it is about */
 };
+struct quorum_tie_msg {
+	le64 version;
+	uint8_t uuid[16];
+	char url[QUORUM_TIE_URL];
+};
 struct quorum_sync_msg {
 	le64 view, idx, promised;
-	le32 flags, needed, lease_ms;
+	le32 flags, needed, lease_ms, expected;
 	char addr[48];
 	le16 port, nbanned, nages, pad;
+	struct quorum_tie_msg tie;
 };
 struct quorum_op_msg {
 	le64 idx, reqid, req_inc, group, inc;
@@ -176,9 +203,10 @@ struct quorum_evict_msg {
 };
 struct quorum_state_msg {
 	le64 epochs;
-	le32 nmembers, nexcluded, ngroups, needed;
+	le32 nmembers, nexcluded, ngroups, needed, by, pad;
+	struct quorum_tie_msg tie;
 };
-enum { Q_F_STATE = 1, Q_F_QUORATE = 2 };
+enum { Q_F_STATE = 1, Q_F_QUORATE = 2, Q_F_FORCED = 4 };
 enum { Q_F_URGENT = 1, Q_F_NOT_MINE = 2 /* acknowledges others, renews nothing */ };
 struct q_msg { /* a decoded header with the cursor behind it */
 	enum q_type type;
@@ -191,6 +219,8 @@ void q_op_write(struct ts_wr *w, const struct q_op *op, uint64_t idx);
 bool q_op_read(struct ts_rd *r, struct q_op *op, uint64_t *idx);
 void q_state_write(struct ts_wr *w, const struct q_state *s, uint32_t needed);
 bool q_state_read(struct ts_rd *r, struct q_state *s, uint32_t *needed);
+struct quorum_tie_msg q_tie_make(const struct quorum_tie *t);
+struct quorum_tie q_tie_get(const struct quorum_tie_msg *m);
 
 /* ---- core.c -------------------------------------------------------------------------------------------------------- */
 void q_send(struct quorum *q, const void *msg, size_t len);
@@ -217,6 +247,14 @@ void q_on_promise(struct quorum *q, struct q_proc *p, struct q_msg *m);
 void q_on_state(struct quorum *q, struct q_proc *p, struct q_msg *m);
 void q_on_ack(struct quorum *q, struct q_proc *p, struct q_msg *m);
 unsigned q_needed_acks(const struct quorum *q);
+void q_round_won(struct quorum *q); /* the bid of this round */
+
+/* ---- tie.c: the bid of one half ------------------------------------------------------------------------------------- */
+bool q_tie_none(const struct quorum_tie *t);
+bool q_tie_usable(const struct quorum *q);
+void q_tie_bid(struct quorum *q);
+bool q_tie_again(const struct quorum *q); /* the round of the last bid is to be made anew */
+void q_tie_known(struct quorum *q); /* vis is new: tell upwards */
 
 /* ---- request.c: ordered changes of groups --------------------------------------------------------------------------- */
 void q_on_req(struct quorum *q, struct q_proc *p, struct q_msg *m);

@@ -27,7 +27,7 @@ static void req_free(struct quorum *q, struct q_req *r)
 
 static void req_send(struct quorum *q, struct q_req *r)
 {
-	uint8_t buf[256];
+	uint8_t buf[512];
 	struct ts_wr w = {.p = buf, .left = sizeof(buf)};
 	struct q_proc *p;
 
@@ -73,7 +73,7 @@ static int add(struct quorum *q, const struct q_op *op, const char *why)
 
 	if (q->phase == Q_DEAD)
 		return -ESHUTDOWN;
-	if (op->kind != Q_EVICT && !op->group)
+	if (op->kind != Q_EVICT && op->kind != Q_TIE && !op->group)
 		return -EINVAL;
 	if (q->nreqs >= Q_REQS)
 		return -ENOBUFS;
@@ -123,6 +123,23 @@ int quorum_group_recovered(struct quorum *q, uint64_t group, unsigned node, uint
 	return add(q, &(struct q_op){.kind = Q_RECOVERED, .group = group, .node = node, .inc = incarnation}, "");
 }
 
+int quorum_tie_set(struct quorum *q, const uint8_t uuid[16], const char *url)
+{
+	struct q_op op = {.kind = Q_TIE};
+
+	if (q->phase != Q_IN_VIEW || !q->vis_quorate || q->cur.by != QUORUM_BY_MAJORITY)
+		return -EAGAIN;
+	if (url) {
+		if (strlen(url) >= sizeof(op.tie.url))
+			return -ENAMETOOLONG;
+		memcpy(op.tie.uuid, uuid, sizeof(op.tie.uuid));
+		strcpy(op.tie.url, url);
+		if (q_tie_none(&op.tie))
+			return -EINVAL;
+	}
+	return add(q, &op, "");
+}
+
 int quorum_evict(struct quorum *q, unsigned node, uint64_t incarnation, const char *why)
 {
 	if (!node || node >= Q_NODE_IDS || !q_member_find(&q->cur, node, incarnation))
@@ -140,7 +157,7 @@ static bool leading(const struct quorum *q)
 /* One operation is out at a time: the next number is known only when it has come back. */
 static void pump(struct quorum *q)
 {
-	uint8_t buf[256];
+	uint8_t buf[512];
 	struct ts_wr w = {.p = buf, .left = sizeof(buf)};
 
 	if (!leading(q) || q->op_out || !q->nops)

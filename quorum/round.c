@@ -46,9 +46,12 @@ void q_send_sync(struct quorum *q)
 		.view = le64_make(q->accepted),
 		.idx = le64_make(q->accepted_idx),
 		.promised = le64_make(q->promised),
-		.flags = le32_make((q->cur.exists ? Q_F_STATE : 0) | (q->vq_quorate ? Q_F_QUORATE : 0)),
+		.flags = le32_make((q->cur.exists ? Q_F_STATE : 0) | (q->vq_quorate ? Q_F_QUORATE : 0) |
+				   (q->forced ? Q_F_FORCED : 0)),
 		.needed = le32_make(q->needed),
 		.lease_ms = le32_make(q->a.times.lease_ms),
+		.expected = le32_make(q->expected),
+		.tie = q_tie_make(&q->tie.known),
 		.port = le16_make(q->a.port),
 		.nages = le16_make((uint16_t)put_ages(q, NULL, true)),
 	};
@@ -124,29 +127,71 @@ static unsigned forget_past(const struct quorum *q, unsigned source)
 	return forgotten ? fresh : source;
 }
 
-/* Everyone that is waited for has spoken and is quorate: the next number and whose state goes on. */
-static bool complete(const struct quorum *q, uint64_t *number, unsigned *source, uint32_t *needed)
+struct plan { /* how a round goes on; the same at everyone, for it is made of their SYNCs */
+	uint64_t number;
+	unsigned source;
+	uint32_t needed;
+	enum quorum_by by;
+};
+
+/* May this configuration go on at all, and by what? Half of all needs the tiebreaker, less than that an operator's word. */
+static bool permitted(const struct quorum *q, struct plan *p)
 {
+	unsigned n = 0;
+	uint32_t expected = 0;
+	bool quorate = true, alike = true, forced = false;
+
+	for (unsigned i = 0; i < q->nprocs; i++) {
+		const struct q_sync *s = &q->procs[i].sync;
+
+		if (q->procs[i].banned)
+			continue;
+		quorate &= s->quorate;
+		forced |= s->forced;
+		alike &= !n++ || s->expected == expected;
+		expected = s->expected;
+	}
+	p->by = QUORUM_BY_MAJORITY;
+	if (quorate && n >= p->needed)
+		return true;
+	if (forced) {
+		p->by = QUORUM_BY_FORCE;
+		p->needed = 1;
+		return true;
+	}
+	if (alike && expected && n * 2 == expected) {
+		p->by = QUORUM_BY_TIE;
+		p->needed = TS_MAX(p->needed, expected / 2 + 1);
+		return true;
+	}
+	return quorate;
+}
+
+/* Everyone that is waited for has spoken, and together they may go on: the next number and whose state that will be. */
+static bool complete(const struct quorum *q, struct plan *plan)
+{
+	uint64_t promised = 0;
 	bool any = false;
 
-	*number = 1;
-	*needed = 1;
+	*plan = (struct plan){.needed = 1};
 	for (unsigned i = 0; i < q->nprocs; i++) {
 		const struct q_proc *p = &q->procs[i];
 
 		if (p->banned)
 			continue;
-		if (!p->synced || !p->sync.quorate)
+		if (!p->synced)
 			return false;
-		*number = TS_MAX(*number, p->sync.promised + 1);
-		*needed = TS_MAX(*needed, p->sync.needed);
-		if (!any || newer(&p->sync, &q->procs[*source].sync))
-			*source = i;
+		promised = TS_MAX(promised, p->sync.promised);
+		plan->needed = TS_MAX(plan->needed, p->sync.needed);
+		if (!any || newer(&p->sync, &q->procs[plan->source].sync))
+			plan->source = i;
 		any = true;
 	}
-	if (any)
-		*source = forget_past(q, *source);
-	return any;
+	if (!any || !permitted(q, plan))
+		return false;
+	plan->source = forget_past(q, plan->source);
+	plan->number = plan->by == QUORUM_BY_TIE && q->procs[plan->source].node <= TIE_SLOTS ? tie_number_next(promised, q->procs[plan->source].node) : promised + 1;
+	return true;
 }
 
 /* Whoever recovers a node that nobody remembers waits as long as its own lease lasts: one length for all, that of the state that
@@ -181,31 +226,31 @@ static void remember(struct quorum *q)
 
 static void evaluate(struct quorum *q)
 {
-	uint64_t number;
-	unsigned source = 0;
-	uint32_t needed;
+	struct plan p;
 
-	if ((q->phase != Q_GATHER && q->phase != Q_PROMISE) || !complete(q, &number, &source, &needed))
+	if ((q->phase != Q_GATHER && q->phase != Q_PROMISE) || !complete(q, &p))
 		return;
-	if (q->phase == Q_PROMISE && number == q->round && source == q->source)
+	if (q->phase == Q_PROMISE && p.number == q->round && p.source == q->source)
 		return;
-	if (number <= q->promised) { /* what we said is behind what we promised: say it again */
+	if (p.number <= q->promised) { /* what we said is behind what we promised: say it again */
 		q->phase = Q_GATHER;
 		q_send_sync(q);
 		return;
 	}
-	if (!lease_fits(q, source))
+	if (!lease_fits(q, p.source))
 		return;
 	q->phase = Q_PROMISE;
 	q->phase_ns = q_now(q);
-	q->promised = q->round = number;
-	q->source = source;
-	q->view_needed = needed;
+	q->promised = q->round = p.number;
+	q->source = p.source;
+	q->view_needed = p.needed;
+	q->round_by = p.by;
+	q->tie.again_ns = 0;
 	q->proposed = false;
 	for (unsigned i = 0; i < q->nprocs; i++)
 		q->procs[i].promise = 0;
 	remember(q);
-	send_number(q, Q_M_PROMISE, number, q->procs[source].node);
+	send_number(q, Q_M_PROMISE, p.number, q->procs[p.source].node);
 }
 
 static void read_banned(struct quorum *q, struct ts_rd *r, unsigned n)
@@ -248,11 +293,14 @@ void q_on_sync(struct quorum *q, struct q_proc *p, struct q_msg *m)
 	p->life_ns = q_now(q);
 	p->sync = (struct q_sync){.has_state = le32_get(s->flags) & Q_F_STATE,
 				  .quorate = le32_get(s->flags) & Q_F_QUORATE,
+				  .forced = le32_get(s->flags) & Q_F_FORCED,
 				  .view = le64_get(s->view),
 				  .idx = le64_get(s->idx),
 				  .promised = le64_get(s->promised),
 				  .needed = le32_get(s->needed),
 				  .lease_ms = le32_get(s->lease_ms),
+				  .expected = le32_get(s->expected),
+				  .tie = q_tie_get(&s->tie),
 				  .port = le16_get(s->port)};
 	memcpy(p->sync.addr, s->addr, sizeof(p->sync.addr));
 	p->sync.addr[sizeof(p->sync.addr) - 1] = 0;
@@ -261,7 +309,7 @@ void q_on_sync(struct quorum *q, struct q_proc *p, struct q_msg *m)
 		return;
 	read_ages(q, &m->rd, le16_get(s->nages));
 	if (q->phase == Q_IN_VIEW) {
-		if (!p->sync.quorate)
+		if (!p->sync.quorate && q->cur.by == QUORUM_BY_MAJORITY)
 			q_round_restart(q);
 		return;
 	}
@@ -314,6 +362,17 @@ static void add_member(struct q_state *s, const struct q_proc *p)
 	s->nmembers++;
 }
 
+/* A new history keeps the tiebreaker of the old one. */
+static struct quorum_tie remembered(const struct quorum *q)
+{
+	struct quorum_tie t = {0};
+
+	for (unsigned i = 0; i < q->nprocs; i++)
+		if (!q->procs[i].banned && q->procs[i].sync.tie.version > t.version)
+			t = q->procs[i].sync.tie;
+	return t;
+}
+
 /* The state that follows base in this configuration. */
 static void next_state(struct quorum *q, struct q_state *s)
 {
@@ -321,8 +380,10 @@ static void next_state(struct quorum *q, struct q_state *s)
 	struct quorum_member gone[QUORUM_MAX_NODES];
 	unsigned ngone = 0;
 
-	if (!s->exists)
+	if (!s->exists) {
 		s->epochs = q->round << 32; /* above every epoch of a history that was forgotten */
+		s->tie = remembered(q);
+	}
 	s->exists = true;
 	for (unsigned i = 0; i < q->nprocs; i++)
 		out[i] = q->procs[i].banned || refused(q, s, &q->procs[i]);
@@ -344,21 +405,13 @@ static void next_state(struct quorum *q, struct q_state *s)
 			add_member(s, &q->procs[i]);
 }
 
-static void propose(struct quorum *q)
+static void send_state(struct quorum *q, enum quorum_by by)
 {
 	struct q_state *s = &q->scratch;
 	struct ts_wr w = {.left = Q_MSG_MAX};
 	uint8_t *buf;
 
-	q->proposed = true;
-	q_state_copy(s, &q->cur);
-	next_state(q, s);
-	if (s->nmembers < q->view_needed) { /* the dead must learn of it, or they would wait here for ever */
-		for (unsigned i = 0; i < q->nprocs; i++)
-			if (!q->procs[i].banned && refused(q, &q->cur, &q->procs[i]))
-				q_send_evict(q, &q->procs[i], "it was excluded while it was away");
-		return;
-	}
+	s->by = by;
 	w.p = buf = ts_alloc(Q_MSG_MAX);
 	if (!buf) { /* the round is stuck; the tick starts another */
 		ts_err("quorum: out of memory for the state of view %lu", q->round);
@@ -369,6 +422,38 @@ static void propose(struct quorum *q)
 	TS_ASSERT(!w.bad);
 	q_send(q, buf, w.used);
 	ts_free(buf);
+}
+
+static void propose(struct quorum *q)
+{
+	struct q_state *s = &q->scratch;
+	bool out = false;
+
+	q->proposed = true;
+	q_state_copy(s, &q->cur);
+	next_state(q, s);
+	if (s->nmembers >= q->view_needed) {
+		send_state(q, q->round_by);
+		return;
+	}
+	for (unsigned i = 0; i < q->nprocs; i++) { /* the dead must learn of it, or they would wait here for ever */
+		if (q->procs[i].banned || !refused(q, &q->cur, &q->procs[i]))
+			continue;
+		q_send_evict(q, &q->procs[i], "it was excluded while it was away");
+		out = true;
+	}
+	q->tie.again_ns = q_now(q) + Q_STUCK_NS;
+	if (!out && q->round_by == QUORUM_BY_TIE)
+		q_tie_bid(q);
+}
+
+/* The disk has accepted this round's number: so must all of this half. */
+void q_round_won(struct quorum *q)
+{
+	q_state_copy(&q->scratch, &q->cur);
+	next_state(q, &q->scratch);
+	q->view_needed = q->scratch.nmembers;
+	send_state(q, QUORUM_BY_TIE);
 }
 
 void q_on_promise(struct quorum *q, struct q_proc *p, struct q_msg *m)
@@ -438,7 +523,7 @@ static void try_visible(struct quorum *q)
 		return;
 	for (unsigned i = 0; i < q->nprocs; i++)
 		acks += !q->procs[i].banned && q->procs[i].ack_idx != UINT64_MAX && q->procs[i].ack_idx >= q->cur.idx;
-	if (acks < q_needed_acks(q) || !q_ring_agreed(q) || !q->vq_quorate)
+	if (acks < q_needed_acks(q) || !q_ring_agreed(q) || (!q->vq_quorate && q->cur.by == QUORUM_BY_MAJORITY))
 		return;
 	q_state_copy(&q->scratch, &q->vis);
 	q_state_copy(&q->vis, &q->cur);
@@ -459,7 +544,16 @@ void q_on_ack(struct quorum *q, struct q_proc *p, struct q_msg *m)
 /* Nothing is lost by the carrier, but a queue of ours may have been full: what is stuck is said again. */
 void q_round_tick(struct quorum *q)
 {
-	if (q_now(q) - q->phase_ns < Q_STUCK_NS)
+	uint64_t patience = Q_STUCK_NS;
+
+	if (q->phase == Q_PROMISE && q->round_by == QUORUM_BY_TIE && q->proposed) { /* ours: the bid says when */
+		if (!q_tie_again(q))
+			return;
+		patience = 0;
+	} else if (q->phase == Q_PROMISE && q->round_by == QUORUM_BY_TIE) {
+		patience = Q_TIE_STUCK_NS; /* somebody waits for the disk */
+	}
+	if (q_now(q) - q->phase_ns < patience)
 		return;
 	if (q->phase == Q_GATHER || q->phase == Q_PROMISE) {
 		q->phase_ns = q_now(q);

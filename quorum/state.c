@@ -85,6 +85,18 @@ static bool slot_taken(const struct quorum_group_view *g, const struct q_op *op)
 	return false;
 }
 
+/* Who is the arbiter may be changed by those only who do not need one. */
+static bool tie_set(struct q_state *s, const struct q_op *op)
+{
+	uint64_t version = s->tie.version + 1;
+
+	if (s->by != QUORUM_BY_MAJORITY)
+		return false;
+	s->tie = op->tie;
+	s->tie.version = version;
+	return true;
+}
+
 static bool group_join(struct q_state *s, const struct q_op *op)
 {
 	struct quorum_group_view *g = q_group_find(s, op->group);
@@ -175,6 +187,9 @@ bool q_state_apply(struct q_state *s, const struct q_op *op)
 		break;
 	case Q_RECOVERED:
 		changed = group_recovered(s, op);
+		break;
+	case Q_TIE:
+		changed = tie_set(s, op);
 		break;
 	case Q_EVICT:
 		break;

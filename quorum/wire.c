@@ -32,6 +32,25 @@ void q_hdr_write(struct quorum *q, struct ts_wr *w, enum q_type type, uint64_t n
 	ts_wr_bytes(w, &h, sizeof(h));
 }
 
+struct quorum_tie_msg q_tie_make(const struct quorum_tie *t)
+{
+	struct quorum_tie_msg m = {.version = le64_make(t->version)};
+
+	memcpy(m.uuid, t->uuid, sizeof(m.uuid));
+	memcpy(m.url, t->url, sizeof(m.url));
+	return m;
+}
+
+struct quorum_tie q_tie_get(const struct quorum_tie_msg *m)
+{
+	struct quorum_tie t = {.version = le64_get(m->version)};
+
+	memcpy(t.uuid, m->uuid, sizeof(t.uuid));
+	memcpy(t.url, m->url, sizeof(t.url) - 1);
+	memset(t.url + strlen(t.url), 0, sizeof(t.url) - strlen(t.url)); /* equal ones are equal byte by byte */
+	return t;
+}
+
 void q_op_write(struct ts_wr *w, const struct q_op *op, uint64_t idx)
 {
 	struct quorum_op_msg m = {.idx = le64_make(idx),
@@ -45,6 +64,11 @@ void q_op_write(struct ts_wr *w, const struct q_op *op, uint64_t idx)
 				  .node = le32_make(op->node)};
 
 	ts_wr_bytes(w, &m, sizeof(m));
+	if (op->kind == Q_TIE) {
+		struct quorum_tie_msg t = q_tie_make(&op->tie);
+
+		ts_wr_bytes(w, &t, sizeof(t));
+	}
 }
 
 bool q_op_read(struct ts_rd *r, struct q_op *op, uint64_t *idx)
@@ -62,8 +86,15 @@ bool q_op_read(struct ts_rd *r, struct q_op *op, uint64_t *idx)
 			    .slot = le32_get(m->slot),
 			    .node = le32_get(m->node),
 			    .inc = le64_get(m->inc)};
+	if (op->kind == Q_TIE) {
+		const struct quorum_tie_msg *t = ts_rd_bytes(r, sizeof(*t));
+
+		if (!t)
+			return false;
+		op->tie = q_tie_get(t);
+	}
 	return op->req_node && op->req_node < Q_NODE_IDS && op->node < Q_NODE_IDS && op->kind >= Q_JOIN &&
-	       op->kind <= Q_RECOVERED && op->group;
+	       op->kind <= Q_TIE && (op->group || op->kind == Q_TIE);
 }
 
 static void put_member(struct ts_wr *w, const struct quorum_member *m)
@@ -97,7 +128,9 @@ void q_state_write(struct ts_wr *w, const struct q_state *s, uint32_t needed)
 	struct quorum_state_msg m = {.epochs = le64_make(s->epochs),
 				     .nmembers = le32_make(s->nmembers),
 				     .ngroups = le32_make(s->ngroups),
-				     .needed = le32_make(needed)};
+				     .needed = le32_make(needed),
+				     .by = le32_make(s->by),
+				     .tie = q_tie_make(&s->tie)};
 	unsigned nexcluded = 0;
 
 	for (unsigned i = 1; i < Q_NODE_IDS; i++)
@@ -175,7 +208,9 @@ bool q_state_read(struct ts_rd *r, struct q_state *s, uint32_t *needed)
 	s->ngroups = le32_get(m->ngroups);
 	nexcluded = le32_get(m->nexcluded);
 	*needed = le32_get(m->needed);
-	if (s->nmembers > QUORUM_MAX_NODES || s->ngroups > QUORUM_MAX_GROUPS || nexcluded >= Q_NODE_IDS ||
+	s->by = le32_get(m->by);
+	s->tie = q_tie_get(&m->tie);
+	if (s->by > QUORUM_BY_FORCE || s->nmembers > QUORUM_MAX_NODES || s->ngroups > QUORUM_MAX_GROUPS || nexcluded >= Q_NODE_IDS ||
 	    !get_members(r, s))
 		return false;
 	for (unsigned i = 0; i < nexcluded; i++) {

@@ -242,8 +242,10 @@ static int pin_slowly(struct tok_mgr *m, struct tok *t, enum tok_mode mode, uint
 	int rc = w.done.rc;
 	if (!w.done.done) {
 		TS_ASSERT(ts_fiber_self());
+		uint64_t begun = ts_exec_now(m->a.exec);
 		rc = ts_done_wait(&w.done, tok_wait_name((enum tok_kind)key.kind, mode), key.id,
 				  dlm_master(m->dlm, key));
+		ts_hist_add(&m->st.wait_time, ts_exec_now(m->a.exec) - begun);
 	}
 	if (rc && (t = tok_find(m, (enum tok_kind)key.kind, key.id)))
 		tok_settle(m, t);

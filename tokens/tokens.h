@@ -127,6 +127,7 @@ bool tok_revoke_pending(struct tok_mgr *m, enum tok_kind kind, uint64_t id);
 
 struct tok_stats {
 	uint64_t held, mastered, pins, pin_hits, requests_sent, grants, revokes_received, revokes_sent, releases_sent, moved, view_changes;
+	struct ts_hist wait_time; /* of pins that had to wait */
 };
 void tok_stats_get(struct tok_mgr *m, struct tok_stats *out);
 /* For diag tokens: every held token and every mastered resource with holders and waiters. mastered=false: a held token. */

@@ -187,7 +187,7 @@ static void pdu(struct ts_wr *w, uint8_t type, uint8_t how, uint8_t which, uint1
 
 void fuzz_seeds(void)
 {
-	static uint8_t buf[4096], head[64];
+	static uint8_t buf[4096], data[1024], head[64];
 	struct ts_wr w;
 
 	for (uint8_t dgst = 0; dgst < 4; dgst++) {
@@ -212,6 +212,6 @@ void fuzz_seeds(void)
 	ts_wr_u8(&w, 1);
 	fuzz_run_put(&w, head, 24);
 	ts_wr_u8(&w, 2);
-	fuzz_run_put(&w, buf, 1024);
+	fuzz_run_put(&w, data, sizeof(data));
 	fuzz_seed(buf, w.used);
 }

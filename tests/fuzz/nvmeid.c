@@ -22,7 +22,10 @@ static int next_answer(void *data, uint32_t len, struct nvme_answer *a)
 		memset(data, how & 1 ? 0xff : 0, len);
 		memcpy(data, run, TS_MIN(n, (size_t)len));
 	}
-	return how & 16 || !in.left ? -ENOTCONN : 0;
+	if (!(how & 16) && in.left)
+		return 0;
+	fuzz_now_ns += 10 * TS_NS_PER_S; /* a new association takes its time */
+	return -ENOTCONN;
 }
 
 int __wrap_nvme_ctl(struct nvme_conn *c, struct nvme_cmd_msg *cmd, void *data, uint32_t len, bool out, struct nvme_answer *a, uint64_t deadline);

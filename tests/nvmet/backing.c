@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Job: the files behind the namespaces: past the page cache by io_uring (nsd's own back end for files), or through it. Through it,
- * reads and writes are done at once, a flush by a thread, so that it stops nobody. */
+/* Job: the files behind the namespaces: past the page cache by nsd's own back end for files, or through it, by io_uring too: a
+ * kernel that holds a writer back because its disk is busy holds back nobody else. */
 #include "tests/nvmet/nvmet.h"
 #include "nsd/nsd.h"
 
 #include <fcntl.h>
-#include <pthread.h>
+#include <liburing.h>
+#include <linux/falloc.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,9 +21,11 @@ struct job {
 	struct iovec iov;
 	struct cmd *cmd;
 	backing_done done;
-	struct ts_task task;
-	int fd, rc;
+	uint8_t opcode; /* cached */
+	uint64_t off, len, moved;
 };
+static struct io_uring ring; /* of the cached ones */
+static int ring_event = -1;
 
 static void job_end(struct job *j, int rc)
 {
@@ -42,57 +47,73 @@ static enum nsd_op op_of(uint8_t opcode)
 	       : opcode == NVME_OP_FLUSH ? NSD_FLUSH : opcode == NVME_OP_DSM ? NSD_DISCARD : NSD_ZERO;
 }
 
-static void job_finish(void *arg)
+static bool moves(uint8_t opcode)
 {
-	struct job *j = arg;
-
-	job_end(j, j->rc);
+	return opcode == NVME_OP_READ || opcode == NVME_OP_WRITE;
 }
 
-static void *flush_thread(void *arg)
+static void queue_job(struct job *j)
 {
-	struct job *j = arg;
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
+	int fd = j->cmd->ns->backing->fd;
+	uint64_t at = j->off + j->moved, left = j->len - j->moved;
 
-	j->rc = fdatasync(j->fd) ? -errno : 0;
-	while (ts_exec_post(T.exec, job_finish, j))
-		usleep(1000); /* its bound: 65536 posts waiting */
-	return NULL;
-}
-
-static int whole(int fd, struct cmd *k, bool write, uint64_t off, uint64_t len)
-{
-	for (uint64_t done = 0; done < len;) {
-		ssize_t n = write ? pwrite(fd, k->buf + done, len - done, (off_t)(off + done))
-				  : pread(fd, k->buf + done, len - done, (off_t)(off + done));
-
-		if (n <= 0)
-			return n ? -errno : -EIO;
-		done += (uint64_t)n;
+	if (!sqe) {
+		io_uring_submit(&ring);
+		sqe = io_uring_get_sqe(&ring);
 	}
-	return 0;
+	TS_ASSERT(sqe);
+	if (j->opcode == NVME_OP_READ)
+		io_uring_prep_read(sqe, fd, j->cmd->buf + j->moved, (unsigned)left, at);
+	else if (j->opcode == NVME_OP_WRITE)
+		io_uring_prep_write(sqe, fd, j->cmd->buf + j->moved, (unsigned)left, at);
+	else if (j->opcode == NVME_OP_FLUSH)
+		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+	else /* a hole reads as zeros */
+		io_uring_prep_fallocate(sqe, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)left);
+	io_uring_sqe_set_data(sqe, j);
 }
 
-static int hole(int fd, uint64_t off, uint64_t len, int mode)
+static void on_completions(void *arg, uint32_t events)
 {
-	return fallocate(fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) ? -errno : 0;
-}
+	struct io_uring_cqe *cqe;
+	uint64_t n;
 
-static void cached_io(struct job *j, uint8_t opcode, uint64_t off, uint64_t len)
-{
-	pthread_t t;
+	(void)!read(ring_event, &n, sizeof(n));
+	while (io_uring_peek_cqe(&ring, &cqe) == 0) {
+		struct job *j = io_uring_cqe_get_data(cqe);
+		int res = cqe->res;
 
-	j->fd = j->cmd->ns->backing->fd;
-	if (opcode == NVME_OP_FLUSH && pthread_create(&t, NULL, flush_thread, j) == 0) {
-		pthread_detach(t);
-		return;
+		io_uring_cqe_seen(&ring, cqe);
+		if (res > 0 && moves(j->opcode))
+			j->moved += (uint64_t)res;
+		if (res < 0 && res != -EAGAIN && res != -EINTR)
+			job_end(j, res);
+		else if (res == 0 && moves(j->opcode))
+			job_end(j, -EIO); /* the file has become shorter */
+		else if (res >= 0 && (!moves(j->opcode) || j->moved == j->len))
+			job_end(j, 0);
+		else
+			queue_job(j);
 	}
-	if (opcode == NVME_OP_FLUSH)
-		j->rc = -EAGAIN;
-	else if (opcode == NVME_OP_READ || opcode == NVME_OP_WRITE)
-		j->rc = whole(j->fd, j->cmd, opcode == NVME_OP_WRITE, off, len);
-	else
-		j->rc = hole(j->fd, off, len, FALLOC_FL_PUNCH_HOLE); /* a hole reads as zeros */
-	ts_exec_defer(T.exec, &j->task, job_finish, j);
+}
+
+static void submit_jobs(void *arg)
+{
+	io_uring_submit(&ring);
+}
+
+static int ring_start(void)
+{
+	int rc = io_uring_queue_init(256, &ring, 0);
+
+	if (rc)
+		return rc;
+	ring_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (ring_event < 0 || io_uring_register_eventfd(&ring, ring_event))
+		return -EIO;
+	ts_loop_before_wait(T.loop, submit_jobs, NULL);
+	return ts_loop_fd_add(T.loop, ring_event, EPOLLIN, on_completions, NULL);
 }
 
 void backing_io(struct cmd *k, uint8_t opcode, uint64_t off, uint64_t len, backing_done done)
@@ -103,7 +124,10 @@ void backing_io(struct cmd *k, uint8_t opcode, uint64_t off, uint64_t len, backi
 	j->cmd = k;
 	j->done = done;
 	if (!k->ns->backing->dev) {
-		cached_io(j, opcode, off, len);
+		j->opcode = opcode;
+		j->off = off;
+		j->len = len;
+		queue_job(j);
 		return;
 	}
 	j->iov = (struct iovec){k->buf, len};
@@ -132,6 +156,8 @@ int backing_open(struct ns *n)
 			rc = -errno;
 		else
 			n->bytes = TS_ALIGN_DOWN((uint64_t)st.st_size, 512);
+		if (!rc && ring_event < 0)
+			rc = ring_start();
 		if (rc)
 			fprintf(stderr, "nvmet: %s: %s\n", n->path, strerror(-rc));
 		return rc;

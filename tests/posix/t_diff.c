@@ -10,6 +10,7 @@
 #include <linux/fs.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/sysmacros.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -84,6 +85,41 @@ static void not_offered(void)
 	FAILS(EINVAL, renameat2(AT_FDCWD, pa("f"), AT_FDCWD, pa("h"), RENAME_WHITEOUT));
 	FAILS(EOPNOTSUPP, ioctl(fd, FS_IOC_FIEMAP, &(struct fiemap){.fm_length = 10})); /* FUSE has no such request */
 	px_content("f", "0123456789", 10);
+}
+
+/* The kernel's FUSE does not hand on what statx says of an inode's flags; the ioctl does (perm.append_only, perm.immutable). */
+static void statx_flags(void)
+{
+	int flags = FS_APPEND_FL, fd = px_open(pa("f"), O_RDWR | O_CREAT);
+	struct statx x;
+
+	OK(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+	OK(statx(AT_FDCWD, pa("f"), AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &x));
+	EQ(0, x.stx_attributes & STATX_ATTR_APPEND, "append-only according to statx");
+	EQ(0, x.stx_attributes_mask & STATX_ATTR_APPEND, "statx says that it knows");
+	flags = 0;
+	OK(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+}
+
+/* The kernel passes locks on and keeps no list of its own of them: /proc/locks, and so lslocks, has none; tessera diag locks has. */
+static void proc_locks(void)
+{
+	int fd = px_open(pa("f"), O_RDWR | O_CREAT), listed = 0;
+	struct flock l = {.l_type = F_WRLCK};
+	struct stat st;
+	char want[64], line[256];
+	FILE *f;
+
+	OK(fstat(fd, &st));
+	snprintf(want, sizeof(want), " %02x:%02x:%llu ", major(st.st_dev), minor(st.st_dev), (unsigned long long)st.st_ino);
+	OK(flock(fd, LOCK_EX));
+	OK(fcntl(fd, F_SETLK, &l));
+	if (!TRUE((f = fopen("/proc/locks", "re")) != NULL, "/proc/locks"))
+		return;
+	while (fgets(line, sizeof(line), f))
+		listed += strstr(line, want) != NULL;
+	fclose(f);
+	EQ(0, listed, "locks of f in /proc/locks");
 }
 
 static void owner_chmods(void *arg)
@@ -198,6 +234,7 @@ const struct px_test px_diff_tests[] = {
 	{"diff.not_offered", not_offered, PX_DIFF, 0}, {"diff.rwf_append", rwf_append, PX_DIFF | PX_TWO, 0},
 	{"diff.map_growth", map_growth, PX_DIFF | PX_TWO, 0},
 	{"diff.copy_old_end", copy_old_end, PX_DIFF | PX_TWO, 0}, {"diff.owner_as_known", owner_as_known, PX_DIFF | PX_TWO, 0},
+	{"diff.statx_flags", statx_flags, PX_DIFF, 0}, {"diff.proc_locks", proc_locks, PX_DIFF, 0},
 	{"diff.removed_path", removed_path, PX_DIFF | PX_TWO, 0}, {"diff.moved_directory", moved_directory, PX_DIFF | PX_TWO, 0},
 	{NULL, NULL, 0, 0},
 };

@@ -444,6 +444,7 @@ static void flags_as_user(void *arg)
 static void flags_kept(void)
 {
 	struct fsxattr x = {0};
+	struct timespec was, now;
 	int fd;
 
 	px_mkfile(pa("f"));
@@ -461,6 +462,13 @@ static void flags_kept(void)
 			OK(flags_set(px_path(!b, names[i]), 0, FS_NODUMP_FL | FS_NOATIME_FL));
 			EQ(0, flags_of(px_path(b, names[i])), "flags taken away of %s", names[i]);
 		}
+		was = px_same_stat("f").st_ctim;
+		usleep(20000);
+		OK(flags_set(px_path(b, "f"), FS_NODUMP_FL, 0));
+		now = px_same_stat("f").st_ctim;
+		TRUE(now.tv_sec > was.tv_sec || (now.tv_sec == was.tv_sec && now.tv_nsec > was.tv_nsec), "a flag set through %c moves the ctime that was seen before",
+		     'A' + b);
+		OK(flags_set(px_path(b, "f"), 0, FS_NODUMP_FL));
 	}
 	px_as(PX_USER, PX_USER, flags_as_user, none);
 	EQ(FS_NODUMP_FL, flags_of(pa("mine")), "flag that the owner set");
@@ -528,6 +536,8 @@ static void immutable(void)
 /* May grow and nothing else; a directory so may get names and lose none. */
 static void append_only(void)
 {
+	const struct timespec one_now[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_OMIT}}, given[2] = {{.tv_sec = 1}, {.tv_sec = 2}};
+
 	px_make(pa("f"), "abc", 3);
 	NEED(mkdir(pa("d"), 0755));
 	if (flags_set(pb("f"), FS_APPEND_FL, 0) && px.local)
@@ -545,6 +555,10 @@ static void append_only(void)
 		NEED(fd = open(f, O_WRONLY | O_APPEND));
 		EQ(1, write(fd, "+", 1), "append, mount %c", 'A' + b);
 		close(fd);
+		OK(utimensat(AT_FDCWD, f, NULL, 0));
+		OK(utimensat(AT_FDCWD, px_path(b, "d"), NULL, 0));
+		FAILS(EPERM, utimensat(AT_FDCWD, f, one_now, 0));
+		FAILS(EPERM, utimensat(AT_FDCWD, f, given, 0));
 		px_mkfile(px_path(b, b ? "d/b" : "d/a"));
 		FAILS(EPERM, unlink(px_path(!b, b ? "d/b" : "d/a")));
 	}

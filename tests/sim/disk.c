@@ -172,6 +172,8 @@ static void disk_submit(struct nsd_dev *nd, struct nsd_req *r)
 	uint64_t delay = 10000 + sim_below(s, 80000);
 	if (s->now < s->slow_disk_until)
 		delay += sim_below(s, 40 * TS_NS_PER_MS);
+	if (dev->d->no == SIM_TIE && s->tie_gone_until > s->now)
+		delay += s->tie_gone_until - s->now; /* its session is made anew, and the command sent again */
 	sim_in(s, delay, job_arrive, j, 0, 0);
 }
 
@@ -244,14 +246,16 @@ struct nsd_dev *sim_disk_open(struct sim_life *l, unsigned no)
 {
 	struct sim *s = l->node->sim;
 	struct sim_dev *dev = calloc(1, sizeof(*dev));
-	struct nsd_info info = {.size_bytes = SIM_DISK_BYTES, .sector_bytes = 4096, .max_io_bytes = 1 << 20, .has_reservations = true,
-				.has_preempt_abort = true, .transport = "sim"};
+	static const char *const urls[] = {"sim://0", "sim://1", "sim://2", "sim://tiebreaker"};
+	struct nsd_info info = {.size_bytes = SIM_DISK_BYTES, .sector_bytes = 4096, .max_io_bytes = 1 << 20, .has_reservations = no != SIM_TIE,
+				.has_preempt_abort = no != SIM_TIE, .transport = "sim"};
 	TS_ASSERT(dev);
 	dev->d = s->disks[no];
 	dev->life = l;
-	dev->gate = (struct nsd_gate){.may_write = may_write, .arg = l};
+	if (no != SIM_TIE)
+		dev->gate = (struct nsd_gate){.may_write = may_write, .arg = l};
 	ts_list_init(&dev->jobs);
-	struct nsd_dev *nd = nsd_dev_new(l->x, &ops, dev, &info, &dev->gate, no == 0 ? "sim://0" : no == 1 ? "sim://1" : "sim://2");
+	struct nsd_dev *nd = nsd_dev_new(l->x, &ops, dev, &info, &dev->gate, urls[no]);
 	TS_ASSERT(nd);
 	return nd;
 }
@@ -261,6 +265,8 @@ void sim_disks_life_dead(struct sim_life *l)
 	for (unsigned i = 0; i < SIM_DISKS; i++)
 		if (l->devs[i])
 			((struct sim_dev *)nsd_dev_priv(l->devs[i]))->dead = true;
+	if (l->tie_dev)
+		((struct sim_dev *)nsd_dev_priv(l->tie_dev))->dead = true;
 }
 
 static uint8_t *image(void)
@@ -272,7 +278,7 @@ static uint8_t *image(void)
 
 void sim_disks_new(struct sim *s)
 {
-	for (unsigned i = 0; i < SIM_DISKS; i++) {
+	for (unsigned i = 0; i <= SIM_TIE; i++) {
 		struct sim_disk *d = calloc(1, sizeof(*d));
 		TS_ASSERT(d);
 		d->s = s;
@@ -286,7 +292,7 @@ void sim_disks_new(struct sim *s)
 
 void sim_disks_free(struct sim *s)
 {
-	for (unsigned i = 0; i < SIM_DISKS; i++) {
+	for (unsigned i = 0; i <= SIM_TIE; i++) {
 		stable_all(s->disks[i]);
 		munmap(s->disks[i]->now, SIM_DISK_BYTES);
 		munmap(s->disks[i]->stable, SIM_DISK_BYTES);
@@ -296,7 +302,7 @@ void sim_disks_free(struct sim *s)
 
 void sim_disks_blackout(struct sim *s)
 {
-	for (unsigned i = 0; i < SIM_DISKS; i++) {
+	for (unsigned i = 0; i <= SIM_TIE; i++) {
 		struct sim_disk *d = s->disks[i];
 		unsigned keep = (unsigned)sim_below(s, 101);
 		ts_list_for(l, &d->unstable) { /* in order of landing: what is kept of overlapping writes is the later */

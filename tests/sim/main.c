@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tsim: runs seeds. Each draws a cluster of three nodes, a load of at least 200 operations and at least one fault; at the
+/* tsim: runs seeds. Each draws a cluster of three nodes, or of two with a tiebreaker (--two PERCENT of the seeds, a fifth by itself), a load of at least 200 operations and at least one fault; at the
  * end everything is read back, unmounted and checked. Seeds run in child processes, so that one that aborts is named too.
  *
  * In a share of the seeds (--shared PERCENT) clients of all nodes write the same files, too (shared.c).
  *
  * In another share (--disks PERCENT) disks are added, drained and removed meanwhile (disks.c).
  *
- *   tsim --seeds N [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--disks PERCENT] [--plant NAME]      tsim --seed S -v */
+ *   tsim --seeds N [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--two PERCENT] [--disks PERCENT] [--plant NAME]      tsim --seed S -v */
 #include "tests/sim/sim.h"
 #include <getopt.h>
 #include <stdio.h>
@@ -19,11 +19,11 @@
 
 struct shared { /* one per job, seen by the parent */
 	uint64_t seed, done, failed_seed;
-	uint64_t ops, faults, crashes, blackouts, partitions, fenced, messages, late, adds, drains, removes, rebalances;
+	uint64_t ops, faults, crashes, blackouts, partitions, fenced, messages, late, halves, adds, drains, removes, rebalances;
 	char why[512];
 };
 
-static unsigned opt_ops = 220, opt_shared = 20, opt_disks = 20;
+static unsigned opt_ops = 220, opt_shared = 20, opt_two = 20, opt_disks = 20;
 static const char *opt_plant;
 static bool opt_verbose;
 
@@ -84,6 +84,27 @@ static void f_partition(struct sim *s)
 	sim_in(s, 100 * TS_NS_PER_MS + sim_below(s, 8 * TS_NS_PER_S), heal, s, 0, 0);
 }
 
+/* Only what one node says is lost: for the ring it is gone all the same. */
+static void f_deaf(struct sim *s)
+{
+	unsigned id = 1 + (unsigned)sim_below(s, s->nnodes);
+	sim_say(s, "n%u is not heard", id);
+	for (unsigned k = 1; k <= s->nnodes; k++)
+		if (k != id)
+			s->reach[id][k] = false;
+	s->partitions++;
+	sim_ring_reach_changed(s);
+	sim_in(s, 100 * TS_NS_PER_MS + sim_below(s, 8 * TS_NS_PER_S), heal, s, 0, 0);
+}
+
+static void f_tie_gone(struct sim *s)
+{
+	s->tie_gone_until = s->now + sim_below(s, 6 * TS_NS_PER_S);
+	sim_say(s, "the tiebreaker does not answer until %.0f ms", (double)s->tie_gone_until / 1e6);
+	if (sim_chance(s, 50))
+		f_partition(s);
+}
+
 static void f_slow(struct sim *s)
 {
 	sim_say(s, "disks slow");
@@ -120,7 +141,9 @@ static const struct {
 	const char *name;
 	void (*fn)(struct sim *s);
 } faults[] = {{"crash", f_crash},   {"kill", f_kill},	  {"double", f_double},	  {"partition", f_partition},
-	      {"slow", f_slow},	    {"freeze", f_freeze}, {"blackout", f_blackout}};
+	      {"slow", f_slow},	    {"freeze", f_freeze}, {"blackout", f_blackout},
+	      {"deaf", f_deaf},	    {"tiebreaker", f_tie_gone}};
+#define FAULTS_OF_THREE 7 /* what seeds of three nodes draw from: as ever, so that a seed stays what it was */
 
 /* ---- format and check, outside the cluster -------------------------------------------------------------------------- */
 
@@ -148,6 +171,8 @@ static void format_fiber(void *arg)
 	struct fs_format_args a = {.name = "sim", .block_size = 64 << 10, .log_slots = 6, .log_bytes = 1 << 20, .disks = o->l->devs,
 				   .ndisks = SIM_FORMATTED, .meta_disks = o->s->disks_load, .env = ts_exec_env(o->l->x)};
 	o->rc = fs_format(&a, o->s->fs_id, o->err, sizeof(o->err));
+	if (o->rc == 0 && o->s->tie_uuid[0])
+		o->rc = quorum_tie_disk_make(o->l->tie_dev, (const uint8_t[16]){0}, o->s->tie_uuid);
 	o->done = true;
 }
 
@@ -180,6 +205,7 @@ static void offline_run(struct sim *s, struct offline *o, ts_fn fn)
 	TS_ASSERT(l->x);
 	for (unsigned i = 0; i < SIM_DISKS; i++)
 		l->devs[i] = sim_disk_open(l, i);
+	l->tie_dev = sim_disk_open(l, SIM_TIE);
 	o->s = s;
 	o->l = l;
 	offline_now = o;
@@ -246,7 +272,7 @@ static void load_with_faults(struct sim *s)
 			stuck(s, "the load makes no progress");
 			return;
 		}
-		unsigned k = (unsigned)sim_below(s, TS_ARRAY_LEN(faults));
+		unsigned k = (unsigned)sim_below(s, s->nnodes == 2 ? TS_ARRAY_LEN(faults) : FAULTS_OF_THREE);
 		sim_say(s, "fault: %s", faults[k].name);
 		s->faults++;
 		faults[k].fn(s);
@@ -312,11 +338,12 @@ static void seed_run(uint64_t seed, struct shared *sh)
 	s->seed = seed;
 	s->rng = ts_hash_2(seed, 0x7e55e7a); /* not a multiple of the step: seeds must not be shifted copies of each other */
 	s->now = TS_NS_PER_S;
-	s->nnodes = 3;
+	s->nnodes = ts_hash_2(seed, 0x2) % 100 < opt_two ? 2 : 3;
+	s->tie_uuid[0] = s->nnodes == 2;
 	s->verbose = opt_verbose;
 	s->plant = opt_plant;
 	for (unsigned i = 0; i <= SIM_NODES; i++) {
-		s->nodes[i] = (struct sim_node){.sim = s, .id = i, .clock_offset = sim_below(s, 1000 * TS_NS_PER_S), .machine_up = i >= 1 && i <= 3};
+		s->nodes[i] = (struct sim_node){.sim = s, .id = i, .clock_offset = sim_below(s, 1000 * TS_NS_PER_S), .machine_up = i >= 1 && i <= s->nnodes};
 		for (unsigned k = 0; k <= SIM_NODES; k++)
 			s->reach[i][k] = true;
 	}
@@ -354,6 +381,7 @@ static void seed_run(uint64_t seed, struct shared *sh)
 	sh->drains += s->drains;
 	sh->removes += s->removes;
 	sh->rebalances += s->rebalances;
+	sh->halves += s->halves;
 	sh->done++;
 	if (s->failed) {
 		sh->failed_seed = seed;
@@ -406,6 +434,7 @@ static uint64_t chunk_end(struct total *t, struct shared *sh, int status)
 	t->sum.drains += sh->drains;
 	t->sum.removes += sh->removes;
 	t->sum.rebalances += sh->rebalances;
+	t->sum.halves += sh->halves;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
 		t->sum.done += sh->done;
 		return 0;
@@ -451,10 +480,11 @@ static int run_all(uint64_t first, uint64_t count, unsigned jobs, uint64_t max_f
 				}
 			}
 	}
-	printf("%llu seeds of %u operations: %llu operations, %llu faults (%llu deaths, %llu partitions, %llu power failures of all), %llu messages, %llu writes fenced, %llu late writes\n",
+	printf("%llu seeds of %u operations: %llu operations, %llu faults (%llu deaths, %llu partitions, %llu power failures of all), %llu messages, %llu writes fenced, %llu late writes, %llu times half of the nodes went on\n",
 	       (unsigned long long)(t.sum.done + t.failed), opt_ops, (unsigned long long)t.sum.ops, (unsigned long long)t.sum.faults,
 	       (unsigned long long)t.sum.crashes, (unsigned long long)t.sum.partitions, (unsigned long long)t.sum.blackouts,
-	       (unsigned long long)t.sum.messages, (unsigned long long)t.sum.fenced, (unsigned long long)t.sum.late);
+	       (unsigned long long)t.sum.messages, (unsigned long long)t.sum.fenced, (unsigned long long)t.sum.late,
+	       (unsigned long long)t.sum.halves);
 	printf("disks: %llu added, %llu drained, %llu removed, %llu times made even\n", (unsigned long long)t.sum.adds, (unsigned long long)t.sum.drains,
 	       (unsigned long long)t.sum.removes, (unsigned long long)t.sum.rebalances);
 	printf("%llu passed, %llu failed\n", (unsigned long long)t.sum.done, (unsigned long long)t.failed);
@@ -464,11 +494,12 @@ static int run_all(uint64_t first, uint64_t count, unsigned jobs, uint64_t max_f
 int main(int argc, char **argv)
 {
 	static const struct option longs[] = {{"seeds", 1, NULL, 'n'}, {"seed", 1, NULL, 's'}, {"first", 1, NULL, 'f'}, {"ops", 1, NULL, 'o'},
-					      {"jobs", 1, NULL, 'j'},  {"plant", 1, NULL, 'p'}, {"max-failed", 1, NULL, 'm'}, {"shared", 1, NULL, 'S'}, {"disks", 1, NULL, 'D'}, {0}};
+					      {"jobs", 1, NULL, 'j'},  {"plant", 1, NULL, 'p'}, {"max-failed", 1, NULL, 'm'}, {"shared", 1, NULL, 'S'},
+					      {"two", 1, NULL, 't'}, {"disks", 1, NULL, 'D'}, {0}};
 	uint64_t seeds = 1000, first = 1, one = 0, max_failed = 10;
 	unsigned jobs = 2;
 	int o;
-	while ((o = getopt_long(argc, argv, "vn:s:f:o:j:p:m:S:D:", longs, NULL)) != -1)
+	while ((o = getopt_long(argc, argv, "vn:s:f:o:j:p:m:S:t:D:", longs, NULL)) != -1)
 		switch (o) {
 		case 'n': seeds = strtoull(optarg, NULL, 10); break;
 		case 's': one = strtoull(optarg, NULL, 10); break;
@@ -479,9 +510,10 @@ int main(int argc, char **argv)
 		case 'm': max_failed = strtoull(optarg, NULL, 10); break;
 		case 'D': opt_disks = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'S': opt_shared = (unsigned)strtoul(optarg, NULL, 10); break;
+		case 't': opt_two = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'v': opt_verbose = true; break;
 		default:
-			fprintf(stderr, "usage: tsim [--seeds N] [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--disks PERCENT] [--plant NAME] | --seed S [-v]\n");
+			fprintf(stderr, "usage: tsim [--seeds N] [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--two PERCENT] [--disks PERCENT] [--plant NAME] | --seed S [-v]\n");
 			return 2;
 		}
 	ts_log_open("tsim", opt_verbose ? TS_LOG_DEBUG : TS_LOG_ERR, opt_verbose);

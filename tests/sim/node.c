@@ -49,6 +49,7 @@ static void on_view(void *arg, const struct quorum_view *v)
 			net_peer_drop(l->net, id);
 			l->peers[id] = 0;
 		}
+	l->node->sim->halves += v->quorate && v->nmembers * 2 == l->node->sim->nnodes;
 	sim_say(l->node->sim, "n%u view %llu members %u %s", l->node->id, (unsigned long long)v->number, v->nmembers, v->quorate ? "quorate" : "-");
 	ts_cond_broadcast(&l->changed);
 }
@@ -102,6 +103,38 @@ static void on_suspended(void *arg, bool suspended)
 static void persist(void *arg, const struct quorum_durable *d)
 {
 	((struct sim_life *)arg)->node->durable = *d;
+}
+
+static void on_tie(void *arg, const struct quorum_tie *t)
+{
+	((struct sim_life *)arg)->node->tie = *t;
+}
+
+/* The disk of the tiebreaker, and the first who can makes the cluster agree on it. */
+static void tie_fiber(void *arg)
+{
+	struct sim_life *l = arg;
+	struct sim *s = l->node->sim;
+	static const uint8_t cluster[16];
+	struct quorum_tie_disk *t;
+	struct quorum_info i;
+	int rc;
+	while ((rc = quorum_tie_disk_open(l->tie_dev, cluster, s->tie_uuid, &t))) {
+		if (rc != -EIO) { /* a power failure of everything */
+			sim_fail(s, "n%u: the tiebreaker cannot be opened: %d", l->node->id, rc);
+			return;
+		}
+		ts_sleep_until(ts_exec_now(l->x) + 100 * TS_NS_PER_MS);
+	}
+	quorum_tie_disk_use(l->quorum, t);
+	for (;;) {
+		quorum_info_get(l->quorum, &i);
+		if (i.agreed.url[0])
+			return;
+		if (quorum_tie_set(l->quorum, s->tie_uuid, nsd_url(l->tie_dev)))
+			sim_say(s, "n%u: no majority to choose a tiebreaker yet", l->node->id);
+		ts_sleep_until(ts_exec_now(l->x) + 200 * TS_NS_PER_MS);
+	}
 }
 
 int sim_disk_register(struct sim_life *l, struct nsd_dev *dev)
@@ -207,13 +240,17 @@ void sim_node_start(struct sim *s, unsigned id)
 		l->devs[i] = sim_disk_open(l, i);
 	struct quorum_core_args q = {
 		.exec = l->x, .self = id, .incarnation = l->incarnation, .addr = "sim", .port = 1, .times = quorum_times_default,
-		.events = {on_view, on_group, on_excluded, on_suspended, l}, .carrier = sim_ring_carrier(l),
-		.durable = n->durable, .persist = persist,
+		.events = {on_view, on_group, on_excluded, on_suspended, l, on_tie}, .carrier = sim_ring_carrier(l),
+		.durable = n->durable, .persist = persist, .tie = n->tie,
 	};
 	l->quorum = quorum_core_new(&q);
 	TS_ASSERT(l->net && l->quorum);
 	sim_say(s, "n%u starts, incarnation %llu", id, (unsigned long long)n->last_incarnation);
 	sim_ring_join(l);
+	if (s->nnodes % 2 == 0) {
+		l->tie_dev = sim_disk_open(l, SIM_TIE);
+		TS_ASSERT(ts_fiber_spawn(l->x, "tiebreaker", tie_fiber, l) == 0);
+	}
 	TS_ASSERT(ts_fiber_spawn(l->x, "mount", mount_fiber, l) == 0);
 }
 

@@ -62,6 +62,7 @@ static void give(struct sim_ring *r, unsigned id, struct item *it)
 	}
 	quorum_core_confchg(l->quorum, it->members, it->nmembers, it->left, it->nleft, it->by_exit, it->joined, it->njoined, it->ring_seq);
 	quorum_core_needed(l->quorum, r->s->nnodes / 2 + 1);
+	quorum_core_expected(l->quorum, r->s->nnodes);
 	if (l->alive)
 		quorum_core_quorate(l->quorum, it->quorate, it->ring_seq);
 }

@@ -12,6 +12,7 @@
 #define SIM_NODES     4 /* ids 1..3 are used */
 #define SIM_DISKS     3
 #define SIM_FORMATTED 2 /* the others are spare: they come and go where disks_load says so (disks.c) */
+#define SIM_TIE	      SIM_DISKS /* one disk more, for the tiebreaker of two nodes */
 #define SIM_DISK_BYTES (96ull << 20)
 
 struct sim;
@@ -33,7 +34,7 @@ struct sim_life { /* one incarnation of one node's daemon */
 	struct ts_env env;
 	struct net *net;
 	struct quorum *quorum;
-	struct nsd_dev *devs[SIM_DISKS], *given[64]; /* given: by number in the disk table */
+	struct nsd_dev *devs[SIM_DISKS], *tie_dev, *given[64]; /* given: by number in the disk table */
 	struct fs *fs;
 	struct ts_cond changed;
 	bool mounted, excluded, unmount, unmounted, started;
@@ -51,6 +52,7 @@ struct sim_node {
 	struct sim_life *life; /* NULL = down */
 	uint64_t clock_offset, last_incarnation;
 	struct quorum_durable durable;
+	struct quorum_tie tie;
 	bool machine_up;
 	unsigned next_pid;
 };
@@ -68,7 +70,9 @@ struct sim {
 	size_t nheap, cap;
 	struct sim_node nodes[SIM_NODES + 1];
 	unsigned nnodes;
-	struct sim_disk *disks[SIM_DISKS];
+	struct sim_disk *disks[SIM_DISKS + 1];
+	uint8_t tie_uuid[16];
+	uint64_t tie_gone_until, halves; /* views of half of the nodes */
 	struct sim_net *net;
 	struct sim_ring *ring;
 	struct sim_work *work;

@@ -310,6 +310,37 @@ static void kill_forgets(void **state)
 	assert_int_equal(w->count, 1);
 }
 
+static void waits_once(void *arg)
+{
+	struct world *w = arg;
+
+	note(w, 'a');
+	ts_cond_wait(&w->cond, "test", 0, 0);
+	note(w, 'c');
+}
+
+/* A started fiber runs before the call returns, as far as its first wait; a spawned one does not. */
+static void from_a_callback(void *arg)
+{
+	struct world *w = arg;
+
+	assert_int_equal(ts_fiber_start(w->x, "test", waits_once, w), 0);
+	note(w, 'b');
+	assert_null(ts_fiber_self());
+	ts_cond_signal(&w->cond);
+	assert_string_equal(w->trace, "ab");
+}
+
+static void start_runs_at_once(void **state)
+{
+	struct world *w = *state;
+
+	assert_int_equal(ts_exec_post(w->x, from_a_callback, w), 0);
+	ts_exec_run(w->x, 10);
+	assert_string_equal(w->trace, "abc");
+	assert_int_equal(ts_fiber_count(w->x), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -321,6 +352,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(group_and_done, setup, teardown),
 		cmocka_unit_test_setup_teardown(many_deep_fibers, setup, teardown),
 		cmocka_unit_test_setup_teardown(kill_forgets, setup, teardown),
+		cmocka_unit_test_setup_teardown(start_runs_at_once, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -973,6 +973,37 @@ static void speed(void *arg)
 	nsd_close(d);
 }
 
+/* ---- a target that is not ours (tests/vm/nvme) --------------------------------------------------------------------------- */
+
+static void a_foreign_target(void *arg)
+{
+	static const char *const queries[] = {"?ns=1", "?ns=1&hdgst=1&queues=1", "?ns=1&ddgst=1&queues=2", "?ns=1&hdgst=1&ddgst=1"};
+	const char *base = getenv("TESSERA_NVME_FOREIGN");
+	char url[300], err[400];
+	struct nsd_dev *d;
+
+	for (size_t i = 0; i <= TS_ARRAY_LEN(queries); i++) {
+		bool discover = i == TS_ARRAY_LEN(queries);
+
+		snprintf(url, sizeof(url), "%s%s%s", base, discover ? "/?ns=1" : "/nqn.2026-11.io.tessera:kernel", discover ? "" : queries[i]);
+		/* Discovered is an address that only the target's own network has. */
+		if (try_open(url, "a", 1, (struct nsd_gate){0}, &d, err, sizeof(err))) {
+			if (discover && strstr(err, "nqn.2026-11.io.tessera:kernel")) {
+				printf("   discovered: %.80s\n", err);
+				return;
+			}
+			fail_msg("%s", err);
+		}
+		storm(d, 320, 32, 4096, i + 1);
+		storm(d, 96, 16, 128 * 1024, i + 10);
+		shapes(d);
+		assert_int_equal(nsd_session_gen(d), 1);
+		printf("   our host on a foreign target, %s: %llu MiB, unit \"%s\", reservations %s\n", queries[i % 4],
+		       (unsigned long long)nsd_info(d)->size_bytes >> 20, nsd_info(d)->serial, nsd_info(d)->has_reservations ? "yes" : "no");
+		nsd_close(d);
+	}
+}
+
 #define T(fn) {#fn, in_fiber, NULL, NULL, fn}
 
 int main(int argc, char **argv)
@@ -987,6 +1018,11 @@ int main(int argc, char **argv)
 	};
 	int rc = 1;
 
+	if (getenv("TESSERA_NVME_FOREIGN")) {
+		const struct CMUnitTest foreign[] = {T(a_foreign_target)};
+
+		return cmocka_run_group_tests(foreign, NULL, NULL);
+	}
 	if (!mkdtemp(dir))
 		return 1;
 	if (argc > 1)

@@ -44,7 +44,7 @@ static unsigned nrecovered[MAXN + 1];
 static bool left_clean[MAXN + 1][4096];
 static char last_why[200]; /* of the last that was excluded */
 static struct {
-	uint64_t views, excluded, writes, evicted, geneses;
+	uint64_t views, excluded, writes, evicted, geneses, halves, bids;
 } total;
 
 static void on_view(void *arg, const struct quorum_view *v)
@@ -70,7 +70,9 @@ static void on_view(void *arg, const struct quorum_view *v)
 		CHECK(v->members[i].port == 7000 + v->members[i].node && !strcmp(v->members[i].addr, "addr"));
 	}
 	CHECK(s.inc[nd->id] == nd->inc);
-	CHECK(v->nmembers > nd->s->n / 2); /* needed */
+	/* needed; half will do with the tiebreaker */
+	CHECK(v->nmembers > nd->s->n / 2 || (nd->s->tie && v->nmembers * 2 == nd->s->n));
+	total.halves += v->nmembers * 2 == nd->s->n;
 	while (at < nviews && views[at].number < s.number)
 		at++;
 	if (at < nviews && views[at].number == s.number) {
@@ -142,6 +144,11 @@ static void on_suspended(void *arg, bool suspended)
 	nd->suspended = suspended;
 }
 
+static void on_tie(void *arg, const struct quorum_tie *t)
+{
+	((struct simnode *)arg)->tie = *t;
+}
+
 static bool healthy(void *arg)
 {
 	return !((struct simnode *)arg)->unhealthy;
@@ -163,10 +170,11 @@ static void start_daemon(struct simnode *nd)
 				     .port = (uint16_t)(7000 + nd->id),
 				     .addr = "addr",
 				     .times = quorum_times_default,
-				     .events = {on_view, on_group, on_excluded, on_suspended, nd},
+				     .events = {on_view, on_group, on_excluded, on_suspended, nd, on_tie},
 				     .carrier = {sim_mcast, sim_leave, nd},
 				     .healthy = healthy,
 				     .persist = persist,
+				     .tie = nd->tie,
 				     .durable = nd->durable};
 	struct ts_env env = {&sim_env, nd};
 
@@ -189,6 +197,10 @@ static void start_daemon(struct simnode *nd)
 	if (seed_now & 1)
 		nd->q->a.times.margin_ms = 0;
 	quorum_core_needed(nd->q, nd->s->n / 2 + 1);
+	quorum_core_expected(nd->q, nd->s->n);
+	if (nd->s->tie)
+		quorum_core_tie(nd->q, &(struct quorum_tie_ops){tie_io, nd}, tie_uuid);
+	nd->tie_set = false;
 	nd->pos = nd->s->rings[nd->ring].n;
 	log_add(&nd->s->rings[nd->ring], E_JOIN, self_of(nd), NULL, 0);
 	push_vq(nd);
@@ -200,6 +212,7 @@ static void stop_daemon(struct simnode *nd, bool power)
 		return;
 	if (!nd->left && !power)
 		log_add(&nd->s->rings[nd->ring], E_EXIT, self_of(nd), NULL, 0);
+	tie_dead(nd);
 	ts_exec_kill(nd->x);
 	quorum_core_kill(nd->q);
 	ts_exec_free(nd->x);
@@ -254,6 +267,8 @@ static void group_work(struct simnode *nd, bool calm)
 
 	if (!nd->q || nd->dead)
 		return;
+	if (nd->s->tie && !nd->tie_set && q_tie_none(&nd->q->vis.tie)) /* whoever is first */
+		nd->tie_set = quorum_tie_set(nd->q, tie_uuid, "sim") == 0;
 	g = quorum_group_get(nd->q, GROUP);
 	member = g && q_in_group(g, nd->id, nd->inc);
 	if (!nd->wants_group) {
@@ -309,11 +324,13 @@ static void ambush_end(struct sim *s)
 static void fault(struct sim *s)
 {
 	struct simnode *nd = &s->node[1 + sim_pick(s, s->n)], *o = &s->node[1 + sim_pick(s, s->n)];
-	unsigned what = sim_pick(s, 19);
+	unsigned what = sim_pick(s, s->tie ? 21 : 19);
 
 	if (verbose)
 		printf("%8lu ms fault %u node %u\n", s->now / 1000000, what, nd->id);
-	if (what >= 16)
+	if (what >= 19)
+		s->tie_gone = !s->tie_gone;
+	else if (what >= 16)
 		ambush_begin(s, nd);
 	else if (what <= 2)
 		split(s, 2 + sim_pick(s, 2));
@@ -443,6 +460,7 @@ static void step(struct sim *s, bool calm)
 	struct simnode *nd = &s->node[1 + sim_pick(s, s->n)];
 
 	s->now += sim_rand(s) % (calm ? 400000 : 1000000);
+	tie_run(s);
 	if (!calm && sim_pick(s, 400) == 0)
 		s->now += sim_rand(s) % (900 * TS_NS_PER_MS);
 	if (nd->q && nd->stalled_until < s->now) {
@@ -468,7 +486,9 @@ static void run_seed(uint64_t seed)
 	s.rings = rings;
 	s.rng = ts_hash_u64(seed + 1) | 1;
 	s.now = 100 * TS_NS_PER_S;
-	s.n = 3 + sim_pick(&s, 3);
+	s.n = 2 + sim_pick(&s, 4);
+	s.tie = s.n % 2 == 0 && sim_pick(&s, 4);
+	tie_format(&s);
 	nviews = ngroups = 0;
 	ambush.at = 0;
 	memset(nrecovered, 0, sizeof(nrecovered));
@@ -493,6 +513,7 @@ static void run_seed(uint64_t seed)
 		power_on(&s, &s.node[i]);
 	}
 	split(&s, 1);
+	s.tie_gone = false;
 	for (unsigned i = 0; i < 150000 && !healed(&s); i++) {
 		step(&s, true);
 		if (sim_pick(&s, 200) == 0)
@@ -500,6 +521,7 @@ static void run_seed(uint64_t seed)
 	}
 	CHECK(healed(&s));
 	check_history(&s);
+	total.bids += s.bids;
 	for (unsigned i = 1; i <= s.n; i++)
 		stop_daemon(&s.node[i], true);
 	sim_free(&s);
@@ -519,9 +541,9 @@ static void t_schedules(void **state)
 	for (uint64_t i = start; i < start + n; i++)
 		run_seed(i);
 	printf("%lu schedules: %lu views shown, %lu incarnations excluded, %lu evictions asked for, %lu times a node might write, "
-	       "%lu histories lost with a majority\n",
-	       n, total.views, total.excluded, total.evicted, total.writes, total.geneses);
-	CHECK(total.views && total.excluded && total.writes);
+	       "%lu histories lost with a majority, %lu views of one half shown, %lu writes to the tiebreaker\n",
+	       n, total.views, total.excluded, total.evicted, total.writes, total.geneses, total.halves, total.bids);
+	CHECK(total.views && total.excluded && total.writes && total.halves);
 }
 
 /* ---- a node with another lease ----------------------------------------------------------------------------------------- */

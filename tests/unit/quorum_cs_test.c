@@ -76,7 +76,7 @@ static struct quorum_cs_args args(uint64_t inc)
 				       .incarnation = inc,
 				       .peer_port = 7420,
 				       .times = quorum_times_default,
-				       .events = {on_view, on_group, on_excluded, on_suspended, NULL},
+				       .events = {on_view, on_group, on_excluded, on_suspended, NULL, NULL},
 				       .persist = persist};
 }
 

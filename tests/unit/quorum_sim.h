@@ -44,6 +44,14 @@ struct queue {
 	struct item *v;
 	size_t at, n, room;
 };
+/* The tiebreaker's disk: what is written lands some time later, and is read some time after that. */
+struct tie_job {
+	struct simnode *nd; /* NULL: free, or its node died: nobody is told, the write may land yet */
+	unsigned node;
+	uint64_t ticket, inc, due;
+	bool write, read;
+	struct tie_slot_disk own;
+};
 struct vq {
 	bool quorate;
 	uint64_t ring;
@@ -67,6 +75,8 @@ struct simnode {
 	uint64_t last_view;
 	bool view_quorate;
 	uint64_t last_epoch;
+	struct quorum_tie tie; /* kept over restarts */
+	bool tie_set;
 };
 struct sim {
 	uint64_t now, rng, next_pid, next_seq;
@@ -74,6 +84,10 @@ struct sim {
 	struct simnode node[MAXN + 1];
 	struct ring *rings;
 	unsigned nrings;
+	bool tie, tie_gone; /* there is a tiebreaker; it does not answer */
+	struct tie_slot_disk slots[TIE_SLOTS];
+	struct tie_job jobs[4 * MAXN];
+	uint64_t bids;
 	void (*trace)(struct sim *s, const char *what);
 };
 
@@ -378,6 +392,78 @@ static void reconfig(struct sim *s, const unsigned *comp)
 	for (unsigned i = 1; i <= s->n; i++)
 		if (comp[i] && s->node[i].q)
 			push_vq(&s->node[i]);
+}
+
+static const uint8_t tie_uuid[16] = {7, 7, 7};
+
+static void tie_land(struct sim *s, struct tie_job *j)
+{
+	if (j->write)
+		s->slots[j->node - 1] = j->own;
+	j->write = false;
+}
+
+/* A write of an earlier life of the node is over, one way or the other, when the next life's session begins. */
+static int tie_io(void *arg, uint64_t ticket, const struct tie_slot_disk *own)
+{
+	struct simnode *nd = arg;
+	struct sim *s = nd->s;
+	struct tie_job *j = NULL;
+
+	for (unsigned i = 0; i < 4 * MAXN; i++) {
+		if (s->jobs[i].node == nd->id && !s->jobs[i].nd) {
+			if (sim_pick(s, 2))
+				tie_land(s, &s->jobs[i]);
+			s->jobs[i] = (struct tie_job){0};
+		}
+		if (!s->jobs[i].node)
+			j = &s->jobs[i];
+	}
+	for (unsigned i = 0; i < 4 * MAXN; i++)
+		TS_ASSERT(!s->jobs[i].nd || s->jobs[i].nd != nd); /* one at a time */
+	TS_ASSERT(j);
+	*j = (struct tie_job){.nd = nd, .node = nd->id, .ticket = ticket, .inc = nd->inc, .write = own != NULL, .read = true};
+	if (own)
+		j->own = *own;
+	j->due = s->now + sim_rand(s) % (sim_pick(s, 10) ? 3 * TS_NS_PER_MS : 2 * TS_NS_PER_S);
+	s->bids += own != NULL;
+	return 0;
+}
+
+static void tie_dead(struct simnode *nd)
+{
+	for (unsigned i = 0; i < 4 * MAXN; i++)
+		if (nd->s->jobs[i].nd == nd)
+			nd->s->jobs[i].nd = NULL;
+}
+
+static void tie_run(struct sim *s)
+{
+	for (unsigned i = 0; i < 4 * MAXN; i++) {
+		struct tie_job *j = &s->jobs[i];
+		struct simnode *nd = j->nd;
+		uint64_t ticket = j->ticket;
+
+		if (!j->node || s->tie_gone || j->due > s->now)
+			continue;
+		if (j->write) { /* landed; read later */
+			tie_land(s, j);
+			j->due = s->now + sim_rand(s) % (3 * TS_NS_PER_MS);
+			continue;
+		}
+		if (nd && nd->stalled_until >= s->now)
+			continue;
+		*j = (struct tie_job){0};
+		if (nd && nd->q)
+			quorum_core_tie_done(nd->q, ticket, 0, s->slots);
+	}
+}
+
+static void tie_format(struct sim *s)
+{
+	for (unsigned n = 1; n <= TIE_SLOTS; n++)
+		tie_slot_encode(&s->slots[n - 1], n, tie_uuid, &(struct tie_slot){0});
+	memset(s->jobs, 0, sizeof(s->jobs));
 }
 
 /* The next thing the carrier has for this node. */
