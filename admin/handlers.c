@@ -380,10 +380,10 @@ static void h_node_info(struct call *k) { k->a->data = node_info(k->d); }
 static void h_cluster_status(struct call *k) { k->a->data = cluster_status(k->d); }
 static void h_quorum_status(struct call *k)
 {
-	json_t *members = quorum_status(k->d);
+	json_t *view = quorum_status(k->d);
 	k->a->data = quorum_json(k->d);
-	json_object_update_missing(k->a->data, members);
-	json_decref(members);
+	json_object_update(k->a->data, view);
+	json_decref(view);
 }
 static void h_leases(struct call *k) { k->a->data = diag_leases(k->d); }
 static void h_iohist(struct call *k) { k->a->data = diag_iohist(k->d); }
@@ -502,10 +502,10 @@ void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_
 	for (size_t i = 0; i < TS_ARRAY_LEN(handlers); i++)
 		if (!strcmp(handlers[i].verb, v->name)) {
 			if (handlers[i].needs_quorum_state && (d->stopping || d->excluded))
-				answer_refuse(k.a, -ESHUTDOWN, "%s: this node is %s; start tesserad again", v->name, daemon_state(d));
+				answer_refuse(a, -ESHUTDOWN, "%s: this node is %s; start tesserad again", v->name, daemon_state(d));
 			else
 				handlers[i].fn(&k);
 			return;
 		}
-	answer_refuse(k.a, -ENOSYS, "%s: no handler", v->name);
+	answer_refuse(a, -ENOSYS, "%s: no handler", v->name);
 }

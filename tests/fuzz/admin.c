@@ -50,7 +50,7 @@ int quorum_evict(struct quorum *q, unsigned node, uint64_t incarnation, const ch
 }
 void quorum_look_get(const struct quorum *q, struct quorum_look *out)
 {
-	*out = (struct quorum_look){.phase = "in a view", .daemons = 1, .needed = 1, .carrier_quorate = true};
+	*out = (struct quorum_look){.phase = "in a view", .daemons = 1, .needed = 1};
 }
 uint64_t quorum_heard_ns(const struct quorum *q, unsigned node, uint64_t incarnation)
 {
