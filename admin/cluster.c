@@ -109,7 +109,7 @@ json_t *diag_leases(struct daemon *d)
 			 (int)t.lease_ms, "renew_ms", (int)t.renew_ms, "margin_ms", (int)t.margin_ms, "members", members, "dead", dead_json(d, now));
 }
 
-json_t *quorum_status(struct daemon *d)
+json_t *quorum_status(struct daemon *d) /* of the view: quorum_json() says whether and by what it stands */
 {
 	const struct quorum_view *v = quorum_view_get(d->quorum);
 	struct quorum_look l;
@@ -128,8 +128,7 @@ json_t *quorum_status(struct daemon *d)
 							g ? (int)g->npending : 0));
 	}
 	bool quorate = v->quorate && v->nmembers;
-	return json_pack("{s:b,s:I,s:s,s:I,s:i,s:i,s:i,s:b,s:i,s:i,s:o,s:o}", "quorate", quorate, "view", (json_int_t)v->number, "phase", l.phase, "phase_ms",
-			 (json_int_t)ms_since(now, l.phase_since_ns), "daemons", (int)l.daemons, "needed", (int)l.needed, "may_lose",
-			 (int)(quorate && l.daemons > l.needed ? l.daemons - l.needed : 0), "corosync_quorate", l.carrier_quorate, "leader", (int)l.leader, "node",
-			 (int)d->conf.node_id, "members", members, "groups", groups);
+	return json_pack("{s:s,s:I,s:i,s:i,s:i,s:o,s:o}", "phase", l.phase, "phase_ms", (json_int_t)ms_since(now, l.phase_since_ns), "may_lose",
+			 (int)(quorate && l.daemons > l.needed ? l.daemons - l.needed : 0), "leader", (int)l.leader, "node", (int)d->conf.node_id, "members", members,
+			 "groups", groups);
 }

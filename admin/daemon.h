@@ -203,6 +203,7 @@ struct answer {
 	char error[512]; /* set when rc != 0 */
 	int rc;
 };
+int answer_refuse(struct answer *a, int rc, const char *fmt, ...) TS_PRINTF(3, 4); /* object, cause, remedy; returns rc */
 /* What goes to whoever asked; takes a->data. */
 json_t *answer_json(struct answer *a, const char *name);
 void text_make_utf8(char *s); /* bytes that JSON does not take become '?' */

@@ -69,16 +69,6 @@ static void h_umount(struct call *k)
 	k->a->rc = mount_stop(k->d, pos_str(k, 0), opt_set(k, "lazy"), k->a->error, sizeof(k->a->error));
 }
 
-static int refuse(struct call *k, int rc, const char *fmt, ...) TS_PRINTF(3, 4);
-static int refuse(struct call *k, int rc, const char *fmt, ...)
-{
-	va_list ap;
-	va_start(ap, fmt);
-	vsnprintf(k->a->error, sizeof(k->a->error), fmt, ap);
-	va_end(ap);
-	return k->a->rc = rc;
-}
-
 /* Of an option that verb_check() has passed; 0 when not given. */
 static uint64_t opt_number(struct call *k, const char *name)
 {
@@ -108,7 +98,7 @@ static void h_mount(struct call *k)
 	if (m && m->state == MOUNT_LIVE && !strcmp(m->name, name) && !strcmp(m->dir, dir))
 		return;
 	if (k->d->stopping || k->d->excluded) {
-		refuse(k, -ESHUTDOWN, "mount: this node is %s; start tesserad again", daemon_state(k->d));
+		answer_refuse(k->a, -ESHUTDOWN, "mount: this node is %s; start tesserad again", daemon_state(k->d));
 		return;
 	}
 	k->a->rc = mount_start(k->d, name, dir, o ? o : "", k->a->error, sizeof(k->a->error));
@@ -139,21 +129,21 @@ static int disk_free_for_use(struct call *k, struct disk *dk, bool force)
 {
 	int rc = disk_label_refresh(dk);
 	if (rc == 0 && tie_is(k->d, dk->url))
-		return refuse(k, -EBUSY, "disk %s: the cluster's tiebreaker is on it; first: tessera quorum tiebreaker none", dk->url);
+		return answer_refuse(k->a, -EBUSY, "disk %s: the cluster's tiebreaker is on it; first: tessera quorum tiebreaker none", dk->url);
 	if (rc)
-		return refuse(k, rc, "disk %s: %s", dk->url, dk->error);
+		return answer_refuse(k->a, rc, "disk %s: %s", dk->url, dk->error);
 	switch (dk->label_state) {
 	case NSD_LABEL_NONE:
 		return 0;
 	case NSD_LABEL_OK:
 		if (group_in_use(k, &dk->label) || dk->mount)
-			return refuse(k, -EBUSY, "disk %s: carries the mounted file system %s; unmount it everywhere first", dk->url, dk->label.fs_name);
+			return answer_refuse(k->a, -EBUSY, "disk %s: carries the mounted file system %s; unmount it everywhere first", dk->url, dk->label.fs_name);
 		if (!force)
-			return refuse(k, -EEXIST, "disk %s: carries the file system %s; --force destroys it", dk->url, dk->label.fs_name);
+			return answer_refuse(k->a, -EEXIST, "disk %s: carries the file system %s; --force destroys it", dk->url, dk->label.fs_name);
 		return 0;
 	default:
 		if (!force)
-			return refuse(k, -EEXIST, "disk %s: carries %s; --force destroys it", dk->url, dk->label_what);
+			return answer_refuse(k->a, -EEXIST, "disk %s: carries %s; --force destroys it", dk->url, dk->label_what);
 		return 0;
 	}
 }
@@ -166,7 +156,7 @@ static int name_free(struct call *k, const char *name, struct disk **use, unsign
 		for (unsigned i = 0; i < n; i++)
 			ours |= use[i] == dk;
 		if (!ours && dk->state == DISK_OPEN && dk->label_state == NSD_LABEL_OK && !strcmp(dk->label.fs_name, name))
-			return refuse(k, -EEXIST, "file system %s: the name is taken (disk %s); choose another", name, dk->url);
+			return answer_refuse(k->a, -EEXIST, "file system %s: the name is taken (disk %s); choose another", name, dk->url);
 	}
 	return 0;
 }
@@ -177,7 +167,7 @@ static int create_disks(struct call *k, const char *name, struct disk **use, str
 		const char *url = pos_str(k, i + 1);
 		for (unsigned m = 0; m < i; m++)
 			if (!strcmp(url, use[m]->url))
-				return refuse(k, -EINVAL, "disk %s: named twice", url);
+				return answer_refuse(k->a, -EINVAL, "disk %s: named twice", url);
 		int rc = disk_open(k->d, url, &use[i], k->a->error, sizeof(k->a->error));
 		if (rc)
 			return k->a->rc = rc;
@@ -235,7 +225,7 @@ static void h_fs_create(struct call *k)
 {
 	const char *name = pos_str(k, 0);
 	if (!quorum_may_write(k->d->quorum)) {
-		refuse(k, -EAGAIN, "file system %s: this node has no quorum; start more nodes, see `tessera status`", name);
+		answer_refuse(k->a, -EAGAIN, "file system %s: this node has no quorum; start more nodes, see `tessera status`", name);
 		return;
 	}
 	struct fs_format_args f = {
@@ -272,8 +262,8 @@ static int fault_arm(struct call *k, struct tfuse *tf, const char *point)
 	f.ms = (unsigned)opt_number(k, ms);
 	int rc = tfuse_fault_arm(tf, point, &f);
 	if (rc == -ENOENT)
-		return refuse(k, rc, "fault point %s: there is none of that name; see `tessera help diag fault`", point);
-	return rc == -EINVAL ? refuse(k, rc, "fault point %s: it can only be skipped (--skip)", point) : rc;
+		return answer_refuse(k->a, rc, "fault point %s: there is none of that name; see `tessera help diag fault`", point);
+	return rc == -EINVAL ? answer_refuse(k->a, rc, "fault point %s: it can only be skipped (--skip)", point) : rc;
 }
 
 static void h_fault(struct call *k)
@@ -281,11 +271,11 @@ static void h_fault(struct call *k)
 	const char *name = pos_str(k, 0), *what = pos_str(k, 1), *point = pos_str(k, 2);
 	struct mount *m = mount_find(k->d, name);
 	if (!k->d->conf.fault_points) {
-		refuse(k, -EPERM, "diag fault: switched off; it is for tests, and needs `fault_points = yes` in the configuration of tesserad");
+		answer_refuse(k->a, -EPERM, "diag fault: switched off; it is for tests, and needs `fault_points = yes` in the configuration of tesserad");
 		return;
 	}
 	if (!m || m->state != MOUNT_LIVE) {
-		refuse(k, -ENOENT, "%s: not mounted on this node; see `tessera status`", name);
+		answer_refuse(k->a, -ENOENT, "%s: not mounted on this node; see `tessera status`", name);
 		return;
 	}
 	if (point && !strcmp(point, "recovery.fence")) {
@@ -301,7 +291,7 @@ static void h_fault(struct call *k)
 	else if (!strcmp(what, "arm") && point)
 		k->a->rc = fault_arm(k, m->tf, point);
 	else
-		refuse(k, -EINVAL, "diag fault %s %s: use list, clear, arm POINT or release POINT", name, what);
+		answer_refuse(k->a, -EINVAL, "diag fault %s %s: use list, clear, arm POINT or release POINT", name, what);
 }
 
 struct findings {
@@ -351,7 +341,7 @@ static int fsck_name(struct call *k, const char *arg, const char **name)
 	if (rc)
 		return rc;
 	if (dk->label_state != NSD_LABEL_OK)
-		return refuse(k, -ENODEV, "disk %s: carries no file system of Tessera (%s%s%s); see `tessera disk list`", arg,
+		return answer_refuse(k->a, -ENODEV, "disk %s: carries no file system of Tessera (%s%s%s); see `tessera disk list`", arg,
 			      dk->label_state == NSD_LABEL_NONE ? "no label" : disk_label_word(dk->label_state), dk->label_what[0] ? ": " : "",
 			      dk->label_what);
 	*name = dk->label.fs_name;
@@ -364,7 +354,7 @@ static void h_fsck(struct call *k)
 	struct disk **disks = NULL;
 	unsigned n;
 	if (opt_set(k, "yes") && opt_set(k, "no-repair")) {
-		refuse(k, -EINVAL, "fsck %s: --yes and --no-repair exclude each other", name);
+		answer_refuse(k->a, -EINVAL, "fsck %s: --yes and --no-repair exclude each other", name);
 		return;
 	}
 	ts_mutex_lock(&k->d->mount_lock, "another mount or format");
@@ -373,9 +363,9 @@ static void h_fsck(struct call *k)
 	if (rc == 0)
 		rc = disks_of_fs(k->d, name, &disks, &n, k->a->error, sizeof(k->a->error));
 	if (rc == 0 && (group_in_use(k, &disks[0]->label) || disks[0]->mount))
-		rc = refuse(k, -EBUSY, "file system %s: mounted (see `tessera fs list`); unmount it on every node first", name);
+		rc = answer_refuse(k->a, -EBUSY, "file system %s: mounted (see `tessera fs list`); unmount it on every node first", name);
 	if (rc == 0 && !quorum_may_write(k->d->quorum))
-		rc = refuse(k, -EAGAIN, "file system %s: this node has no quorum; start more nodes, see `tessera status`", name);
+		rc = answer_refuse(k->a, -EAGAIN, "file system %s: this node has no quorum; start more nodes, see `tessera status`", name);
 	if (rc == 0) {
 		struct findings f = {json_array(), k->c};
 		struct fs_check_result r = {0};
@@ -384,7 +374,7 @@ static void h_fsck(struct call *k)
 				       (json_int_t)r.repaired, "inodes", (json_int_t)r.inodes, "dirs", (json_int_t)r.dirs, "files",
 				       (json_int_t)r.files, "subs_used", (json_int_t)r.blocks_used, "replayed_logs", r.replayed_logs, "list", f.list);
 		if (rc == 0 && r.findings > r.repaired)
-			rc = refuse(k, -EUCLEAN, "file system %s: %llu findings, %llu repaired; run `tessera fsck --yes %s`", name,
+			rc = answer_refuse(k->a, -EUCLEAN, "file system %s: %llu findings, %llu repaired; run `tessera fsck --yes %s`", name,
 				    (unsigned long long)r.findings, (unsigned long long)r.repaired, name);
 	}
 	ts_free(disks);
@@ -400,10 +390,10 @@ static void h_node_info(struct call *k) { k->a->data = node_info(k->d); }
 static void h_cluster_status(struct call *k) { k->a->data = cluster_status(k->d); }
 static void h_quorum_status(struct call *k)
 {
-	json_t *members = quorum_status(k->d);
+	json_t *view = quorum_status(k->d);
 	k->a->data = quorum_json(k->d);
-	json_object_update_missing(k->a->data, members);
-	json_decref(members);
+	json_object_update(k->a->data, view);
+	json_decref(view);
 }
 static void h_leases(struct call *k) { k->a->data = diag_leases(k->d); }
 static void h_iohist(struct call *k) { k->a->data = diag_iohist(k->d); }
@@ -496,6 +486,15 @@ void text_make_utf8(char *s)
 	json_decref(o);
 }
 
+int answer_refuse(struct answer *a, int rc, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(a->error, sizeof(a->error), fmt, ap);
+	va_end(ap);
+	return a->rc = rc;
+}
+
 json_t *answer_json(struct answer *a, const char *name)
 {
 	if (a->rc && !a->error[0])
@@ -515,10 +514,10 @@ void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_
 	for (size_t i = 0; i < TS_ARRAY_LEN(handlers); i++)
 		if (!strcmp(handlers[i].verb, v->name)) {
 			if (handlers[i].needs_quorum_state && (d->stopping || d->excluded))
-				refuse(&k, -ESHUTDOWN, "%s: this node is %s; start tesserad again", v->name, daemon_state(d));
+				answer_refuse(a, -ESHUTDOWN, "%s: this node is %s; start tesserad again", v->name, daemon_state(d));
 			else
 				handlers[i].fn(&k);
 			return;
 		}
-	refuse(&k, -ENOSYS, "%s: no handler", v->name);
+	answer_refuse(a, -ENOSYS, "%s: no handler", v->name);
 }

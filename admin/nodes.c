@@ -3,20 +3,9 @@
  * never happen: a node called dead that may still write: a member, a machine that corosync sees, a lease that is not over, a log that
  * still grows. */
 #include "admin/daemon.h"
-#include <stdarg.h>
 #include <stdio.h>
 
 #define FENCE_WAIT_NS (10 * TS_NS_PER_S)
-
-static int refuse(struct answer *a, int rc, const char *fmt, ...) TS_PRINTF(3, 4);
-static int refuse(struct answer *a, int rc, const char *fmt, ...)
-{
-	va_list ap;
-	va_start(ap, fmt);
-	vsnprintf(a->error, sizeof(a->error), fmt, ap);
-	va_end(ap);
-	return a->rc = rc;
-}
 
 const struct quorum_member *node_member(struct daemon *d, unsigned node)
 {
@@ -100,7 +89,7 @@ static int node_parse(struct daemon *d, const char *text, unsigned *node, struct
 	char *end;
 	unsigned long n = strtoul(text, &end, 10);
 	if (!*text || *end || n < 1 || n >= NET_MAX_NODES)
-		return refuse(a, -EINVAL, "node '%s': not a node number; see `tessera node list`", text);
+		return answer_refuse(a, -EINVAL, "node '%s': not a node number; see `tessera node list`", text);
 	*node = (unsigned)n;
 	return 0;
 }
@@ -112,7 +101,7 @@ void node_show(struct daemon *d, const char *text, bool keys, struct answer *a)
 		return;
 	a->data = row(d, node);
 	if (!a->data) {
-		refuse(a, -ENOENT, "node %u: nobody knows it; see `tessera node list`", node);
+		answer_refuse(a, -ENOENT, "node %u: nobody knows it; see `tessera node list`", node);
 		return;
 	}
 	if (keys) {
@@ -128,10 +117,10 @@ static int evict(struct daemon *d, unsigned node, uint64_t incarnation, struct a
 	uint64_t deadline = ts_exec_now(d->exec) + FENCE_WAIT_NS;
 	int rc = quorum_evict(d->quorum, node, incarnation, "an operator put it out");
 	if (rc)
-		return refuse(a, rc, "node %u: cannot be put out: %s", node, strerror(-rc));
+		return answer_refuse(a, rc, "node %u: cannot be put out: %s", node, strerror(-rc));
 	for (const struct quorum_member *m; (m = node_member(d, node)) && m->incarnation == incarnation;)
 		if (ts_cond_wait_until(&d->changed, deadline, "node to be put out", node, 0))
-			return refuse(a, -ETIMEDOUT, "node %u: still a member after 10 s; see `tessera status`", node);
+			return answer_refuse(a, -ETIMEDOUT, "node %u: still a member after 10 s; see `tessera status`", node);
 	return 0;
 }
 
@@ -144,13 +133,13 @@ void node_fence(struct daemon *d, const char *text, bool power, bool sure, struc
 	const struct conf_agent *ag = agent_of(&d->conf, node);
 	uint64_t incarnation = m ? m->incarnation : 0;
 	if (!sure)
-		refuse(a, -EPERM, "node %u: not confirmed: type its number when asked, or --yes-i-know", node);
+		answer_refuse(a, -EPERM, "node %u: not confirmed: type its number when asked, or --yes-i-know", node);
 	else if (node == d->conf.node_id)
-		refuse(a, -EINVAL, "node %u: that is this node; stop its tesserad, or say it on another", node);
+		answer_refuse(a, -EINVAL, "node %u: that is this node; stop its tesserad, or say it on another", node);
 	else if (power && !ag)
-		refuse(a, -ENOENT, "node %u: no power switch is configured; add `fence_agent = %u PROGRAM FILE` to tesserad.conf", node, node);
+		answer_refuse(a, -ENOENT, "node %u: no power switch is configured; add `fence_agent = %u PROGRAM FILE` to tesserad.conf", node, node);
 	else if (!m && !power)
-		refuse(a, -ENOENT, "node %u: not a member; what it held is recovered by itself, see `tessera diag recovery`", node);
+		answer_refuse(a, -ENOENT, "node %u: not a member; what it held is recovered by itself, see `tessera diag recovery`", node);
 	if (a->rc)
 		return;
 	char object[24];
@@ -162,7 +151,7 @@ void node_fence(struct daemon *d, const char *text, bool power, bool sure, struc
 	if (power) {
 		int rc = agent_power_off(d->exec, ag, AGENT_POWER_NS);
 		if (rc) {
-			refuse(a, rc, "node %u: put out, but %s did not switch it off: %s", node, ag->program, strerror(-rc));
+			answer_refuse(a, rc, "node %u: put out, but %s did not switch it off: %s", node, ag->program, strerror(-rc));
 			return;
 		}
 	}
@@ -199,14 +188,14 @@ static int lives(struct daemon *d, unsigned node, const struct doomed_list *l, s
 {
 	const struct quorum_view *v = quorum_view_get(d->quorum);
 	if (node_member(d, node))
-		return refuse(a, -EBUSY, "node %u: alive: it is a member of view %llu; to put it out: tessera node fence %u", node,
+		return answer_refuse(a, -EBUSY, "node %u: alive: it is a member of view %llu; to put it out: tessera node fence %u", node,
 			      (unsigned long long)v->number, node);
 	if (quorum_machine_up(d->quorum, node))
-		return refuse(a, -EBUSY, "node %u: alive: corosync sees its machine; switch it off first", node);
+		return answer_refuse(a, -EBUSY, "node %u: alive: corosync sees its machine; switch it off first", node);
 	for (unsigned i = 0; i < l->n; i++) {
 		uint64_t now = ts_exec_now(d->exec), end = quorum_dead_lease_end_ns(d->quorum, node, l->v[i].incarnation);
 		if (end > now)
-			return refuse(a, -EBUSY, "node %u: its lease may last %llu ms more; try again then", node,
+			return answer_refuse(a, -EBUSY, "node %u: its lease may last %llu ms more; try again then", node,
 				      (unsigned long long)((end - now) / TS_NS_PER_MS) + 1);
 	}
 	return 0;
@@ -241,9 +230,9 @@ static int watch_logs(struct daemon *d, unsigned node, struct doomed_list *l, st
 		ts_sleep_until(ts_exec_now(d->exec) + ns / 8);
 		rc = sums(l, true, &grows);
 		if (rc == 0 && grows)
-			return refuse(a, -EBUSY, "node %u: alive: its log on the disks is being written; switch it off first", node);
+			return answer_refuse(a, -EBUSY, "node %u: alive: its log on the disks is being written; switch it off first", node);
 	}
-	return rc ? refuse(a, rc, "node %u: its log cannot be watched: %s", node, strerror(-rc)) : 0;
+	return rc ? answer_refuse(a, rc, "node %u: its log cannot be watched: %s", node, strerror(-rc)) : 0;
 }
 
 static void tell_all(struct daemon *d, unsigned node, const struct doomed_list *l)
@@ -271,15 +260,15 @@ void node_confirm_dead(struct daemon *d, struct client *c, const char *text, boo
 		return;
 	find(d, node, &l);
 	if (node == d->conf.node_id)
-		refuse(a, -EINVAL, "node %u: that is this node, and it is not dead", node);
+		answer_refuse(a, -EINVAL, "node %u: that is this node, and it is not dead", node);
 	else if (!quorum_may_write(d->quorum))
-		refuse(a, -EAGAIN, "node %u: this node has no quorum and decides nothing; see `tessera status`", node);
+		answer_refuse(a, -EAGAIN, "node %u: this node has no quorum and decides nothing; see `tessera status`", node);
 	else if (lives(d, node, &l, a) == 0 && l.n == 0)
-		refuse(a, -ENOENT, "node %u: nothing of it waits for recovery in a file system mounted here; see `tessera diag recovery`", node);
+		answer_refuse(a, -ENOENT, "node %u: nothing of it waits for recovery in a file system mounted here; see `tessera diag recovery`", node);
 	if (a->rc)
 		return;
 	if (!sure) {
-		refuse(a, -EPERM, "node %u: not confirmed: type its number when asked, or --yes-i-know", node);
+		answer_refuse(a, -EPERM, "node %u: not confirmed: type its number when asked, or --yes-i-know", node);
 		return;
 	}
 	users(&l, 1);

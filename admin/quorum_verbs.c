@@ -2,20 +2,9 @@
 /* The verbs about quorum: how it stands, which disk breaks a tie, and an operator's word that goes over both. Must never happen: quorum
  * forced while anything says that a missing node lives; a disk with somebody's data made into a tiebreaker unasked. */
 #include "admin/daemon.h"
-#include <stdarg.h>
 #include <stdio.h>
 
 #define AGREE_NS (10 * TS_NS_PER_S)
-
-static int refuse(struct answer *a, int rc, const char *fmt, ...) TS_PRINTF(3, 4);
-static int refuse(struct answer *a, int rc, const char *fmt, ...)
-{
-	va_list ap;
-	va_start(ap, fmt);
-	vsnprintf(a->error, sizeof(a->error), fmt, ap);
-	va_end(ap);
-	return a->rc = rc;
-}
 
 /* ---- status ---------------------------------------------------------------------------------------------------------- */
 
@@ -109,19 +98,19 @@ static int may_change(struct daemon *d, const char *url, struct answer *a)
 	struct quorum_info i;
 	quorum_info_get(d->quorum, &i);
 	if (!i.quorate || i.by != QUORUM_BY_MAJORITY)
-		return refuse(a, -EAGAIN, "tiebreaker: only a majority of the nodes may change it, and they are not here; see `tessera quorum status`");
+		return answer_refuse(a, -EAGAIN, "tiebreaker: only a majority of the nodes may change it, and they are not here; see `tessera quorum status`");
 	if (!url)
 		return 0;
 	if (strlen(url) >= sizeof(i.agreed.url) || (strncmp(url, "iscsi://", 8) && strncmp(url, "nvme-tcp://", 11) && strncmp(url, "file:///", 8)))
-		return refuse(a, -EINVAL, "tiebreaker %s: not a URL of a disk (iscsi://host:port/iqn/lun, nvme-tcp://host:port/nqn?ns=N or file:///path)", url);
+		return answer_refuse(a, -EINVAL, "tiebreaker %s: not a URL of a disk (iscsi://host:port/iqn/lun, nvme-tcp://host:port/nqn?ns=N or file:///path)", url);
 	if (strpbrk(url, " \t\n"))
-		return refuse(a, -EINVAL, "tiebreaker %s: a URL has no blanks", url);
+		return answer_refuse(a, -EINVAL, "tiebreaker %s: a URL has no blanks", url);
 	if (!i.expected)
-		return refuse(a, -ENOTSUP, "tiebreaker: of no use here: corosync has an odd number of votes, or decides ties itself (qdevice, "
+		return answer_refuse(a, -ENOTSUP, "tiebreaker: of no use here: corosync has an odd number of votes, or decides ties itself (qdevice, "
 					   "auto_tie_breaker, last_man_standing), or the nodes have several votes; see docs/quorum.md");
 	for (unsigned n = 0; n < v->nmembers; n++)
 		if (v->members[n].node > QUORUM_TIE_NODES)
-			return refuse(a, -ERANGE, "tiebreaker: node %u: it has slots for node ids 1 to %u", v->members[n].node, QUORUM_TIE_NODES);
+			return answer_refuse(a, -ERANGE, "tiebreaker: node %u: it has slots for node ids 1 to %u", v->members[n].node, QUORUM_TIE_NODES);
 	return 0;
 }
 
@@ -133,13 +122,13 @@ static int fit(struct daemon *d, struct nsd_dev *dev, const char *url, bool forc
 	char what[128];
 	int rc = l ? nsd_label_read(dev, l, &state, what, sizeof(what)) : -ENOMEM;
 	if (rc)
-		refuse(a, rc, "tiebreaker %s: cannot be read: %s", url, strerror(-rc));
+		answer_refuse(a, rc, "tiebreaker %s: cannot be read: %s", url, strerror(-rc));
 	else if (state == NSD_LABEL_OK && memcmp(l->cluster_id, d->cluster_id, sizeof(d->cluster_id)))
-		rc = refuse(a, -EPERM, "tiebreaker %s: a disk of another cluster's file system %s", url, l->fs_name);
+		rc = answer_refuse(a, -EPERM, "tiebreaker %s: a disk of another cluster's file system %s", url, l->fs_name);
 	else if (state == NSD_LABEL_NEWER || state == NSD_LABEL_BROKEN)
-		rc = refuse(a, -EUCLEAN, "tiebreaker %s: %s", url, what);
+		rc = answer_refuse(a, -EUCLEAN, "tiebreaker %s: %s", url, what);
 	else if (state == NSD_LABEL_FOREIGN && strcmp(what, NSD_TIE_WHAT) && !force)
-		rc = refuse(a, -EEXIST, "tiebreaker %s: carries %s; --force overwrites 256 KiB of it", url, what);
+		rc = answer_refuse(a, -EEXIST, "tiebreaker %s: carries %s; --force overwrites 256 KiB of it", url, what);
 	ts_free(l);
 	return rc;
 }
@@ -150,12 +139,12 @@ static int make(struct daemon *d, const char *url, const uint8_t uuid[16], bool 
 	char err[256] = "";
 	int rc = tie_dev_open(d, url, &dev, &own, err, sizeof(err));
 	if (rc)
-		return refuse(a, rc, "tiebreaker %s: cannot be opened: %s", url, err[0] ? err : strerror(-rc));
+		return answer_refuse(a, rc, "tiebreaker %s: cannot be opened: %s", url, err[0] ? err : strerror(-rc));
 	rc = fit(d, dev, url, force, a);
 	if (rc == 0) {
 		rc = quorum_tie_disk_make(dev, d->cluster_id, uuid);
 		if (rc)
-			refuse(a, rc, "tiebreaker %s: cannot be written: %s", url,
+			answer_refuse(a, rc, "tiebreaker %s: cannot be written: %s", url,
 			       rc == -TS_ERR_FENCED ? "its reservation keeps this node out; mount its file system here first, or take a LUN of its own"
 						    : strerror(-rc));
 	}
@@ -206,7 +195,7 @@ void quorum_tie_change(struct daemon *d, const char *url, bool force, struct ans
 	while (rc == 0 && url && !d->tie.disk && ts_exec_now(d->exec) < deadline)
 		ts_sleep_until(ts_exec_now(d->exec) + 20 * TS_NS_PER_MS);
 	if (rc)
-		refuse(a, rc, "tiebreaker %s: the cluster has not agreed: %s; see `tessera quorum status`, and set it again", url ? url : "none", strerror(-rc));
+		answer_refuse(a, rc, "tiebreaker %s: the cluster has not agreed: %s; see `tessera quorum status`, and set it again", url ? url : "none", strerror(-rc));
 	else
 		a->data = json_pack("{s:s,s:I}", "url", url ? url : "", "version", (json_int_t)d->tie.agreed.version);
 	if (rc == 0 && url) {
@@ -231,14 +220,14 @@ static int named(struct daemon *d, json_t *nodes, struct vouched *v, struct answ
 		char *end;
 		unsigned long n = strtoul(s, &end, 10);
 		if (!*s || *end || n < 1 || n >= NET_MAX_NODES || !quorum_node_configured(d->quorum, (unsigned)n))
-			return refuse(a, -EINVAL, "quorum force: '%s' is no node of corosync's nodelist", s);
+			return answer_refuse(a, -EINVAL, "quorum force: '%s' is no node of corosync's nodelist", s);
 		if (n == d->conf.node_id)
-			return refuse(a, -EINVAL, "quorum force: node %lu is this node, and it is not dead", n);
+			return answer_refuse(a, -EINVAL, "quorum force: node %lu is this node, and it is not dead", n);
 		v->node[n] = true;
 	}
 	for (unsigned n = 1; n < NET_MAX_NODES; n++)
 		if (missing(d, n) && !v->node[n])
-			return refuse(a, -EINVAL, "quorum force: node %u is missing, too: name every node that you have made sure is switched off", n);
+			return answer_refuse(a, -EINVAL, "quorum force: node %u is missing, too: name every node that you have made sure is switched off", n);
 	for (unsigned n = 1; n < NET_MAX_NODES && used < sizeof(v->text) - 8; n++)
 		if (v->node[n])
 			used += (size_t)snprintf(v->text + used, sizeof(v->text) - used, "%s%u", used ? " " : "", n);
@@ -251,10 +240,10 @@ static int speaks_against(struct daemon *d, const struct vouched *v, struct answ
 	struct quorum_info i;
 	quorum_info_get(d->quorum, &i);
 	if (i.quorate)
-		return refuse(a, -EALREADY, "quorum force: this node has quorum; dead nodes are recovered by themselves, see `tessera diag recovery`");
+		return answer_refuse(a, -EALREADY, "quorum force: this node has quorum; dead nodes are recovered by themselves, see `tessera diag recovery`");
 	for (unsigned n = 1; n < NET_MAX_NODES; n++)
 		if (v->node[n] && quorum_machine_up(d->quorum, n))
-			return refuse(a, -EBUSY, "node %u: alive: corosync sees its machine; start its tesserad, or switch it off", n);
+			return answer_refuse(a, -EBUSY, "node %u: alive: corosync sees its machine; start its tesserad, or switch it off", n);
 	return 0;
 }
 
@@ -266,7 +255,7 @@ static int switches(struct daemon *d, const struct vouched *v, struct answer *a)
 			continue;
 		int st = agent_run(d->exec, ag, "status", ts_exec_now(d->exec) + 20 * TS_NS_PER_S);
 		if (st != AGENT_OFF)
-			return refuse(a, -EBUSY, "node %u: its power switch (%s) does not say that it is off: switch it off first", n, ag->program);
+			return answer_refuse(a, -EBUSY, "node %u: its power switch (%s) does not say that it is off: switch it off first", n, ag->program);
 	}
 	return 0;
 }
@@ -305,11 +294,11 @@ static int watch(struct daemon *d, struct client *c, const struct vouched *v, st
 		ts_sleep_until(ts_exec_now(d->exec) + ns / 8);
 		rc = logs_sum(d, v, &now);
 		if (rc == 0 && now != first)
-			return refuse(a, -EBUSY, "quorum force: alive: the log of one of %s on the disks is being written; switch it off first", v->text);
+			return answer_refuse(a, -EBUSY, "quorum force: alive: the log of one of %s on the disks is being written; switch it off first", v->text);
 		if (speaks_against(d, v, a))
 			return a->rc;
 	}
-	return rc ? refuse(a, rc, "quorum force: the logs of %s cannot be watched: %s", v->text, strerror(-rc)) : 0;
+	return rc ? answer_refuse(a, rc, "quorum force: the logs of %s cannot be watched: %s", v->text, strerror(-rc)) : 0;
 }
 
 void quorum_force_verb(struct daemon *d, struct client *c, json_t *nodes, bool sure, struct answer *a)
@@ -319,7 +308,7 @@ void quorum_force_verb(struct daemon *d, struct client *c, json_t *nodes, bool s
 	if (named(d, nodes, &v, a) || speaks_against(d, &v, a))
 		return;
 	if (!sure) {
-		refuse(a, -EPERM, "quorum force: not confirmed: type the first node's number when asked, or --yes-i-know");
+		answer_refuse(a, -EPERM, "quorum force: not confirmed: type the first node's number when asked, or --yes-i-know");
 		return;
 	}
 	if (switches(d, &v, a) || watch(d, c, &v, a))
@@ -330,7 +319,7 @@ void quorum_force_verb(struct daemon *d, struct client *c, json_t *nodes, bool s
 	for (quorum_info_get(d->quorum, &i); rc == 0 && !i.quorate; quorum_info_get(d->quorum, &i))
 		rc = ts_cond_wait_until(&d->changed, deadline, "the forced view", 0, 0);
 	if (rc)
-		refuse(a, rc, "quorum force: no view came of it: %s; see `tessera quorum status`", strerror(-rc));
+		answer_refuse(a, rc, "quorum force: no view came of it: %s; see `tessera quorum status`", strerror(-rc));
 	else
 		a->data = json_pack("{s:s,s:I,s:i}", "vouched_dead", v.text, "view", (json_int_t)quorum_view_get(d->quorum)->number, "daemons", (int)i.daemons);
 }

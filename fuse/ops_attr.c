@@ -80,6 +80,16 @@ static int reply_to_teller(struct tf_req *q, const struct fs_attr *a)
 	return tf_reply(q, &out, sizeof(out)) ? -TF_NOREPLY : 0;
 }
 
+static int getattr_settled(struct tf_req *q, struct fs_attr *a)
+{
+	struct tf_size_seen seen = {0};
+	int rc;
+	do
+		rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, a);
+	while (rc == 0 && !tf_size_settled(q, &seen, a));
+	return rc;
+}
+
 int tf_op_getattr(struct tf_req *q)
 {
 	struct fs_attr a;
@@ -91,11 +101,7 @@ int tf_op_getattr(struct tf_req *q)
 	if (teller && teller->attr)
 		return reply_to_teller(q, teller->attr);
 	(void)tf_bounced_wait(q, q->in->nodeid);
-	struct tf_size_seen seen = {0};
-	int rc;
-	do
-		rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
-	while (rc == 0 && !tf_size_settled(q, &seen, &a));
+	int rc = getattr_settled(q, &a);
 	const struct tf_node *n = tf_node_find(q->tf, q->in->nodeid);
 	return rc ? rc : attr_reply(q, &a, !n || !n->dropping); /* dropping: whoever comes back asks again, and waits here */
 }
@@ -132,12 +138,8 @@ static int statx_reply(struct tf_req *q, const struct fs_attr *a)
 
 int tf_op_statx(struct tf_req *q)
 {
-	struct tf_size_seen seen = {0};
 	struct fs_attr a;
-	int rc;
-	do
-		rc = fs_getattr(q->tf->fs, &q->cred, q->in->nodeid, &a);
-	while (rc == 0 && !tf_size_settled(q, &seen, &a));
+	int rc = getattr_settled(q, &a);
 	return rc ? rc : statx_reply(q, &a);
 }
 

@@ -12,53 +12,31 @@ static int bad(char *errmsg, size_t errlen, const char *part)
 	return -EINVAL;
 }
 
-static bool copy(char *to, size_t room, const char *from, size_t n)
-{
-	if (!n || n >= room)
-		return false;
-	memcpy(to, from, n);
-	to[n] = 0;
-	return true;
-}
-
 static int parse_login(struct iscsi_target *t, const char *p, size_t n, char *errmsg, size_t errlen)
 {
 	const char *percent = memchr(p, '%', n);
 	size_t user = percent ? (size_t)(percent - p) : n;
 
-	if (!copy(t->user, sizeof(t->user), p, user))
+	if (!nsd_url_copy(t->user, sizeof(t->user), p, user))
 		return bad(errmsg, errlen, "user name is empty or too long");
-	if (percent && !copy(t->password, sizeof(t->password), percent + 1, n - user - 1))
+	if (percent && !nsd_url_copy(t->password, sizeof(t->password), percent + 1, n - user - 1))
 		return bad(errmsg, errlen, "password is empty or too long");
 	return 0;
 }
 
 static int parse_host(struct iscsi_target *t, const char *p, size_t n, char *errmsg, size_t errlen)
 {
-	const char *end = p + n, *colon;
+	const char *text, *wrong = nsd_url_host(p, n, t->host, sizeof(t->host), &text);
 	char *rest;
 	unsigned long port;
 
-	if (n && *p == '[') { /* [v6]:port */
-		const char *close = memchr(p, ']', n);
-
-		if (!close || !copy(t->host, sizeof(t->host), p + 1, (size_t)(close - p) - 1))
-			return bad(errmsg, errlen, "host address in brackets is wrong");
-		colon = close + 1;
-		if (colon != end && *colon != ':')
-			return bad(errmsg, errlen, "something between ] and the port");
-	} else {
-		colon = memchr(p, ':', n);
-		if (!colon)
-			colon = end;
-		if (!copy(t->host, sizeof(t->host), p, (size_t)(colon - p)))
-			return bad(errmsg, errlen, "host is empty or too long");
-	}
-	if (colon == end) {
+	if (wrong)
+		return bad(errmsg, errlen, wrong);
+	if (!text) {
 		memcpy(t->port, "3260", 5);
 		return 0;
 	}
-	if (!copy(t->port, sizeof(t->port), colon + 1, (size_t)(end - colon) - 1))
+	if (!nsd_url_copy(t->port, sizeof(t->port), text, (size_t)(p + n - text)))
 		return bad(errmsg, errlen, "port is not a number");
 	port = strtoul(t->port, &rest, 10);
 	if (*rest || !port || port > 65535)
@@ -89,7 +67,7 @@ int nsd_iscsi_url_parse(const char *url, struct iscsi_target *t, char *errmsg, s
 	lun = strrchr(slash, '/');
 	if (lun == slash)
 		return bad(errmsg, errlen, "LUN is missing");
-	if (!copy(t->iqn, sizeof(t->iqn), slash + 1, (size_t)(lun - slash) - 1))
+	if (!nsd_url_copy(t->iqn, sizeof(t->iqn), slash + 1, (size_t)(lun - slash) - 1))
 		return bad(errmsg, errlen, "target name is empty or too long");
 	n = strtoul(lun + 1, &rest, 10);
 	if (lun[1] < '0' || lun[1] > '9' || *rest || n > 16383)

@@ -71,4 +71,9 @@ int nsd_iscsi_open(const struct nsd_open_args *args, struct nsd_dev **out, char 
 /* probe.c: looks at a disk without our label. found: true and what = "ext4 file system"... or false: blank. */
 int nsd_probe_foreign(struct nsd_dev *d, bool *found, char *what, size_t whatlen);
 
+/* url.c: pieces of URLs. false: empty, or longer than room - 1. */
+bool nsd_url_copy(char *to, size_t room, const char *from, size_t n) TS_MUST_CHECK;
+/* host[:port] or [v6][:port] of n bytes at p. *port: what stands behind the colon, up to p + n; NULL: nothing. NULL, or what is wrong. */
+const char *nsd_url_host(const char *p, size_t n, char *host, size_t room, const char **port) TS_MUST_CHECK;
+
 #endif

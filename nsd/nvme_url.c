@@ -13,15 +13,6 @@ static int bad(char *errmsg, size_t errlen, const char *part)
 	return -EINVAL;
 }
 
-static bool copy(char *to, size_t room, const char *from, size_t n)
-{
-	if (!n || n >= room)
-		return false;
-	memcpy(to, from, n);
-	to[n] = 0;
-	return true;
-}
-
 static bool number(const char *p, size_t n, unsigned long max, unsigned long *out)
 {
 	*out = 0;
@@ -37,26 +28,14 @@ static bool number(const char *p, size_t n, unsigned long max, unsigned long *ou
 
 static int parse_host(struct nvme_target *t, const char *p, size_t n, char *errmsg, size_t errlen)
 {
-	const char *end = p + n, *colon, *close;
+	const char *text, *wrong = nsd_url_host(p, n, t->host, sizeof(t->host), &text);
 	unsigned long port;
 
-	if (n && *p == '[') { /* [v6]:port */
-		close = memchr(p, ']', n);
-		if (!close || !copy(t->host, sizeof(t->host), p + 1, (size_t)(close - p) - 1))
-			return bad(errmsg, errlen, "host address in brackets is wrong");
-		colon = close + 1;
-		if (colon != end && *colon != ':')
-			return bad(errmsg, errlen, "something between ] and the port");
-	} else {
-		colon = memchr(p, ':', n);
-		if (!colon)
-			colon = end;
-		if (!copy(t->host, sizeof(t->host), p, (size_t)(colon - p)))
-			return bad(errmsg, errlen, "host is empty or too long");
-	}
-	if (colon == end)
+	if (wrong)
+		return bad(errmsg, errlen, wrong);
+	if (!text)
 		return 0;
-	if (!number(colon + 1, (size_t)(end - colon) - 1, 65535, &port) || !port)
+	if (!number(text, (size_t)(p + n - text), 65535, &port) || !port)
 		return bad(errmsg, errlen, "port is not a number");
 	snprintf(t->port, sizeof(t->port), "%lu", port);
 	return 0;
@@ -148,7 +127,7 @@ int nvme_url_parse(const char *url, struct nvme_target *t, char *errmsg, size_t 
 	p += host;
 	p += *p == '/';
 	n = strcspn(p, "?");
-	if (n && (!copy(t->nqn, sizeof(t->nqn), p, n) || strncmp(t->nqn, "nqn.", 4)))
+	if (n && (!nsd_url_copy(t->nqn, sizeof(t->nqn), p, n) || strncmp(t->nqn, "nqn.", 4)))
 		return bad(errmsg, errlen, "the subsystem's name does not begin with nqn., or is longer than 223 characters");
 	p += n;
 	if (!t->port[0])

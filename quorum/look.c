@@ -8,7 +8,7 @@ void quorum_look_get(const struct quorum *q, struct quorum_look *out)
 	static const char *const phases[] = {[Q_GATHER] = "gathering", [Q_PROMISE] = "agreeing on a view", [Q_IN_VIEW] = "in a view", [Q_DEAD] = "out"};
 	*out = (struct quorum_look){
 		.phase = phases[q->phase], .phase_since_ns = q->phase_ns, .daemons = q->nprocs, .needed = q->phase == Q_IN_VIEW ? q->view_needed : q->needed,
-		.carrier_quorate = q->vq_known && q->vq_quorate, .suspended = q->suspended, .renewal_sent_ns = q->lease_base, .leader = q->cur.leader,
+		.suspended = q->suspended, .renewal_sent_ns = q->lease_base, .leader = q->cur.leader,
 	};
 }
 

@@ -182,7 +182,7 @@ struct quorum_look {
 	const char *phase;
 	uint64_t phase_since_ns, renewal_sent_ns; /* of this node's newest renewal that counts */
 	unsigned daemons, needed, leader; /* in the carrier's group; for a quorate view; node that numbers changes */
-	bool carrier_quorate, suspended;
+	bool suspended;
 };
 void quorum_look_get(const struct quorum *q, struct quorum_look *out);
 uint64_t quorum_heard_ns(const struct quorum *q, unsigned node, uint64_t incarnation); /* its last renewal known here; 0: none */

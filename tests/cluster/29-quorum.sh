@@ -80,7 +80,8 @@ assert_ok "cut 2" sb cut 2
 wait_until 20 "node 1 to wait" waits 1
 assert_refused "force: one is not named" "node 3 is missing, too" 1 tessera quorum force 2 --yes-i-know
 assert_refused "force: not confirmed" "not confirmed" 1 tessera quorum force 2 3
-assert_refused "force: not a node" "no node of corosync" 1 tessera quorum force two --yes-i-know
+assert_refused "force: no number" "not a node number" 1 tessera quorum force two --yes-i-know
+assert_refused "force: not a node" "no node of corosync" 1 tessera quorum force 2 9 --yes-i-know
 assert_ok "heal 2" sb heal 2
 wait_until 30 "node 1 and 2 to be a majority" goes_on 1
 assert_ok "kill 2" sb kill 2

@@ -110,6 +110,6 @@ for what in "chmod 0777 $TMP/s" "chown nobody $TMP/s" "ln -sfn $TMP/other $TMP/s
 	sed "s|^state_dir.*|state_dir = $TMP/s|" "$conf" >"$TMP/conf"
 	timeout 20 "$TESSERA_BINDIR/tesserad" -c "$TMP/conf" >"$TMP/out" 2>&1
 	rc=$?
-	[ $rc = 1 ] && grep -q "directory of root's" "$TMP/out" || fail "state directory after '$what': expected a refusal, got status $rc: $(cat "$TMP/out")"
+	[ $rc = 78 ] && grep -q "directory of root's" "$TMP/out" || fail "state directory after '$what': expected a refusal, got status $rc: $(cat "$TMP/out")"
 done
 note "state directories of others are refused"

@@ -57,7 +57,7 @@ both_back_none() { is_quorate 1 && is_quorate 2; }
 sb start 2 --no-wait
 wait_until 40 "both to be members" both_back_none
 assert_ok "node 2 mounts" sb mount "$FS" 2
-assert_refused "not a URL" "not a URL" 1 tessera quorum tiebreaker set nonsense
+assert_refused "not a URL" "not the URL of a disk" 1 tessera quorum tiebreaker set nonsense
 assert_refused "a disk that is not there" "cannot be opened" 1 tessera quorum tiebreaker set file:///nonexistent/disk
 truncate -s 4M "$TMP/ext4.img" && mkfs.ext4 -q "$TMP/ext4.img" || fail "mkfs.ext4 failed"
 assert_refused "somebody's disk" "ext4" 1 tessera quorum tiebreaker set "file://$TMP/ext4.img"

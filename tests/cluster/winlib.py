@@ -327,7 +327,7 @@ class Hold:
 
     def __init__(self, admin, node, point, ino=0, **opt):
         self.admin, self.node, self.point, self.ino = admin, node, point, ino
-        opt = {k: str(v) for k, v in opt.items()}
+        opt = {k: v is True or str(v) for k, v in opt.items()}
         if ino:
             opt["ino"] = str(ino)
         if "delay" not in opt and "skip" not in opt:

@@ -50,11 +50,45 @@ int quorum_evict(struct quorum *q, unsigned node, uint64_t incarnation, const ch
 }
 void quorum_look_get(const struct quorum *q, struct quorum_look *out)
 {
-	*out = (struct quorum_look){.phase = "in a view", .daemons = 1, .needed = 1, .carrier_quorate = true};
+	*out = (struct quorum_look){.phase = "in a view", .daemons = 1, .needed = 1};
 }
 uint64_t quorum_heard_ns(const struct quorum *q, unsigned node, uint64_t incarnation)
 {
 	return 0;
+}
+void quorum_info_get(const struct quorum *q, struct quorum_info *out)
+{
+	*out = (struct quorum_info){.quorate = true, .by = QUORUM_BY_MAJORITY, .expected = 2, .needed = 2, .daemons = 2, .ring_quorate = true};
+}
+bool quorum_node_configured(const struct quorum *q, unsigned node)
+{
+	return node <= 2;
+}
+int quorum_force(struct quorum *q)
+{
+	return -EALREADY;
+}
+int quorum_tie_set(struct quorum *q, const uint8_t uuid[16], const char *url)
+{
+	return -EAGAIN;
+}
+int quorum_tie_disk_make(struct nsd_dev *d, const uint8_t cluster_id[16], const uint8_t uuid[16])
+{
+	return -EIO;
+}
+int quorum_tie_disk_open(struct nsd_dev *d, const uint8_t cluster_id[16], const uint8_t uuid[16], struct quorum_tie_disk **out)
+{
+	return -ENOENT;
+}
+int quorum_tie_disk_slots(struct quorum_tie_disk *t, struct quorum_tie_slot_info out[QUORUM_TIE_NODES])
+{
+	return -ENODEV;
+}
+void quorum_tie_disk_use(struct quorum *q, struct quorum_tie_disk *t)
+{
+}
+void quorum_tie_disk_close(struct quorum_tie_disk *t)
+{
 }
 void net_tcp_each_peer(const struct net *n, void (*fn)(void *arg, const struct net_peer_info *i), void *arg)
 {

@@ -105,13 +105,23 @@ static void step(unsigned *patience)
 		usleep(20);
 }
 
+/* On the executor, as the loop does it. */
+static void readable(void *arg)
+{
+	tf_readable(k.tf, 0);
+}
+static void look(void)
+{
+	TS_ASSERT(ts_exec_post(k.h->x, readable, NULL) == 0);
+}
+
 /* Until nothing is in flight. */
 static void settle(void)
 {
 	unsigned patience = 100000;
 
 	do {
-		tf_readable(k.tf, 0);
+		look();
 		step(&patience);
 	} while (k.tf->in_flight);
 }
@@ -293,7 +303,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 		if (request(opcode, which, how, arg, len) && !(how & 32 && i % 4 && !wants_handle(opcode)))
 			settle();
 		else
-			tf_readable(k.tf, 0); /* the next one comes while it runs */
+			look(); /* the next one comes while it runs */
 	}
 	down();
 	return 0;

@@ -56,7 +56,7 @@ static void core_new(unsigned node)
 {
 	struct core *c = &w.c[node];
 	struct quorum_core_args a = {.exec = w.x, .self = node, .incarnation = 100 * node, .addr = "10.0.0.1", .port = 7420, .times = quorum_times_default,
-				     .events = {on_view, on_group, on_excluded, on_suspended, c}, .carrier = {mcast, leave, c}};
+				     .events = {on_view, on_group, on_excluded, on_suspended, c, NULL}, .carrier = {mcast, leave, c}};
 
 	c->node = node;
 	c->q = quorum_core_new(&a);
