@@ -11,6 +11,7 @@ void net_seal_init(struct net_seal *s, const uint8_t key[NET_KEY_BYTES])
 {
 	crypto_generichash_blake2b_init(&s->keyed, key, NET_KEY_BYTES, sizeof(((struct net_hdr_msg *)0)->mac));
 	s->counter = 0;
+	s->secret = false; /* until net_seal_secret() */
 }
 
 void net_seal_secret(struct net_seal *s, const uint8_t key[NET_KEY_BYTES])

@@ -41,6 +41,9 @@ command -v promtool >/dev/null || note "promtool is not installed: read by our o
 for i in $(seq 50); do echo "$i" >"$(mnt 1)/m$i"; done
 dd if=/dev/urandom of="$(mnt 1)/data" bs=1M count=8 conv=fsync status=none
 for i in $(seq 50); do cat "$(mnt 2)/m$i" >/dev/null; done
+mkdir "$(mnt 2)/two" # what node 2 makes it masters itself: node 1 has to ask for it
+for i in $(seq 50); do echo "$i" >"$(mnt 2)/two/m$i"; done
+for i in $(seq 50); do cat "$(mnt 1)/two/m$i" >/dev/null; done
 cat "$(mnt 2)/data" >/dev/null
 echo x >"$(mnt 2)/m1" && cat "$(mnt 1)/m1" >/dev/null
 for n in 1 2; do
