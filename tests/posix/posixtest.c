@@ -35,7 +35,7 @@ static void usage(FILE *f)
 {
 	fputs("Usage: posixtest [OPTION...] DIR_A DIR_B [PATTERN...]\n"
 	      "Tests the file system that is mounted at DIR_A and DIR_B (give the same directory twice for one mount).\n"
-	      "PATTERN is like 'rename.*'. Needs root.\n"
+	      "PATTERN is like 'rename.*', or '!rename.*' to leave out. Needs root.\n"
 	      "  --fs tessera|local  what is tested; local: an ordinary file system, the oracle of the tests (tessera)\n"
 	      "  --long              more entries and rounds\n"
 	      "  --seed N            of what is random (1)\n"
@@ -216,10 +216,16 @@ static void run_test(const struct px_test *t)
 /* ---- choosing ---- */
 static bool wanted(const struct px_test *t, char **patterns)
 {
-	bool match = !*patterns;
+	bool named = false, in = false, out = false;
 
-	for (; *patterns; patterns++)
-		match |= fnmatch(*patterns, t->name, 0) == 0;
+	for (; *patterns; patterns++) {
+		bool not = **patterns == '!';
+		bool hit = fnmatch(*patterns + not, t->name, 0) == 0;
+
+		named |= !not;
+		(*(not ? &out : &in)) |= hit;
+	}
+	bool match = (in || !named) && !out;
 	if ((t->when & PX_TWO) && !px.two)
 		match = false; /* nothing to see there */
 	else if ((t->when & PX_DIFF) && px.local)
