@@ -467,7 +467,7 @@ ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_
 			release_unused(fs, df, 0, 1);
 	}
 	data_unuse(fs, df);
-	return done ? (ssize_t)done : rc;
+	return done && !(rc && whole) ? (ssize_t)done : rc;
 }
 
 /* ---- read --------------------------------------------------------------------------------------------------------- */
@@ -521,7 +521,7 @@ static int read_piece(struct fs *fs, struct reader *r, struct data_blk *b, uint8
 	return 0;
 }
 
-ssize_t fs_data_read(struct fs *fs, struct fs_inode *ip, struct fs_file *f, void *buf, size_t len, uint64_t off)
+ssize_t fs_data_read(struct fs *fs, struct fs_inode *ip, struct fs_file *f, void *buf, size_t len, uint64_t off, bool whole)
 {
 	struct reader r = {.f = f, .off = off};
 	size_t done = 0;
@@ -555,5 +555,5 @@ ssize_t fs_data_read(struct fs *fs, struct fs_inode *ip, struct fs_file *f, void
 	if (!rc && f && !r.ahead)
 		data_read_ahead(fs, r.df, f, off, len);
 	data_unuse(fs, r.df);
-	return done ? (ssize_t)done : rc;
+	return done && !(rc && whole) ? (ssize_t)done : rc;
 }

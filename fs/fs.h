@@ -46,8 +46,9 @@ struct fs_disk_info {
 };
 const char *fs_disk_state_name(unsigned state); /* "ready", "joining", "draining", "empty", "gone": no disk has the number */
 const char *fs_disk_usage_name(unsigned usage);
-/* The disks of the file system whose disk 0 this is, by number, as that disk says; to be freed by ts_free. From a fiber. */
-int fs_disks_list(struct nsd_dev *disk0, struct fs_disk_info **out, unsigned *n) TS_MUST_CHECK;
+/* The disks of the file system that this disk belongs to, by number, as that disk says: what counts is what disk 0 says, another may be a change
+ * behind and does not know the places. To be freed by ts_free. From a fiber. */
+int fs_disks_list(struct nsd_dev *dev, struct fs_disk_info **out, unsigned *n) TS_MUST_CHECK;
 
 struct fs_check_args {
 	struct nsd_dev **disks; /* in disk_no order; NULL where no disk has the number */
@@ -113,6 +114,7 @@ struct fs_mount_args {
 	size_t page_pool_bytes; /* 0 = 256 MiB */
 	size_t meta_pool_bytes; /* 0 = 128 MiB */
 	uint32_t net_group;
+	uint64_t group; /* of the cluster, for whoever has it mounted; 0: the file system's own. Another: a copy that nobody shares */
 	size_t max_tokens;
 };
 /* Claims a log slot, recovers what crashed before (waiting for pending incarnations), joins the group.
@@ -258,11 +260,12 @@ void fs_file_maps(struct fs_file *f); /* its pages may be mapped and dirtied wit
 void fs_release(struct fs *fs, struct fs_file *f);
 uint64_t fs_file_ino(const struct fs_file *f);
 bool fs_file_writes(const struct fs_file *f); /* opened for writing */
-/* Bytes read, 0 at the end. */
+/* Bytes read, 0 at the end; fewer than len also where an error lies behind them. */
 ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off) TS_MUST_CHECK;
 /* append: off is ignored, data goes to the true end. Returns bytes written; *off_out (may be NULL) where. Clears suid bits per kill_suid. */
 ssize_t fs_write(struct fs *fs, struct fs_file *f, const void *buf, size_t len, uint64_t off, bool append, bool kill_suid, uint64_t *off_out) TS_MUST_CHECK;
-/* As fs_read, for pages that somebody keeps. mapped: they may be dirtied without a word (shared writable maps): under the exclusive token.
+/* As fs_read, for pages that somebody keeps: who gets fewer bytes than he asked for believes that the file ends there, so an error behind the first
+ * of them is the result. mapped: they may be dirtied without a word (shared writable maps): under the exclusive token.
  * end->fn (or NULL) is called where the read meets the end of the file, which cannot move until it returns. It may wait a little: nobody else
  * gets the file's tokens meanwhile; it must wait for nothing that needs one. */
 struct fs_at_end {

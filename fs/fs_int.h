@@ -347,7 +347,8 @@ struct fs_file {
 	struct ts_list link;
 };
 /* All with DATA and INODE pinned in the right mode by the caller (ops_file.c), except where they say so. */
-ssize_t fs_data_read(struct fs *fs, struct fs_inode *ip, struct fs_file *f, void *buf, size_t len, uint64_t off) TS_MUST_CHECK;
+/* whole: an error is the result, whatever was read before it; else only if nothing was. */
+ssize_t fs_data_read(struct fs *fs, struct fs_inode *ip, struct fs_file *f, void *buf, size_t len, uint64_t off, bool whole) TS_MUST_CHECK;
 /* Into the pool; updates size and times lazily; -FS_NEED_SPACE. whole: nothing is written unless there is space for all. */
 ssize_t fs_data_write(struct fs *fs, struct fs_inode *ip, const void *buf, size_t len, uint64_t off, bool whole) TS_MUST_CHECK;
 int fs_data_truncate(struct fs *fs, struct fs_inode *ip, uint64_t size) TS_MUST_CHECK; /* both ways; frees blocks in bounded transactions; sets size */

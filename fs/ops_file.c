@@ -145,7 +145,7 @@ void fs_atime(struct fs *fs, struct fs_inode *ip)
 	tok_unpin(fs->tok, &pin);
 }
 
-static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, void *buf, size_t len, uint64_t off, const struct fs_at_end *end)
+static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, void *buf, size_t len, uint64_t off, bool whole, const struct fs_at_end *end)
 {
 	struct file_pins p;
 	bool shared;
@@ -168,7 +168,7 @@ static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, 
 	}
 	if (rc)
 		return rc;
-	n = fs_data_read(fs, f->ip, f, buf, len, off);
+	n = fs_data_read(fs, f->ip, f, buf, len, off, whole);
 	if (end && n >= 0 && (size_t)n < len) {
 		struct fs_attr a;
 		fs_inode_attr(fs, f->ip, &a);
@@ -182,12 +182,12 @@ static ssize_t read_under(struct fs *fs, struct fs_file *f, enum tok_mode data, 
 
 ssize_t fs_read(struct fs *fs, struct fs_file *f, void *buf, size_t len, uint64_t off)
 {
-	return read_under(fs, f, TOK_SH, buf, len, off, NULL);
+	return read_under(fs, f, TOK_SH, buf, len, off, false, NULL);
 }
 
 ssize_t fs_read_cached(struct fs *fs, struct fs_file *f, bool mapped, void *buf, size_t len, uint64_t off, const struct fs_at_end *end)
 {
-	return read_under(fs, f, mapped && !fs->args.read_only ? TOK_EX : TOK_SH, buf, len, off, end);
+	return read_under(fs, f, mapped && !fs->args.read_only ? TOK_EX : TOK_SH, buf, len, off, true, end);
 }
 
 /* ---- write ---------------------------------------------------------------------------------------------------------- */
@@ -515,7 +515,7 @@ static int copy_slices(struct fs *fs, struct copy *c)
 	if (!rc && c->kill_suid)
 		rc = fs_suid_drop(fs, c->out->ip);
 	while (!rc && c->done < c->len) {
-		ssize_t n = fs_data_read(fs, c->in->ip, NULL, c->slice, TS_MIN(c->len - c->done, COPY_SLICE), c->in_off + c->done), w = 0;
+		ssize_t n = fs_data_read(fs, c->in->ip, NULL, c->slice, TS_MIN(c->len - c->done, COPY_SLICE), c->in_off + c->done, false), w = 0;
 
 		if (n <= 0) /* 0: the end of the source */
 			return n < 0 ? (int)n : 1;

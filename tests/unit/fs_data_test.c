@@ -316,6 +316,44 @@ static void error_body(struct fsh *h, struct fs *fs)
 	du_close(fs, &g);
 	du_close(fs, &f);
 }
+/* A disk error in the middle of a read: bytes before it for whoever reads, the error for whoever keeps pages and would take them for the end. */
+static void read_error_body(struct fsh *h, struct fs *fs)
+{
+	const uint64_t bs = 65536;
+	static uint8_t buf[3 * 65536];
+	struct fs_file f;
+	unsigned part = 0;
+	ssize_t n[2];
+
+	du_create(fs, &f);
+	du_write(fs, &f, 1, 0, 3 * bs);
+	assert_int_equal(fs_fsync(fs, &f, false), 0);
+	for (unsigned nth = 1; nth < 12; nth++) {
+		for (unsigned whole = 0; whole < 2; whole++) {
+			du_revoke(fs, &f); /* nothing of it is in memory */
+			h->disk[0]->fail_op = NSD_READ;
+			h->disk[0]->fail_nth = nth;
+			h->disk[0]->fail_on = true;
+			h->disk[0]->fail_rc = -EIO;
+			n[whole] = whole ? fs_read_cached(fs, &f, false, buf, sizeof(buf), 0, NULL) : fs_read(fs, &f, buf, sizeof(buf), 0);
+			h->disk[0]->fail_nth = 0;
+			assert_int_equal(fs_read(fs, &f, buf, sizeof(buf), 0), sizeof(buf));
+		}
+		part += n[0] > 0 && (size_t)n[0] < sizeof(buf);
+		assert_true(n[1] == -EIO || n[1] == sizeof(buf));
+		assert_int_equal(n[1] == -EIO, n[0] < (ssize_t)sizeof(buf));
+	}
+	assert_true(part > 0);
+	du_close(fs, &f);
+}
+static void read_errors(void **state)
+{
+	struct fsh *h = du_new(1, 64 * MIB, 64 << 10);
+
+	du_run(h, read_error_body);
+	fsh_free(h);
+}
+
 static void errors(void **state)
 {
 	struct fsh *h = du_new(1, 64 * MIB, 64 << 10);
@@ -551,7 +589,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(inline_files), cmocka_unit_test(growing_tail), cmocka_unit_test(streams), cmocka_unit_test(dirty_told),
-		cmocka_unit_test(sparse_files), cmocka_unit_test(cut_and_grown), cmocka_unit_test(errors),
+		cmocka_unit_test(sparse_files), cmocka_unit_test(cut_and_grown), cmocka_unit_test(errors), cmocka_unit_test(read_errors),
 		cmocka_unit_test(full_disk), cmocka_unit_test(other_calls),
 		cmocka_unit_test(many_fibers),
 	};

@@ -146,8 +146,10 @@ static void disk_submit(struct nsd_dev *dev, struct nsd_req *r)
 		j->copy = gather(r);
 	j->flush_seq = d->unstable_seq;
 	ts_list_push_back(&d->jobs, &j->link);
-	if (d->fail_nth && d->fail_op == r->op && --d->fail_nth == 0)
+	if (d->fail_nth && d->fail_op == r->op && --d->fail_nth == 0) {
 		j->rc = d->fail_rc;
+		d->fail_nth = d->fail_on;
+	}
 	if (ns)
 		ts_timer_arm(d->h->x, &j->timer, d->h->now_ns + ns, job_end, j);
 	else

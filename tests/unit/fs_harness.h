@@ -35,6 +35,7 @@ struct fsh_disk {
 	uint64_t read_ns, write_ns, flush_ns; /* virtual time of each; 0 = at once */
 	/* The n-th request of this op from now fails with rc (1 = next). */
 	enum nsd_op fail_op;
+	bool fail_on; /* and every one behind it */
 	uint64_t fail_nth;
 	int fail_rc;
 	uint64_t reads, writes, flushes;
