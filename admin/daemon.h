@@ -44,6 +44,8 @@ struct mount {
 	struct ts_done ended; /* cleaned up; rc of the unmount */
 	unsigned users;	      /* commands that still look at it */
 	bool asking;	      /* a fiber of space.c is in fs_statfs */
+	unsigned inside;      /* commands that are in fs: it is not torn down under them, they look at state and end */
+	struct salvage *salvage; /* NULL: a mount as any other */
 	struct statvfs vfs;   /* as it said last */
 	uint64_t vfs_ns;      /* when; 0: never */
 	/* For events: recovery as last seen */

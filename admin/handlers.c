@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the daemon does for each verb. Bad input is refused before anything is changed, in one line with object, cause, remedy. */
 #include "admin/daemon.h"
+#include "admin/salvage.h"
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -382,6 +383,15 @@ static void h_fsck(struct call *k)
 	k->a->rc = rc;
 }
 
+static void h_salvage(struct call *k)
+{
+	struct salvage_args s = {.name = pos_str(k, 0), .dir = pos_str(k, 1), .lost = opt_str(k, "lost"), .memory_bytes = opt_number(k, "memory"), .verify = opt_set(k, "verify")};
+	if (k->d->stopping || k->d->excluded)
+		answer_refuse(k->a, -ESHUTDOWN, "salvage: this node is %s; start tesserad again", daemon_state(k->d));
+	else
+		salvage_verb(k->d, k->c, &s, k->a);
+}
+
 static void h_health(struct call *k) { k->a->data = health_json(k->d); }
 static void h_config_list(struct call *k) { k->a->data = config_list(k->d); }
 static void h_config_get(struct call *k) { config_get(k->d, pos_str(k, 0), k->a); }
@@ -459,7 +469,7 @@ static const struct {
 } handlers[] = {
 	{"status", h_status, false},	 {"fs create", h_fs_create, true}, {"fs list", h_fs_list, false},
 	{"disk list", h_disk_list, false}, {"mount", h_mount, true},	   {"umount", h_umount, false},
-	{"fsck", h_fsck, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
+	{"fsck", h_fsck, true},		 {"salvage", h_salvage, true},		 {"diag waiters", h_waiters, false}, {"diag tokens", h_tokens, false},
 	{"node list", h_node_list, false}, {"node show", h_node_show, false}, {"node fence", h_node_fence, true},
 	{"node confirm-dead", h_confirm_dead, true}, {"diag recovery", h_recovery, false},
 	{"quorum tiebreaker show", h_tie_show, false},

@@ -3,6 +3,7 @@
  * Order of start: labels, keys on every disk, fs (log slot, recovery, group), kernel mount. The end runs backwards.
  * Must never happen: the file system torn down while the kernel still sends requests to it. */
 #include "admin/daemon.h"
+#include "admin/salvage.h"
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -74,6 +75,7 @@ static void mount_free(struct mount *m)
 			m->disks[i]->mount = NULL;
 	while (m->users)
 		ts_cond_wait(&d->changed, "commands on a gone mount", 0, 0);
+	salvage_free(m->salvage);
 	ts_free(m->disks);
 	ts_free(m->devs);
 	ts_free(m);
@@ -88,8 +90,8 @@ static void mount_gone(void *arg)
 		return; /* mount_start sees it and unwinds */
 	m->state = MOUNT_STOPPING;
 	tfuse_drain(m->tf);
-	while (m->asking)
-		ts_cond_wait(&m->d->changed, "a question about the space", 0, 0);
+	while (m->asking || m->inside)
+		ts_cond_wait(&m->d->changed, "commands in the file system", 0, 0);
 	int rc = fs_unmount(m->fs, true);
 	m->fs = NULL;
 	tfuse_free(m->tf);
@@ -152,7 +154,7 @@ static void mount_stopped(void *arg, const char *why)
 	m->d->out(m->d, why);
 }
 
-static int check_request(struct daemon *d, const char *name, const char *dir, char *errmsg, size_t errlen)
+int mount_may(struct daemon *d, const char *name, const char *dir, char *errmsg, size_t errlen)
 {
 	struct mount *m = mount_find(d, name);
 	if (!m)
@@ -176,16 +178,24 @@ static int check_request(struct daemon *d, const char *name, const char *dir, ch
 	return 0;
 }
 
-static int mount_new(struct daemon *d, const char *name, const char *dir, const char *opts, struct mount **out, char *errmsg, size_t errlen)
+static struct mount *mount_alloc(struct daemon *d, const char *name, const char *dir, const char *opts)
 {
 	struct mount *m = ts_alloc(sizeof(*m));
 	if (!m)
-		return -ENOMEM;
+		return NULL;
 	m->d = d;
 	snprintf(m->name, sizeof(m->name), "%s", name);
 	snprintf(m->dir, sizeof(m->dir), "%s", dir);
 	snprintf(m->opts, sizeof(m->opts), "%s", opts);
 	ts_done_init(&m->ended);
+	return m;
+}
+
+static int mount_new(struct daemon *d, const char *name, const char *dir, const char *opts, struct mount **out, char *errmsg, size_t errlen)
+{
+	struct mount *m = mount_alloc(d, name, dir, opts);
+	if (!m)
+		return -ENOMEM;
 	int rc = disks_of_fs(d, name, &m->disks, &m->ndisks, errmsg, errlen);
 	if (rc == 0) {
 		m->devs = ts_alloc(m->ndisks * sizeof(*m->devs));
@@ -232,7 +242,7 @@ static int mount_bring_up(struct mount *m, unsigned long flags, char *errmsg, si
 		.key_of = have_keys ? key_of : NULL, .fence_otherwise = fence_otherwise, .key_arg = d, .disk_open = disk_joins, .disk_close = disk_leaves, .disk_arg = m, .times = conf_times(&d->conf),
 		.read_only = flags & MS_RDONLY, .noatime = flags & MS_NOATIME, .nodiratime = flags & MS_NODIRATIME, .strictatime = flags & MS_STRICTATIME,
 		.page_pool_bytes = d->conf.page_pool_bytes, .meta_pool_bytes = d->conf.meta_pool_bytes,
-		.net_group = (uint32_t)m->group ? (uint32_t)m->group : 1,
+		.net_group = (uint32_t)m->group ? (uint32_t)m->group : 1, .group = m->salvage ? m->group : 0,
 	};
 	tfuse_upcalls(m->tf, &a.up);
 	rc = fs_mount(&a, &m->fs, errmsg, errlen);
@@ -277,7 +287,7 @@ int mount_start(struct daemon *d, const char *name, const char *path, const char
 	memcpy(dir, path, len);
 	dir[len] = 0;
 	ts_mutex_lock(&d->mount_lock, "another mount or format");
-	rc = check_request(d, name, dir, errmsg, errlen);
+	rc = mount_may(d, name, dir, errmsg, errlen);
 	if (rc == 0)
 		rc = peers_reachable(d, errmsg, errlen);
 	if (rc == 0) {
@@ -300,6 +310,40 @@ int mount_start(struct daemon *d, const char *name, const char *path, const char
 		event_post(d, EV_MOUNTED, name, "at %s", dir);
 	}
 	return rc;
+}
+
+int mount_salvaged(struct daemon *d, const char *name, const char *dir, struct salvage *s, struct disk *disks, unsigned n, uint64_t group,
+		   struct mount **out, char *errmsg, size_t errlen)
+{
+	struct mount *m = mount_alloc(d, name, dir, "ro");
+	int rc = -ENOMEM;
+	if (!m)
+		return rc;
+	m->disks = ts_alloc(n * sizeof(*m->disks));
+	m->devs = ts_alloc(n * sizeof(*m->devs));
+	m->ndisks = m->disks && m->devs ? n : 0;
+	m->salvage = s;
+	m->group = group;
+	ts_list_push_back(&d->mounts, &m->link);
+	for (unsigned i = 0; i < m->ndisks; i++) {
+		if (!disks[i].dev)
+			continue;
+		m->disks[i] = &disks[i];
+		m->devs[i] = disks[i].dev;
+	}
+	if (m->ndisks)
+		rc = mount_bring_up(m, MS_RDONLY | MS_NOATIME, errmsg, errlen);
+	if (rc) {
+		m->salvage = NULL; /* stays the caller's */
+		mount_free(m);
+		return rc;
+	}
+	m->state = MOUNT_LIVE;
+	ts_cond_broadcast(&d->changed);
+	ts_notice("file system %s: what is left of it is mounted at %s", name, dir);
+	event_post(d, EV_MOUNTED, name, "at %s, for salvage", dir);
+	*out = m;
+	return 0;
 }
 
 int mount_stop(struct daemon *d, const char *which, bool lazy, char *errmsg, size_t errlen)

@@ -116,6 +116,15 @@ const struct verb verb_table[] = {
 	 "Replays the logs of crashed nodes, then cross-checks every inode, directory, block and link count.",
 	 {{"no-repair", 'n', NULL, "only report (default)"}, {"yes", 'y', NULL, "repair what is found"}},
 	 .json = "{name:s findings:i repaired:i inodes:i dirs:i files:i subs_used:i replayed_logs:b list:[{text:s repaired:b}]}"},
+	{"salvage", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount what is left of a damaged file system, for reading, on this node",
+	 "For a file system that has lost disks, or that fsck cannot repair well enough. Nothing is written to any disk: logs are replayed and damage is "
+	 "repaired in memory, as `fsck --yes` would. Disks of it that are not open on this node count as lost. The mount is called NAME.salvage; reads of "
+	 "what lay on a lost disk fail with EIO. Every file that misses something is listed, up to 10,000. Copy what is whole to another place, then "
+	 "`tessera umount DIRECTORY`. No node may have the file system mounted, and none should mount it meanwhile.",
+	 {{"lost", 'l', "LIST", "numbers of disks that count as lost though they answer, with commas between"},
+	  {"memory", 'm', "SIZE", "what the repairs of one disk may take (default 512M)", 1u << 20, 1ull << 40},
+	  {"verify", 'v', NULL, "read every byte of every file, and list what cannot be read"}},
+	 .json = "{name:s directory:s lost_disks:[i] findings:i list:[s] files?:i dirs?:i damaged?:i lost_bytes?:i damaged_list?:[{path:s inode:i lost_bytes:i why:s}]}"},
 	{"cluster status", "", 0, 0, VERB_DAEMON, "every member as it says itself: state, version, lease, mounts, health",
 	 "Members are asked side by side; one that does not answer within 300 ms is shown as such. CLOCK is its clock against this node's.", {{0}},
 	 .flags = VERB_LOOKS,

@@ -278,6 +278,7 @@ int fs_check(const struct fs_check_args *a, bool force_offline, struct fs_check_
 		return chk_fail(&c, -ENOMEM, "no memory");
 	for (unsigned i = 0; i < a->ndisks; i++) {
 		c.disk[i].dev = a->disks[i];
+		c.disk[i].lost = a->lost && a->lost[i];
 		c.disk[i].size_subs = a->disks[i] ? nsd_info(a->disks[i])->size_bytes / FS_SUB : 0;
 	}
 	rc = check_all(&c, force_offline);

@@ -54,6 +54,7 @@ struct chk_disk {
 	uint64_t size_subs, region_start;
 	uint32_t nchunks;
 	bool dirty; /* written and not flushed */
+	bool lost;  /* blank, in the place of one that is gone */
 };
 struct chk_intent {
 	uint32_t slot, type, subs;

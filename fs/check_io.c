@@ -142,11 +142,11 @@ static int read_singly(struct chk *c, fs_addr a, uint8_t *buf, size_t subs)
 
 		if (rc && rc != -EIO)
 			return rc;
-		if (rc) {
+		if (rc && !d->lost)
 			chk_found(c, false, "disk %u sub %llu: cannot be read -> taken for zeros", FS_ADDR_DISK(a),
 				  (unsigned long long)FS_ADDR_SUB(a) + i);
+		if (rc)
 			memset(buf + i * FS_SUB, 0, FS_SUB);
-		}
 	}
 	return 0;
 }

@@ -55,23 +55,28 @@ static bool better(const struct copy *a, const struct copy *b)
 	return a->votes != b->votes ? a->votes > b->votes : a->version > b->version;
 }
 
-/* A majority counts; else the copy whose places are true, the most frequent, the newest of those. -1: none. */
+/* A majority counts; else the copy whose places are true, the most frequent, the newest of those. Lost disks have no vote, and where there are
+ * some no place needs to be true. -1: none. */
 static int choose(struct chk *c, const struct chk_copies *k, const uint8_t *all, struct copy *v)
 {
 	int best = -1;
 	uint32_t gen = 0;
-	unsigned n = 0;
+	unsigned n = 0, few = 2;
 
 	vote(c, k, all, v);
 	for (unsigned i = 0; i < k->n; i++)
 		gen = TS_MAX(gen, v[i].sane ? v[i].gen : 0);
-	for (unsigned i = 0; i < k->n; i++)
-		n += !v[i].sane || v[i].gen == gen;
+	for (unsigned i = 0; i < k->n; i++) {
+		bool lost = c->disk[FS_ADDR_DISK(k->at[i])].lost;
+
+		n += !lost && (!v[i].sane || v[i].gen == gen);
+		few = lost ? 0 : few;
+	}
 	for (unsigned i = 0; i < k->n; i++) {
 		if (!v[i].first || v[i].gen != gen)
 			continue;
-		v[i].there = !k->there || (n > 2 && 2 * v[i].votes > n) || k->there(c, all + (size_t)i * FS_SUB, k->arg);
-		if (n > 2 && 2 * v[i].votes > n)
+		v[i].there = !k->there || (n > few && 2 * v[i].votes > n) || k->there(c, all + (size_t)i * FS_SUB, k->arg);
+		if (n > few && 2 * v[i].votes > n)
 			return (int)i;
 		if (v[i].there && (best < 0 || better(&v[i], &v[best])))
 			best = (int)i;
@@ -100,7 +105,7 @@ static int rewrite(struct chk *c, const struct chk_copies *k, const uint8_t *all
 		if (k->by_gen && v[best].gen && !v[i].valid && (twin(k, v, i, i - 1) || twin(k, v, i, i + 1))) {
 			if (!c->repair)
 				continue;
-		} else if (!v[i].sane || v[i].gen == v[best].gen)
+		} else if (!c->disk[FS_ADDR_DISK(k->at[i])].lost && (!v[i].sane || v[i].gen == v[best].gen))
 			chk_found(c, true, "disk %u: %s at sub %llu %s -> written from the copy on disk %u", FS_ADDR_DISK(k->at[i]), k->what,
 			  (unsigned long long)FS_ADDR_SUB(k->at[i]),
 			  !v[i].valid ? "is damaged" : !v[i].sane ? "contradicts the disks" : "differs from the others", FS_ADDR_DISK(k->at[best]));

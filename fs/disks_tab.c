@@ -5,7 +5,8 @@
 
 #include <ctype.h>
 
-static int read_best(struct nsd_dev *dev, const uint8_t fs_id[16], enum fs_block_type type, const uint64_t sub[2], void *out)
+/* no: of the disk whose copy it is. */
+static int read_best(struct nsd_dev *dev, unsigned no, const uint8_t fs_id[16], enum fs_block_type type, const uint64_t sub[2], void *out)
 {
 	uint8_t *b = ts_alloc_aligned(FS_SUB, 2 * FS_SUB);
 	int best = -1, rc = b ? 0 : -ENOMEM;
@@ -17,7 +18,7 @@ static int read_best(struct nsd_dev *dev, const uint8_t fs_id[16], enum fs_block
 		if (!sub[i])
 			continue;
 		rc = nsd_read(dev, b + i * FS_SUB, FS_SUB, sub[i] * FS_SUB);
-		if (rc || fs_mdhdr_wrong(h, fs_id, type, FS_ADDR(0, sub[i])) || h->reserved.v != h->res_gen.v)
+		if (rc || fs_mdhdr_wrong(h, fs_id, type, FS_ADDR(no, sub[i])) || h->reserved.v != h->res_gen.v)
 			continue;
 		gen[i] = le32_get(h->res_gen);
 		if (best < 0 || gen[i] > gen[best])
@@ -31,19 +32,29 @@ static int read_best(struct nsd_dev *dev, const uint8_t fs_id[16], enum fs_block
 	return rc;
 }
 
-int fs_supertab_read(struct nsd_dev *dev, const uint8_t fs_id[16], struct fs_super_disk *out)
+static int super_read(struct nsd_dev *dev, unsigned no, const uint8_t fs_id[16], struct fs_super_disk *out)
 {
 	const uint64_t sub[2] = {FS_SUPER_SUB, FS_SUPER_SUB + 1};
-	int rc = read_best(dev, fs_id, FS_BT_SUPER, sub, out);
+	int rc = read_best(dev, no, fs_id, FS_BT_SUPER, sub, out);
 
 	return rc ? rc : memcmp(out->fs_id, fs_id, 16) ? -EUCLEAN : 0;
 }
 
-int fs_disktab_read(struct nsd_dev *dev, const uint8_t fs_id[16], unsigned block, struct fs_disktab_disk *out)
+int fs_supertab_read(struct nsd_dev *dev, const uint8_t fs_id[16], struct fs_super_disk *out)
+{
+	return super_read(dev, 0, fs_id, out);
+}
+
+static int disktab_read(struct nsd_dev *dev, unsigned no, const uint8_t fs_id[16], unsigned block, struct fs_disktab_disk *out)
 {
 	const uint64_t sub[2] = {FS_DISKTAB_SUB + block, block < FS_DISKTAB_TWICE ? FS_DISKTAB_SUB2 + block : 0};
 
-	return read_best(dev, fs_id, FS_BT_DISKTAB, sub, out);
+	return read_best(dev, no, fs_id, FS_BT_DISKTAB, sub, out);
+}
+
+int fs_disktab_read(struct nsd_dev *dev, const uint8_t fs_id[16], unsigned block, struct fs_disktab_disk *out)
+{
+	return disktab_read(dev, 0, fs_id, block, out);
 }
 
 int fs_diskurl_read(struct nsd_dev *dev, const uint8_t fs_id[16], unsigned no, char out[FS_DISKURL_BYTES])
@@ -56,7 +67,7 @@ int fs_diskurl_read(struct nsd_dev *dev, const uint8_t fs_id[16], unsigned no, c
 	if (no >= FS_DISKS_ONLINE)
 		return 0;
 	d = ts_alloc(sizeof(*d));
-	rc = d ? read_best(dev, fs_id, FS_BT_DISKURL, sub, d) : -ENOMEM;
+	rc = d ? read_best(dev, 0, fs_id, FS_BT_DISKURL, sub, d) : -ENOMEM;
 	if (!rc) {
 		const char *s = d->url[no % FS_DISKURL_PER_BLOCK];
 		size_t n = strnlen(s, FS_DISKURL_BYTES);
@@ -92,22 +103,25 @@ const char *fs_disk_ent_wrong(const struct fs_super_disk *s, const struct fs_dis
 	return NULL;
 }
 
-int fs_disks_list(struct nsd_dev *disk0, struct fs_disk_info **out, unsigned *n)
+int fs_disks_list(struct nsd_dev *dev, struct fs_disk_info **out, unsigned *n)
 {
 	struct nsd_label_disk *l = ts_alloc(sizeof(*l));
 	struct fs_super_disk *s = ts_alloc(sizeof(*s));
 	struct fs_disktab_disk *t = ts_alloc(sizeof(*t));
 	struct fs_disk_info *v = NULL;
 	enum nsd_label_state state;
+	unsigned no = 0;
 	char what[96];
-	int rc = l && s && t ? nsd_label_read(disk0, l, &state, what, sizeof(what)) : -ENOMEM;
+	int rc = l && s && t ? nsd_label_read(dev, l, &state, what, sizeof(what)) : -ENOMEM;
 
 	*out = NULL;
 	*n = 0;
-	if (!rc && (state != NSD_LABEL_OK || le16_get(l->disk_no)))
+	if (!rc && state != NSD_LABEL_OK)
 		rc = -EUCLEAN;
-	if (!rc)
-		rc = fs_supertab_read(disk0, l->fs_id, s);
+	if (!rc) {
+		no = le16_get(l->disk_no);
+		rc = super_read(dev, no, l->fs_id, s);
+	}
 	if (!rc && (!le32_get(s->ndisks) || le32_get(s->ndisks) > FS_MAX_DISKS))
 		rc = -EUCLEAN;
 	if (!rc) {
@@ -118,7 +132,7 @@ int fs_disks_list(struct nsd_dev *disk0, struct fs_disk_info **out, unsigned *n)
 		const struct fs_disk_ent_disk *e = &t->d[i % FS_DISKS_PER_BLOCK];
 
 		if (i % FS_DISKS_PER_BLOCK == 0)
-			rc = fs_disktab_read(disk0, l->fs_id, i / FS_DISKS_PER_BLOCK, t);
+			rc = disktab_read(dev, no, l->fs_id, i / FS_DISKS_PER_BLOCK, t);
 		if (rc)
 			break;
 		v[i] = (struct fs_disk_info){.size_bytes = le64_get(e->size_subs) * FS_SUB,
@@ -126,8 +140,8 @@ int fs_disks_list(struct nsd_dev *disk0, struct fs_disk_info **out, unsigned *n)
 					     .usage = e->usage,
 					     .state = fs_disk_ent_none(e) || e->state >= FS_DISK_STATES ? FS_DISK_GONE : e->state};
 		memcpy(v[i].uuid, e->uuid, 16);
-		if (v[i].state != FS_DISK_GONE)
-			rc = fs_diskurl_read(disk0, l->fs_id, i, v[i].url);
+		if (v[i].state != FS_DISK_GONE && !no)
+			rc = fs_diskurl_read(dev, l->fs_id, i, v[i].url);
 	}
 	if (!rc) {
 		*out = v;

@@ -53,6 +53,7 @@ int fs_disks_list(struct nsd_dev *dev, struct fs_disk_info **out, unsigned *n) T
 struct fs_check_args {
 	struct nsd_dev **disks; /* in disk_no order; NULL where no disk has the number */
 	unsigned ndisks;
+	const bool *lost;	/* NULL; or by number: its disk is a blank one in the place of one that is gone, and nothing on it speaks for anything */
 	bool repair;
 	uint64_t memory_bound;	/* bytes, 0 = 256 MiB */
 	unsigned threads;	/* I/O fibers, 0 = 16 */

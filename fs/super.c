@@ -196,6 +196,8 @@ int fs_mount(const struct fs_mount_args *a, struct fs **out, char *errmsg, size_
 		return -EROFS;
 	}
 	fs->args = *a;
+	if (a->group)
+		fs->group = a->group;
 	fs->self = quorum_self(a->quorum);
 	fs->incarnation = quorum_incarnation(a->quorum);
 	net_lamport_raise(a->net, fs->lamport);

@@ -198,6 +198,9 @@ struct nsd_fault_plan {
 	uint64_t tear_nth_write; /* only the first half (sector-rounded) of that write is done, then -EIO */
 };
 struct nsd_dev *nsd_fault_new(struct nsd_dev *below, struct nsd_fault_plan *plan) TS_MUST_CHECK; /* owns below */
+/* Written to without changing the disk below, which it does not own and only reads: what is written stays in memory, up to memory_bytes
+ * (then -ENOSPC). below NULL: the disk is lost, only what was written here can be read. Whole sub-blocks of 4 KiB. */
+struct nsd_dev *nsd_overlay_new(struct ts_exec *x, struct nsd_dev *below, uint64_t size_bytes, uint64_t memory_bytes) TS_MUST_CHECK;
 /* Record wrapper: every write and flush in completion order, appended to a stream, for crash-state replay. */
 typedef void (*nsd_record_fn)(void *arg, enum nsd_op op, uint64_t off, const void *data, uint64_t len);
 struct nsd_dev *nsd_record_new(struct nsd_dev *below, nsd_record_fn fn, void *arg) TS_MUST_CHECK; /* owns below */

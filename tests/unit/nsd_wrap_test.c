@@ -268,11 +268,54 @@ static void close_waits(void *arg)
 
 #define T(fn) {#fn, in_fiber, NULL, NULL, fn}
 
+/* What is written over a disk is read back and never reaches it; what cannot be read below is read where it was written; nothing else of a
+ * lost disk is; and it holds no more than it may. */
+static void overlay_keeps_the_disk(void *arg)
+{
+	static struct nsd_fault_plan plan;
+	struct nsd_dev *below = nsd_fault_new(mem_new(), &plan), *d, *lost;
+	uint8_t *w = ts_alloc_aligned(4096, 16384), *r = ts_alloc_aligned(4096, 16384);
+
+	d = nsd_overlay_new(ts_exec_self(), below, 0, 3 * 5000);
+	lost = nsd_overlay_new(ts_exec_self(), NULL, SIZE, 100 * 5000);
+	assert_true(d && lost);
+	assert_int_equal(nsd_info(d)->size_bytes, SIZE);
+	assert_int_equal(nsd_info(lost)->size_bytes, SIZE);
+	fill(w, 16384, 5);
+	assert_int_equal(nsd_write(d, w, 4096, 8192), 0);
+	assert_int_equal(nsd_flush(d), 0);
+	assert_int_equal(nsd_read(d, r, 16384, 4096), 0);
+	assert_true(r[0] == 0xee && r[4095] == 0xee && !memcmp(r + 4096, w, 4096) && r[8192] == 0xee && r[16383] == 0xee);
+	for (unsigned i = 0; i < SIZE; i += 4096)
+		assert_true(mem.data[i] == 0xee && mem.data[i + 4095] == 0xee);
+	assert_int_equal(nsd_write(d, w, 512, 0), -EINVAL); /* no half sub-blocks */
+
+	plan = (struct nsd_fault_plan){.fail_nth = 1, .fail_op = NSD_READ, .rc = -EIO};
+	assert_int_equal(nsd_read(d, r, 4096, 8192), 0); /* unreadable, but all of it was written here */
+	plan.fail_nth = 1;
+	assert_int_equal(nsd_read(d, r, 8192, 8192), -EIO);
+
+	assert_int_equal(nsd_write(d, w, 8192, 65536), 0);
+	assert_int_equal(nsd_write(d, w, 4096, 65536), 0); /* again: nothing more */
+	assert_int_equal(nsd_write(d, w, 4096, 131072), -ENOSPC);
+
+	assert_int_equal(nsd_read(lost, r, 4096, 0), -EIO);
+	assert_int_equal(nsd_write(lost, w, 8192, 4096), 0);
+	assert_int_equal(nsd_read(lost, r, 8192, 4096), 0);
+	assert_memory_equal(r, w, 8192);
+	assert_int_equal(nsd_read(lost, r, 8192, 8192), -EIO);
+	nsd_close(d);
+	nsd_close(lost);
+	nsd_close(below);
+	ts_free(w);
+	ts_free(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(splitting), T(planned_faults_only), T(record_is_never_too_optimistic), T(failed_writes_are_not_told),
-		T(close_waits),
+		T(close_waits), T(overlay_keeps_the_disk),
 	};
 	int rc = cmocka_run_group_tests(tests, NULL, NULL);
 
