@@ -7,11 +7,7 @@
 
 void *dlm_xalloc(size_t n, const char *what)
 {
-	void *p = ts_alloc(n);
-	if (!p)
-		TS_PANIC("dlm: no memory for %s: it cannot be dropped without breaking the lock protocol",
-			 what);
-	return p;
+	return ts_alloc_must(n, what);
 }
 
 struct dlm *dlm_new(const struct dlm_args *a)

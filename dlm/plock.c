@@ -6,11 +6,7 @@
 
 void *plock_xalloc(size_t n, const char *what)
 {
-	void *p = ts_alloc(n);
-	if (!p)
-		TS_PANIC("locks: no memory for %s: it cannot be dropped without breaking the lock protocol",
-			 what);
-	return p;
+	return ts_alloc_must(n, what);
 }
 void plock_must(int rc, const char *what)
 {

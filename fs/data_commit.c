@@ -275,7 +275,7 @@ static void lose_ready(struct fs *fs, struct data_file *df, bool inl)
 	}
 }
 
-static int commit_held(struct fs *fs, struct data_file *df, bool with_inline)
+static int commit_once(struct fs *fs, struct data_file *df, bool with_inline, bool last)
 {
 	int rc = 0;
 
@@ -292,12 +292,25 @@ static int commit_held(struct fs *fs, struct data_file *df, bool with_inline)
 		if (!rc)
 			rc = commit_ready(fs, df);
 	}
-	if (rc && rc != -FS_NEED_META) {
+	if (rc && rc != -FS_NEED_META && (rc != -ENOMEM || last)) {
 		ts_err("inode %llu: block map cannot be written (%d)", (unsigned long long)df->ip->ino, rc);
 		lose_ready(fs, df, with_inline);
 	}
 	ts_mutex_unlock(&df->map_lock);
 	ts_cond_broadcast(&df->cond);
+	return rc;
+}
+
+/* What was accepted is not lost because memory is short for a while: others give some back without any token of ours. */
+static int commit_held(struct fs *fs, struct data_file *df, bool with_inline)
+{
+	int rc = -ENOMEM;
+
+	for (unsigned i = 0; rc == -ENOMEM && i <= FS_MEMORY_TRIES && fs->run != FS_RUN_STOPPED; i++) {
+		if (i)
+			ts_sleep_until(ts_exec_now(fs->exec) + FS_MEMORY_WAIT_NS);
+		rc = commit_once(fs, df, with_inline, i == FS_MEMORY_TRIES);
+	}
 	return rc;
 }
 

@@ -307,20 +307,21 @@ static int step(const struct fs_disk_add *a, const char *what)
 	return a->step ? a->step(a->arg, what) : 0;
 }
 
-/* Somebody began with this very disk: its number and entry. */
-static bool begun_before(struct fs *fs, struct nsd_dev *dev, unsigned *no)
+/* Whether somebody began with this very disk, and its number. An error: nobody knows, and it may not be written to. */
+static int begun_before(struct fs *fs, struct nsd_dev *dev, unsigned *no, bool *begun)
 {
 	struct nsd_label_disk *l = ts_alloc(sizeof(*l));
 	enum nsd_label_state state;
 	char what[96];
-	bool found = false;
+	int rc = l ? nsd_label_read(dev, l, &state, what, sizeof(what)) : -ENOMEM;
 
-	if (l && !nsd_label_read(dev, l, &state, what, sizeof(what)) && state == NSD_LABEL_OK && !memcmp(l->fs_id, fs->super.fs_id, 16)) {
+	*begun = false;
+	if (!rc && state == NSD_LABEL_OK && !memcmp(l->fs_id, fs->super.fs_id, 16)) {
 		*no = le16_get(l->disk_no);
-		found = fs_disk_state(fs, *no) != FS_DISK_GONE && !memcmp(l->disk_uuid, fs->disks[*no].ent.uuid, 16);
+		*begun = fs_disk_state(fs, *no) != FS_DISK_GONE && !memcmp(l->disk_uuid, fs->disks[*no].ent.uuid, 16);
 	}
 	ts_free(l);
-	return found;
+	return rc;
 }
 
 static int plan(struct change *c, const struct fs_disk_add *a, unsigned *no, struct fs_disk_ent_disk *e)
@@ -397,9 +398,12 @@ static int join(struct change *c, unsigned no, const struct fs_disk_ent_disk *e)
 static int add(struct change *c, const struct fs_disk_add *a, unsigned *no)
 {
 	struct fs_disk_ent_disk e;
-	int rc = 0;
+	bool begun;
+	int rc = begun_before(c->fs, a->dev, no, &begun);
 
-	if (begun_before(c->fs, a->dev, no)) {
+	if (rc)
+		return refuse(c, rc, "its label cannot be read (%s)", strerror(abs(rc)));
+	if (begun) {
 		if (fs_disk_state(c->fs, *no) != FS_DISK_JOINING)
 			return refuse(c, -EEXIST, "the disk is number %u of file system %s already", *no, c->fs->super.name);
 		e = c->fs->disks[*no].ent;

@@ -260,6 +260,8 @@ struct fs_inode {
 };
 /* With INODE pinned (SH is enough): the inode in memory, referenced; reads its block. -ESTALE if free (mode 0). */
 int fs_inode_get(struct fs *fs, uint64_t ino, struct fs_inode **out) TS_MUST_CHECK;
+/* The next fs_inode_get of an inode whose block is pinned, with no wait in between, finds memory. -ENOMEM. */
+int fs_inode_spare(struct fs *fs) TS_MUST_CHECK;
 void fs_inode_put(struct fs *fs, struct fs_inode *ip);
 bool fs_inode_mapped(struct fs *fs, uint64_t ino); /* maps > 0 */
 struct fs_inode *fs_inode_find(struct fs *fs, uint64_t ino); /* cached, referenced, or NULL */
@@ -346,6 +348,9 @@ struct fs_file {
 	uint64_t ra_next, ra_window, ra_end; /* sequential prefetch: next offset expected, bytes ahead, asked for up to here */
 	struct ts_list link;
 };
+/* Without memory for what must be done, it is tried so often, so far apart: 30 s. */
+#define FS_MEMORY_TRIES	  1500u
+#define FS_MEMORY_WAIT_NS (20 * TS_NS_PER_MS)
 /* All with DATA and INODE pinned in the right mode by the caller (ops_file.c), except where they say so. */
 /* whole: an error is the result, whatever was read before it; else only if nothing was. */
 ssize_t fs_data_read(struct fs *fs, struct fs_inode *ip, struct fs_file *f, void *buf, size_t len, uint64_t off, bool whole) TS_MUST_CHECK;

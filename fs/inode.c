@@ -17,6 +17,7 @@ struct fs_icache {
 	struct ts_list lazy_shared; /* under INODE SW when they became lazy */
 	unsigned count, max;
 	struct ts_cond wake;
+	struct fs_inode *spare; /* NULL or blank: fs_inode_spare() */
 };
 
 int64_t fs_now_ns(struct fs *fs)
@@ -211,12 +212,22 @@ static int cached_get(struct fs *fs, struct fs_inode *ip, struct fs_inode **out)
 	return 0;
 }
 
+int fs_inode_spare(struct fs *fs)
+{
+	struct fs_icache *ic = fs->icache;
+
+	if (!ic->spare)
+		ic->spare = ts_alloc(sizeof(*ic->spare));
+	return ic->spare ? 0 : -ENOMEM;
+}
+
 static int inode_new(struct fs *fs, uint64_t ino, struct fs_inode **out)
 {
-	struct fs_inode *ip = ts_alloc(sizeof(*ip));
+	struct fs_inode *ip = fs->icache->spare ? fs->icache->spare : ts_alloc(sizeof(*ip));
 
 	if (!ip)
 		return -ENOMEM;
+	fs->icache->spare = NULL;
 	ip->ino = ino;
 	ts_list_init(&ip->lazy_link);
 	ts_list_init(&ip->lru_link);
@@ -620,6 +631,7 @@ void fs_icache_fini(struct fs *fs)
 		return;
 	(void)ts_map_each(&fs->icache->map, fini_one, fs);
 	ts_map_fini(&fs->icache->map);
+	ts_free(fs->icache->spare);
 	ts_free(fs->icache);
 	fs->icache = NULL;
 }

@@ -82,12 +82,16 @@ static int make_prepare(struct making *k)
 	if (rc)
 		return rc;
 	/* Nobody can know the inode yet; should its OPEN token still be elsewhere, the caller asks for it later. */
-	if (m->file && tok_pin(k->fs->tok, TOK_OPEN, k->ino, TOK_SH, 0, TOK_END, TOK_NOWAIT | TOK_TRY, &k->open_pin))
+	if (m->file && (rc = tok_pin(k->fs->tok, TOK_OPEN, k->ino, TOK_SH, 0, TOK_END, TOK_NOWAIT | TOK_TRY, &k->open_pin))) {
 		k->open_pin = (struct tok_pin){0};
-	if (long_target(k))
+		rc = rc == -ENOMEM ? rc : 0; /* behind the commit it would be too late to say so */
+	}
+	if (!rc && long_target(k))
 		rc = fs_xattr_target_prepare(k->fs, k->ino, k->gen, &k->rest_ext, &k->rest);
 	if (!rc)
 		rc = fs_log_reserve(k->fs, 0);
+	if (!rc)
+		rc = fs_inode_spare(k->fs); /* for make_result; no wait from here to there */
 	if (rc) {
 		rest_undo(k);
 		tok_unpin(k->fs->tok, &k->open_pin);

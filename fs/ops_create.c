@@ -162,10 +162,14 @@ static int create_pin_late(struct fs *fs, struct fs_file *f)
 	uint32_t gen = f->ip->gen;
 	int rc = tok_pin(fs->tok, TOK_OPEN, f->ip->ino, TOK_SH, 0, TOK_END, 0, &f->open_pin);
 
-	if (!rc)
-		rc = tok_pin(fs->tok, TOK_INODE, f->ip->ino, TOK_SH, 0, TOK_END, 0, &pin);
 	if (rc)
 		return rc;
+	rc = tok_pin(fs->tok, TOK_INODE, f->ip->ino, TOK_SH, 0, TOK_END, 0, &pin);
+	if (rc) {
+		tok_unpin(fs->tok, &f->open_pin); /* tried again from the beginning */
+		f->open_pin = (struct tok_pin){0};
+		return rc;
+	}
 	rc = fs_inode_get(fs, f->ip->ino, &ip);
 	if (!rc) {
 		rc = ip->gen == gen ? 0 : -ESTALE;
@@ -187,8 +191,13 @@ static int create_new(struct fs *fs, struct fs_make *m, int flags, struct fs_fil
 		ts_free(m->file);
 		return rc;
 	}
-	if (!m->file->open_pin.tok)
+	for (unsigned i = 0; !m->file->open_pin.tok && i <= FS_MEMORY_TRIES; i++) { /* it is made: not to be told otherwise */
+		if (i)
+			ts_sleep_until(ts_exec_now(fs->exec) + FS_MEMORY_WAIT_NS);
 		rc = create_pin_late(fs, m->file);
+		if (rc != -ENOMEM)
+			break;
+	}
 	if (rc)
 		fs_release(fs, m->file);
 	else

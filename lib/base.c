@@ -78,6 +78,15 @@ void *ts_xalloc(size_t n)
 	return p;
 }
 
+void *ts_alloc_must(size_t n, const char *what)
+{
+	void *p = calloc(1, n ? n : 1);
+
+	if (!p)
+		TS_PANIC("no memory for %s (%zu bytes): it cannot be dropped without breaking a promise to other nodes", what, n);
+	return p;
+}
+
 void ts_free(void *p)
 {
 	free(p);

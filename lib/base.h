@@ -42,6 +42,8 @@ void ts_panic_hook_set(void (*hook)(void));
 
 /* Allocation that cannot fail politely: used only at start-up and in tests. */
 void *ts_xalloc(size_t n);
+/* Where going on without would break a promise to other nodes: zeroed; panics, naming what, if there is none. Not failed by the hook below. */
+void *ts_alloc_must(size_t n, const char *what);
 /* Zeroed allocation that may fail (returns NULL); the fail-the-n-th test hook sits in front of it. */
 void *ts_alloc(size_t n) TS_MUST_CHECK;
 void *ts_alloc_aligned(size_t align, size_t n) TS_MUST_CHECK; /* not zeroed; freed by ts_free */

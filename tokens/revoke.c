@@ -72,6 +72,9 @@ static void note_contention(struct tok_mgr *m, struct tok *t)
 }
 
 /* false: the token stays, and so does the barrier. */
+#define MEMORY_TRIES   1500u /* 30 s */
+#define MEMORY_WAIT_NS (20 * TS_NS_PER_MS)
+
 static bool give_back(struct tok_mgr *m, struct tok *t, struct dlm_want *w)
 {
 	const struct tok_events *e = &m->a.events;
@@ -99,6 +102,10 @@ static bool give_back(struct tok_mgr *m, struct tok *t, struct dlm_want *w)
 	int rc = m->failed ? -TS_ERR_FENCED : 0;
 	if (!rc && e->revoke)
 		rc = e->revoke(e->arg, kind, id, (enum tok_mode)w->to, w->start, w->end);
+	for (unsigned i = 0; rc == -ENOMEM && !m->failed && i < MEMORY_TRIES; i++) { /* short for a while, and nothing was given up yet */
+		ts_sleep_until(ts_exec_now(m->a.exec) + MEMORY_WAIT_NS);
+		rc = e->revoke(e->arg, kind, id, (enum tok_mode)w->to, w->start, w->end);
+	}
 	if (m->failed)
 		return false;
 	if (rc) {

@@ -19,7 +19,7 @@ struct sim_disk {
 	unsigned no;
 	uint8_t *now, *stable;
 	struct ts_list unstable;
-	uint64_t keys[16];
+	uint64_t keys[128];
 	unsigned nkeys;
 	bool reserved;
 	uint32_t generation;

@@ -60,7 +60,7 @@ static bool look(struct sim_life *l, struct found *f)
 {
 	struct fs_disks_status st;
 	*f = (struct found){.spare = -1};
-	if (fs_disks_status(l->fs, &st))
+	if (AGAIN(l, fs_disks_status(l->fs, &st)))
 		return false;
 	for (unsigned i = 0; i < st.ndisks; i++) {
 		if (i < SIM_FORMATTED)
@@ -79,7 +79,7 @@ static int add(struct sim_life *l, char *err, size_t errlen)
 	struct fs_disk_add a = {.dev = l->devs[SIM_FORMATTED], .url = "sim://2", .failure_group = 7};
 	unsigned no;
 	int rc = sim_disk_register(l, a.dev);
-	return rc ? rc : fs_disk_add(l->fs, &a, &no, err, errlen);
+	return rc ? rc : AGAIN(l, fs_disk_add(l->fs, &a, &no, err, errlen));
 }
 
 /* What the state of the table asks for, or not. Answers that another operator, a death or a full disk explain are none of ours. */
@@ -101,15 +101,15 @@ static void one(struct sim_life *l)
 		count = &s->adds;
 	} else if (!strcmp(state, "empty")) {
 		what = target == 1 ? "take back" : "remove";
-		rc = target == 1 ? fs_disk_drain(l->fs, 1, true, 0, err, sizeof(err)) : fs_disk_remove(l->fs, target, err, sizeof(err));
+		rc = target == 1 ? AGAIN(l, fs_disk_drain(l->fs, 1, true, 0, err, sizeof(err))) : AGAIN(l, fs_disk_remove(l->fs, target, err, sizeof(err)));
 		count = target == 1 ? NULL : &s->removes;
 	} else if (!strcmp(state, "ready") && sim_chance(s, 40)) {
 		what = "rebalance";
-		rc = fs_disk_rebalance(l->fs, false, 0, err, sizeof(err));
+		rc = AGAIN(l, fs_disk_rebalance(l->fs, false, 0, err, sizeof(err)));
 		count = &s->rebalances;
 	} else if (!strcmp(state, "ready")) {
 		what = "drain";
-		rc = fs_disk_drain(l->fs, target, false, 0, err, sizeof(err));
+		rc = AGAIN(l, fs_disk_drain(l->fs, target, false, 0, err, sizeof(err)));
 		count = &s->drains;
 	}
 	if (sim_life_over(l))

@@ -58,7 +58,7 @@ static void one(struct sim *s, struct sim_life *l, struct proc *p, struct fs_fil
 	}
 	if (k.type != FS_LOCK_WRITE)
 		at_most(p, file, &k);
-	int rc = closes ? fs_lock_close(l->fs, h[file], k.owner) : fs_lock_set(l->fs, h[file], &k, wait, NULL);
+	int rc = closes ? fs_lock_close(l->fs, h[file], k.owner) : AGAIN(l, fs_lock_set(l->fs, h[file], &k, wait, NULL));
 	if (sim_life_over(l))
 		return;
 	if (rc == 0 && k.type)
@@ -83,7 +83,7 @@ static bool open_files(struct sim *s, struct sim_life *l, struct fs_file **h)
 		char name[8];
 		struct fs_attr at;
 		snprintf(name, sizeof(name), "DL%u", i); /* D: names of the test itself */
-		int rc = fs_create(l->fs, &cred, 1, name, strlen(name), 0644, O_RDWR, &h[i], &at);
+		int rc = AGAIN(l, fs_create(l->fs, &cred, 1, name, strlen(name), 0644, O_RDWR, &h[i], &at));
 		if (sim_life_over(l))
 			return false;
 		if (rc) {

@@ -4,6 +4,9 @@
  *
  * In a share of the seeds (--shared PERCENT) clients of all nodes write the same files, too (shared.c).
  *
+ * --memory PERCENT of the faults take a node's memory: each so-many-th allocation fails there for a while. -ENOMEM says that nothing was done, so
+ * clients call again; where the lock protocol would break, the node stops, and so does the seed.
+ *
  * In another share (--disks PERCENT) disks are added, drained and removed meanwhile (disks.c).
  *
  *   tsim --seeds N [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--two PERCENT] [--disks PERCENT] [--plant NAME]      tsim --seed S -v */
@@ -24,7 +27,10 @@ struct shared { /* one per job, seen by the parent */
 };
 
 static unsigned opt_ops = 220, opt_shared = 20, opt_two = 20, opt_disks = 20;
+static unsigned opt_memory; /* percent of the faults of every seed */
 static const char *opt_plant;
+static const struct sim *starving; /* the world in hand */
+#define STOPPED 77 /* exit status: a node without memory stopped itself */
 static bool opt_verbose;
 
 /* ---- faults ------------------------------------------------------------------------------------------------------ */
@@ -109,6 +115,22 @@ static void f_slow(struct sim *s)
 {
 	sim_say(s, "disks slow");
 	s->slow_disk_until = s->now + TS_NS_PER_S + sim_below(s, 2 * TS_NS_PER_S);
+}
+
+static void on_panic(void)
+{
+	if (starving && starving->starved && starving->now < starving->starved_until)
+		_exit(STOPPED);
+}
+
+static void f_starve(struct sim *s)
+{
+	starving = s;
+	ts_panic_hook_set(on_panic);
+	s->starved = 1 + (unsigned)sim_below(s, s->nnodes);
+	s->starve_every = 10 + sim_below(s, 500);
+	s->starved_until = s->now + 100 * TS_NS_PER_MS + sim_below(s, 3 * TS_NS_PER_S);
+	sim_say(s, "n%u has no memory until %.0f ms", s->starved, (double)s->starved_until / 1e6);
 }
 
 static void f_freeze(struct sim *s)
@@ -275,7 +297,10 @@ static void load_with_faults(struct sim *s)
 		unsigned k = (unsigned)sim_below(s, s->nnodes == 2 ? TS_ARRAY_LEN(faults) : FAULTS_OF_THREE);
 		sim_say(s, "fault: %s", faults[k].name);
 		s->faults++;
-		faults[k].fn(s);
+		if (opt_memory && sim_chance(s, opt_memory))
+			f_starve(s);
+		else
+			faults[k].fn(s);
 	}
 	fault_at_ops = UINT64_MAX;
 	if (!s->failed && !sim_run_until(s, ops_reached, s->now + 300 * TS_NS_PER_S))
@@ -311,6 +336,7 @@ static bool all_settled(struct sim *s)
 /* Nobody has an operation under way. */
 static void finish(struct sim *s)
 {
+	s->starved_until = 0;
 	for (unsigned tries = 0; tries < 20 && !s->failed; tries++) {
 		if (!sim_run_until(s, all_settled, s->now + 120 * TS_NS_PER_S))
 			stuck(s, "not all nodes are mounted before the end");
@@ -416,7 +442,7 @@ static pid_t chunk_start(struct shared *sh, uint64_t first, uint64_t n)
 
 struct total {
 	struct shared sum;
-	uint64_t failed;
+	uint64_t failed, stopped;
 };
 
 /* The chunk ended; what of it is still to run is returned (the seeds behind one that failed). */
@@ -438,6 +464,11 @@ static uint64_t chunk_end(struct total *t, struct shared *sh, int status)
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
 		t->sum.done += sh->done;
 		return 0;
+	}
+	if (WIFEXITED(status) && WEXITSTATUS(status) == STOPPED) {
+		t->sum.done += sh->done;
+		t->stopped++;
+		return sh->seed + 1;
 	}
 	t->failed++;
 	t->sum.done += sh->done - (sh->failed_seed != 0);
@@ -481,25 +512,27 @@ static int run_all(uint64_t first, uint64_t count, unsigned jobs, uint64_t max_f
 			}
 	}
 	printf("%llu seeds of %u operations: %llu operations, %llu faults (%llu deaths, %llu partitions, %llu power failures of all), %llu messages, %llu writes fenced, %llu late writes, %llu times half of the nodes went on\n",
-	       (unsigned long long)(t.sum.done + t.failed), opt_ops, (unsigned long long)t.sum.ops, (unsigned long long)t.sum.faults,
+	       (unsigned long long)(t.sum.done + t.failed + t.stopped), opt_ops, (unsigned long long)t.sum.ops, (unsigned long long)t.sum.faults,
 	       (unsigned long long)t.sum.crashes, (unsigned long long)t.sum.partitions, (unsigned long long)t.sum.blackouts,
 	       (unsigned long long)t.sum.messages, (unsigned long long)t.sum.fenced, (unsigned long long)t.sum.late,
 	       (unsigned long long)t.sum.halves);
 	printf("disks: %llu added, %llu drained, %llu removed, %llu times made even\n", (unsigned long long)t.sum.adds, (unsigned long long)t.sum.drains,
 	       (unsigned long long)t.sum.removes, (unsigned long long)t.sum.rebalances);
+	if (opt_memory)
+		printf("memory: %llu seeds ended where a node without memory stops itself rather than break the lock protocol\n", (unsigned long long)t.stopped);
 	printf("%llu passed, %llu failed\n", (unsigned long long)t.sum.done, (unsigned long long)t.failed);
-	return t.failed || t.sum.done < count ? 1 : 0;
+	return t.failed || t.sum.done + t.stopped < count ? 1 : 0;
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option longs[] = {{"seeds", 1, NULL, 'n'}, {"seed", 1, NULL, 's'}, {"first", 1, NULL, 'f'}, {"ops", 1, NULL, 'o'},
 					      {"jobs", 1, NULL, 'j'},  {"plant", 1, NULL, 'p'}, {"max-failed", 1, NULL, 'm'}, {"shared", 1, NULL, 'S'},
-					      {"two", 1, NULL, 't'}, {"disks", 1, NULL, 'D'}, {0}};
+					      {"two", 1, NULL, 't'}, {"disks", 1, NULL, 'D'}, {"memory", 1, NULL, 'M'}, {0}};
 	uint64_t seeds = 1000, first = 1, one = 0, max_failed = 10;
 	unsigned jobs = 2;
 	int o;
-	while ((o = getopt_long(argc, argv, "vn:s:f:o:j:p:m:S:t:D:", longs, NULL)) != -1)
+	while ((o = getopt_long(argc, argv, "vn:s:f:o:j:p:m:S:t:D:M:", longs, NULL)) != -1)
 		switch (o) {
 		case 'n': seeds = strtoull(optarg, NULL, 10); break;
 		case 's': one = strtoull(optarg, NULL, 10); break;
@@ -509,11 +542,12 @@ int main(int argc, char **argv)
 		case 'p': opt_plant = optarg; break;
 		case 'm': max_failed = strtoull(optarg, NULL, 10); break;
 		case 'D': opt_disks = (unsigned)strtoul(optarg, NULL, 10); break;
+		case 'M': opt_memory = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'S': opt_shared = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 't': opt_two = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'v': opt_verbose = true; break;
 		default:
-			fprintf(stderr, "usage: tsim [--seeds N] [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--two PERCENT] [--disks PERCENT] [--plant NAME] | --seed S [-v]\n");
+			fprintf(stderr, "usage: tsim [--seeds N] [--first S] [--ops N] [--jobs N] [--shared PERCENT] [--two PERCENT] [--disks PERCENT] [--memory PERCENT] [--plant NAME] | --seed S [-v]\n");
 			return 2;
 		}
 	ts_log_open("tsim", opt_verbose ? TS_LOG_DEBUG : TS_LOG_ERR, opt_verbose);

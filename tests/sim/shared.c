@@ -65,9 +65,9 @@ static struct sh_file *make(struct client *c, unsigned slot)
 	f = w->file[w->nfiles] = sh_file_new(w->s, w->nfiles + 1);
 	w->nfiles++;
 	snprintf(f->name, sizeof(f->name), "DS%u", f->id); /* D: names of the test itself */
-	int rc = fs_create(c->l->fs, &cred, 1, f->name, strlen(f->name), 0644, O_RDWR | O_EXCL, &h, &at);
+	int rc = AGAIN(c->l, fs_create(c->l->fs, &cred, 1, f->name, strlen(f->name), 0644, O_RDWR | O_EXCL, &h, &at));
 	if (!rc && !sim_life_over(c->l)) {
-		rc = fs_fsync(c->l->fs, h, false);
+		rc = AGAIN(c->l, fs_fsync(c->l->fs, h, false));
 		if (!sim_life_over(c->l))
 			fs_release(c->l->fs, h);
 	}
@@ -95,11 +95,11 @@ static bool open_current(struct client *c, unsigned slot)
 	}
 	if (!f || sim_life_over(c->l))
 		return false;
-	int rc = fs_lookup(c->l->fs, &cred, 1, f->name, strlen(f->name), &at);
+	int rc = AGAIN(c->l, fs_lookup(c->l->fs, &cred, 1, f->name, strlen(f->name), &at));
 	if (!rc && !sim_life_over(c->l) && (at.ino != f->ino || at.gen != f->gen))
 		return wrong(c, f, "lookup: inode", (int64_t)at.ino);
 	if (!rc && !sim_life_over(c->l))
-		rc = fs_open(c->l->fs, &cred, f->ino, O_RDWR, &h);
+		rc = AGAIN(c->l, fs_open(c->l->fs, &cred, f->ino, O_RDWR, &h));
 	if (sim_life_over(c->l))
 		return false;
 	if (rc)
@@ -129,7 +129,7 @@ static void do_replace(struct client *c, unsigned slot)
 		return;
 	c->w->slot[slot] = f;
 	old->unlinked = true;
-	int rc = fs_unlink(c->l->fs, &cred, 1, old->name, strlen(old->name));
+	int rc = AGAIN(c->l, fs_unlink(c->l->fs, &cred, 1, old->name, strlen(old->name)));
 	if (rc && !sim_life_over(c->l))
 		wrong(c, old, "unlink", rc);
 }
@@ -179,11 +179,11 @@ static void write_range(struct client *c, unsigned slot, uint32_t *first, uint32
 static ssize_t torn_write(struct client *c, struct fs_file *h, const uint8_t *buf, size_t len, uint64_t off)
 {
 	size_t half = len / 2 / SH_CELL * SH_CELL;
-	ssize_t n = fs_write(c->l->fs, h, buf, half, off, false, false, NULL);
+	ssize_t n = AGAIN(c->l, fs_write(c->l->fs, h, buf, half, off, false, false, NULL));
 	ts_sleep_until(ts_exec_now(c->l->x) + 3 * TS_NS_PER_MS);
 	if (n < 0 || sim_life_over(c->l))
 		return n;
-	n = fs_write(c->l->fs, h, buf + half, len - half, off + half, false, false, NULL);
+	n = AGAIN(c->l, fs_write(c->l->fs, h, buf + half, len - half, off + half, false, false, NULL));
 	return n < 0 ? n : (ssize_t)half + n;
 }
 
@@ -202,9 +202,11 @@ static void write_cells(struct client *c, unsigned slot, uint32_t first, uint32_
 	else if (!append && plant(c->w, "shared-lost"))
 		n = (ssize_t)len;
 	else
-		n = fs_write(c->l->fs, c->open[slot].h, buf, len, off, append, false, &at);
+		n = AGAIN(c->l, fs_write(c->l->fs, c->open[slot].h, buf, len, off, append, false, &at));
 	free(buf);
 	if (sim_life_over(c->l))
+		return;
+	if (n > 0 && n < (ssize_t)len && c->w->s->starved) /* cut short for want of memory: as one that somebody died in */
 		return;
 	if (n != (ssize_t)len) {
 		wrong(c, f, append ? "append" : "write", n);
@@ -243,7 +245,7 @@ static void do_truncate(struct client *c, unsigned slot)
 	random_range(c->w->s, 100, &first, &count);
 	struct fs_setattr sa = {.valid = FS_SET_SIZE, .size = sh_offset(first)};
 	uint32_t op = sh_begin(f, c->l, &(struct sh_op){.first = first, .count = SH_CELLS - first, .zero = true, .cuts = true, .size = sa.size});
-	int rc = fs_setattr(c->l->fs, &cred, f->ino, &sa, &at);
+	int rc = AGAIN(c->l, fs_setattr(c->l->fs, &cred, f->ino, &sa, &at));
 	if (sim_life_over(c->l))
 		return;
 	if (rc)
@@ -264,7 +266,7 @@ static void do_allocate(struct client *c, unsigned slot)
 	uint64_t off = sh_offset(first), len = (uint64_t)count * SH_CELL;
 	uint32_t op = sh_begin(f, c->l, &(struct sh_op){.first = first, .count = zero ? count : 0, .zero = zero,
 							.size = mode & FS_FALLOC_KEEP_SIZE ? 0 : off + len});
-	int rc = fs_fallocate(c->l->fs, c->open[slot].h, mode, off, len, false);
+	int rc = AGAIN(c->l, fs_fallocate(c->l->fs, c->open[slot].h, mode, off, len, false));
 	if (sim_life_over(c->l))
 		return;
 	if (rc)
@@ -278,7 +280,7 @@ static void do_fsync(struct client *c, unsigned slot)
 	struct sh_file *f = c->open[slot].f;
 	bool datasync = sim_chance(c->w->s, 40);
 	uint32_t since = sh_tick(f);
-	int rc = fs_fsync(c->l->fs, c->open[slot].h, datasync);
+	int rc = AGAIN(c->l, fs_fsync(c->l->fs, c->open[slot].h, datasync));
 	if (sim_life_over(c->l))
 		return;
 	if (rc)
@@ -295,7 +297,7 @@ static void read_cells(struct client *c, struct sh_file *f, struct fs_file *h, u
 	uint8_t *buf = calloc(count, SH_CELL);
 	TS_ASSERT(k && buf);
 	sh_look(f, first, count, k);
-	ssize_t n = fs_read(c->l->fs, h, buf, (size_t)count * SH_CELL, sh_offset(first));
+	ssize_t n = AGAIN(c->l, fs_read(c->l->fs, h, buf, (size_t)count * SH_CELL, sh_offset(first)));
 	if (n < 0)
 		wrong(c, f, "read", n);
 	else if (!sim_life_over(c->l))
@@ -326,7 +328,7 @@ static void stat_file(struct client *c, struct sh_file *f)
 	bool quiet = sh_quiet(f);
 	uint32_t since = sh_tick(f), nops = f->nops;
 	struct fs_attr at;
-	int rc = fs_getattr(c->l->fs, &cred, f->ino, &at);
+	int rc = AGAIN(c->l, fs_getattr(c->l->fs, &cred, f->ino, &at));
 	if (sim_life_over(c->l))
 		return;
 	if (rc) {
@@ -355,7 +357,7 @@ static void do_seek(struct client *c, unsigned slot)
 	random_range(c->w->s, 100, &first, &count);
 	sh_look(f, first, TS_MIN(sh_zone_end(first) - first, SH_RUN_MAX), k);
 	uint64_t off = sh_offset(first);
-	int64_t at = fs_seek(c->l->fs, c->open[slot].h, off, hole);
+	int64_t at = AGAIN(c->l, fs_seek(c->l->fs, c->open[slot].h, off, hole));
 	if (sim_life_over(c->l)) {
 		free(k);
 		return;

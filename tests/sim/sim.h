@@ -85,6 +85,8 @@ struct sim {
 	uint32_t shared_ticks;
 	bool reach[SIM_NODES + 1][SIM_NODES + 1];
 	uint64_t slow_disk_until;
+	unsigned starved; /* the node without memory, and until when; one of so many allocations fails */
+	uint64_t starved_until, starve_every;
 	uint8_t fs_id[16];
 	uint64_t faults, crashes, blackouts, partitions, ops_done, acked_lost_allowed;
 	bool verbose, failed, quiet; /* quiet: the cluster is down for good */
@@ -107,6 +109,17 @@ struct sim_life *sim_life(struct sim *s, unsigned id); /* NULL if down */
 /* What it says is no longer looked at: it is dead, or dead for the others. */
 static inline bool sim_life_over(const struct sim_life *l) { return !l->alive || l->excluded || l->evicted || !l->fs; }
 static inline bool sim_frozen(struct sim *s, const struct sim_life *l) { return l && l->frozen_until > s->now; }
+
+/* A call of a node that has no memory now is made again later: -ENOMEM says that nothing was done. */
+bool sim_again(struct sim_life *l);
+#define AGAIN(l, call)                                      \
+	({                                                  \
+		__typeof__(call) rc_;                       \
+		do                                          \
+			rc_ = (call);                       \
+		while ((rc_ == -ENOMEM || rc_ == -ENOLCK) && sim_again(l)); \
+		rc_;                                        \
+	})
 
 /* disk.c */
 void sim_disks_new(struct sim *s);

@@ -227,7 +227,7 @@ static bool excused(const struct mslot *m, const struct mfile *f, long rc)
 static void wrong(struct sim_life *l, struct mslot *m, const char *what, long got, long want)
 {
 	struct sim *s = l->node->sim;
-	if (sim_life_over(l))
+	if (sim_life_over(l) || got == -TS_ERR_FENCED)
 		return;
 	sim_fail(s, "n%u %s %u/%s: got %ld, the model says %ld", l->node->id, what, m ? m->dir : 0, m ? m->name : "-", got, want);
 }
@@ -237,7 +237,7 @@ static void wrong(struct sim_life *l, struct mslot *m, const char *what, long go
 static bool read_all(struct sim_life *l, struct mfile *f, struct mslot *m, struct content *out)
 {
 	struct fs_file *h;
-	int rc = fs_open(l->fs, &cred, f->ino, O_RDONLY, &h);
+	int rc = AGAIN(l, fs_open(l->fs, &cred, f->ino, O_RDONLY, &h));
 	if (rc) {
 		if (!excused(m, f, rc))
 			wrong(l, m, "open", rc, 0);
@@ -246,7 +246,7 @@ static bool read_all(struct sim_life *l, struct mfile *f, struct mslot *m, struc
 	out->size = 0;
 	for (;;) {
 		uint32_t want = TS_MIN(MAX_SIZE - out->size, 1u + (uint32_t)sim_below(l->node->sim, 90000));
-		ssize_t n = want ? fs_read(l->fs, h, out->data + out->size, want, out->size) : 0;
+		ssize_t n = want ? AGAIN(l, fs_read(l->fs, h, out->data + out->size, want, out->size)) : 0;
 		if (n < 0) {
 			wrong(l, m, "read", n, 0);
 			fs_release(l->fs, h);
@@ -330,7 +330,7 @@ static bool slot_settle(struct sim_work *w, struct sim_life *l, struct mslot *m)
 	unsigned crashes = m->crashes;
 	if (!m->uncertain)
 		return true;
-	int rc = fs_lookup(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), &a);
+	int rc = AGAIN(l, fs_lookup(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), &a));
 	if (sim_life_over(l) || m->crashes != crashes)
 		return false;
 	if (rc && rc != -ENOENT) {
@@ -400,8 +400,8 @@ static void do_create(struct sim_work *w, struct mop *op, struct sim_life *l, st
 		lock_file(op, f);
 		slot_pending(m, f->fid);
 	}
-	int rc = isdir ? fs_mknod(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), S_IFDIR | 0755, 0, NULL, &at)
-		       : fs_create(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), S_IFREG | 0644, O_RDWR | O_CREAT | O_EXCL, &h, &at);
+	int rc = isdir ? AGAIN(l, fs_mknod(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), S_IFDIR | 0755, 0, NULL, &at))
+		       : AGAIN(l, fs_create(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), S_IFREG | 0644, O_RDWR | O_CREAT | O_EXCL, &h, &at));
 	if (sim_life_over(l))
 		return;
 	if (rc != (had ? -EEXIST : 0) && !(disturbed(m, NULL) && (rc == 0 || rc == -EEXIST))) {
@@ -435,8 +435,8 @@ static void do_unlink(struct sim_work *w, struct mop *op, struct sim_life *l, st
 	bool had = m->cur >= 0, isdir = had && w->file[m->cur].isdir;
 	if (had)
 		slot_pending(m, -1);
-	int rc = isdir ? fs_rmdir(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name))
-		       : fs_unlink(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name));
+	int rc = isdir ? AGAIN(l, fs_rmdir(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name)))
+		       : AGAIN(l, fs_unlink(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name)));
 	if (sim_life_over(l))
 		return;
 	if (disturbed(m, NULL) && (rc == 0 || excused(m, NULL, rc)))
@@ -475,7 +475,7 @@ static void do_rename(struct sim_work *w, struct mop *op, struct sim_life *l, st
 		slot_pending(a, -1);
 		slot_pending(b, a->cur);
 	}
-	int rc = fs_rename(l->fs, &cred, w->dir_ino[a->dir], a->name, strlen(a->name), w->dir_ino[b->dir], b->name, strlen(b->name), 0);
+	int rc = AGAIN(l, fs_rename(l->fs, &cred, w->dir_ino[a->dir], a->name, strlen(a->name), w->dir_ino[b->dir], b->name, strlen(b->name), 0));
 	if (sim_life_over(l))
 		return;
 	if ((disturbed(a, NULL) || disturbed(b, NULL)) && (rc == 0 || excused(a, NULL, rc) || excused(b, NULL, rc))) {
@@ -502,7 +502,7 @@ static void do_link(struct sim_work *w, struct mop *op, struct sim_life *l, stru
 	int want = b->cur >= 0 ? -EEXIST : 0;
 	if (!want)
 		slot_pending(b, a->cur);
-	int rc = fs_link(l->fs, &cred, w->file[a->cur].ino, w->dir_ino[b->dir], b->name, strlen(b->name), &at);
+	int rc = AGAIN(l, fs_link(l->fs, &cred, w->file[a->cur].ino, w->dir_ino[b->dir], b->name, strlen(b->name), &at));
 	if (sim_life_over(l))
 		return;
 	if (rc == 0 && (want == 0 || disturbed(b, NULL)))
@@ -517,7 +517,7 @@ static void do_link(struct sim_work *w, struct mop *op, struct sim_life *l, stru
 
 static bool flush_file(struct sim_work *w, struct sim_life *l, struct mfile *f, struct mslot *m, struct fs_file *h)
 {
-	int rc = fs_fsync(l->fs, h, false);
+	int rc = AGAIN(l, fs_fsync(l->fs, h, false));
 	if (sim_life_over(l))
 		return false;
 	if (rc) {
@@ -552,7 +552,14 @@ static bool write_once(struct sim_work *w, struct sim_life *l, struct mslot *m, 
 	memcpy(f->cur.data + off, buf, len);
 	f->cur.size = TS_MAX(f->cur.size, off + len);
 	uint64_t at = 0;
-	ssize_t n = fs_write(l->fs, h, buf, len, append ? 0 : off, append, false, &at);
+	ssize_t n = AGAIN(l, fs_write(l->fs, h, buf, len, append ? 0 : off, append, false, &at));
+	while (s->starved && n > 0 && n < (ssize_t)len && !sim_life_over(l)) { /* cut short for want of memory */
+		uint64_t rest_at;
+		ssize_t rest = AGAIN(l, fs_write(l->fs, h, buf + n, len - (size_t)n, append ? 0 : off + (uint64_t)n, append, false, &rest_at));
+		if (rest <= 0)
+			break;
+		n += rest;
+	}
 	free(buf);
 	if (sim_life_over(l))
 		return false;
@@ -578,7 +585,7 @@ static void do_write(struct sim_work *w, struct mop *op, struct sim_life *l, str
 	struct fs_file *h;
 	if (!f || f->isdir)
 		return;
-	int rc = fs_open(l->fs, &cred, f->ino, O_RDWR, &h);
+	int rc = AGAIN(l, fs_open(l->fs, &cred, f->ino, O_RDWR, &h));
 	if (rc || sim_life_over(l)) {
 		if (rc && !excused(m, f, rc))
 			wrong(l, m, "open", rc, 0);
@@ -601,7 +608,7 @@ static void do_truncate(struct sim_work *w, struct mop *op, struct sim_life *l, 
 	if (sa.size > f->cur.size)
 		memset(f->cur.data + f->cur.size, 0, sa.size - f->cur.size);
 	f->cur.size = (uint32_t)sa.size;
-	int rc = fs_setattr(l->fs, &cred, f->ino, &sa, &at);
+	int rc = AGAIN(l, fs_setattr(l->fs, &cred, f->ino, &sa, &at));
 	if (sim_life_over(l))
 		return;
 	if (excused(m, f, rc))
@@ -615,7 +622,7 @@ static void do_truncate(struct sim_work *w, struct mop *op, struct sim_life *l, 
 static void do_check(struct sim_work *w, struct mop *op, struct sim_life *l, struct mslot *m)
 {
 	struct fs_attr at;
-	int rc = fs_lookup(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), &at);
+	int rc = AGAIN(l, fs_lookup(l->fs, &cred, w->dir_ino[m->dir], m->name, strlen(m->name), &at));
 	if (sim_life_over(l) || ((rc == 0 || rc == -ENOENT) && disturbed(m, NULL)))
 		return;
 	if (rc != (m->cur >= 0 ? 0 : -ENOENT)) {
@@ -690,7 +697,7 @@ static void do_list(struct sim_work *w, struct mop *op, struct sim_life *l, unsi
 	do {
 		before = t.cookie;
 		t.left = 1 + (unsigned)sim_below(w->s, 5);
-		int rc = fs_readdir(l->fs, &cred, w->dir_ino[dir], t.cookie, sim_chance(w->s, 50), list_one, &t);
+		int rc = AGAIN(l, fs_readdir(l->fs, &cred, w->dir_ino[dir], t.cookie, sim_chance(w->s, 50), list_one, &t));
 		if (sim_life_over(l))
 			return;
 		if (rc) {
@@ -720,7 +727,7 @@ static void do_fsync(struct sim_work *w, struct mop *op, struct sim_life *l, str
 	struct fs_file *h;
 	if (!f || f->isdir)
 		return;
-	int rc = fs_open(l->fs, &cred, f->ino, O_RDWR, &h);
+	int rc = AGAIN(l, fs_open(l->fs, &cred, f->ino, O_RDWR, &h));
 	if (sim_life_over(l))
 		return;
 	if (rc) {
@@ -740,7 +747,7 @@ static bool room(struct sim_life *l, struct mop *op)
 		struct mslot *m = op->slots[i];
 		if (m->nhist < HIST - 2)
 			continue;
-		int rc = fs_sync(l->fs);
+		int rc = AGAIN(l, fs_sync(l->fs));
 		if (rc || sim_life_over(l)) {
 			if (rc)
 				wrong(l, m, "sync", rc, 0);
@@ -809,7 +816,7 @@ static int fill(struct sim_work *w, struct sim_life *l)
 	for (unsigned i = 0; i < FILLERS && !rc && !sim_life_over(l); i++) {
 		struct fs_attr at;
 		name[1] = (char)('a' + i);
-		rc = fs_mknod(l->fs, &cred, w->dir_ino[DIRS - 1], name, sizeof(name), S_IFREG | 0644, 0, NULL, &at);
+		rc = AGAIN(l, fs_mknod(l->fs, &cred, w->dir_ino[DIRS - 1], name, sizeof(name), S_IFREG | 0644, 0, NULL, &at));
 		rc = rc == -EEXIST ? 0 : rc;
 	}
 	return rc;
@@ -822,9 +829,9 @@ static bool setup(struct sim_work *w, struct sim_life *l)
 		struct fs_attr at;
 		char name[8];
 		snprintf(name, sizeof(name), "D%u", d);
-		int rc = fs_mknod(l->fs, &cred, 1, name, strlen(name), S_IFDIR | 0755, 0, NULL, &at);
+		int rc = AGAIN(l, fs_mknod(l->fs, &cred, 1, name, strlen(name), S_IFDIR | 0755, 0, NULL, &at));
 		if (rc == -EEXIST)
-			rc = fs_lookup(l->fs, &cred, 1, name, strlen(name), &at);
+			rc = AGAIN(l, fs_lookup(l->fs, &cred, 1, name, strlen(name), &at));
 		if (rc || sim_life_over(l)) {
 			wrong(l, NULL, "setup mkdir", rc, 0);
 			return false;
@@ -833,7 +840,7 @@ static bool setup(struct sim_work *w, struct sim_life *l)
 	}
 	int rc = fill(w, l);
 	if (!rc)
-		rc = fs_sync(l->fs);
+		rc = AGAIN(l, fs_sync(l->fs));
 	if (rc)
 		wrong(l, NULL, "setup", rc, 0);
 	return rc == 0 && !sim_life_over(l);

@@ -112,11 +112,26 @@ static void nodes_run(struct sim *s)
 			struct sim_life *l = sim_life(s, id);
 			if (!l || sim_frozen(s, l))
 				continue;
-			more |= ts_exec_run(l->x, 1 + (unsigned)sim_below(s, 50));
+			bool starved = id == s->starved && s->now < s->starved_until;
+			unsigned steps = 1 + (unsigned)sim_below(s, 50);
+			if (starved)
+				ts_alloc_fail_nth(1 + sim_below(s, s->starve_every));
+			more |= ts_exec_run(l->x, steps);
+			if (starved)
+				ts_alloc_fail_nth(0);
 			if (l->excluded)
 				sim_node_crash(s, id, false);
 		}
 	}
+}
+
+bool sim_again(struct sim_life *l)
+{
+	struct sim *s = l->node->sim;
+	if (!s->starved || sim_life_over(l))
+		return false;
+	ts_sleep_until(ts_exec_now(l->x) + 5 * TS_NS_PER_MS);
+	return !sim_life_over(l);
 }
 
 bool sim_run_until(struct sim *s, bool (*cond)(struct sim *s), uint64_t deadline)

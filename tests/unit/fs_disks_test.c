@@ -422,6 +422,40 @@ static void cannot_open(void **state)
 	fsh_free(h);
 }
 
+/* A disk whose label cannot be read, or not looked at for want of memory, may be one that is in use: it is not written to. */
+static void label_unknown(void **state)
+{
+	struct fsh *h = world(1);
+	struct node n = {.h = h};
+	struct verb v;
+	unsigned refused = 0;
+
+	node_mount(&n);
+	v = run_verb(&n, add_fiber, 0, 0);
+	assert_int_equal(v.rc, 0);
+	for (unsigned nth = 1; nth < 40; nth++) {
+		ts_alloc_fail_nth(nth);
+		v = run_verb(&n, add_fiber, 0, 0);
+		ts_alloc_fail_nth(0);
+		assert_true(v.rc == -EEXIST || v.rc == -ENOMEM);
+		refused += v.rc == -ENOMEM;
+	}
+	assert_true(refused > 0);
+	h->disk[SPARE]->fail_op = NSD_READ;
+	h->disk[SPARE]->fail_nth = 1;
+	h->disk[SPARE]->fail_on = true;
+	h->disk[SPARE]->fail_rc = -EIO;
+	v = run_verb(&n, add_fiber, 0, 0);
+	h->disk[SPARE]->fail_on = false;
+	h->disk[SPARE]->fail_nth = 0;
+	assert_int_equal(v.rc, -EIO);
+	assert_non_null(strstr(v.err, "label"));
+	assert_int_equal(state_of(h, SPARE), FS_DISK_READY);
+	fsh_unmount(h);
+	expect_clean(h, "after a disk that was to be added again");
+	fsh_free(h);
+}
+
 /* The node dies in front of each step; the next one begins anew or goes on, and ends well. */
 static void dies_at_step(void **state)
 {
@@ -714,7 +748,7 @@ static void copies(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(life),		cmocka_unit_test(cannot_open),	cmocka_unit_test(dies_at_step), cmocka_unit_test(add_states),
+		cmocka_unit_test(life),		cmocka_unit_test(cannot_open), cmocka_unit_test(label_unknown),	cmocka_unit_test(dies_at_step), cmocka_unit_test(add_states),
 		cmocka_unit_test(drain_states), cmocka_unit_test(called_empty), cmocka_unit_test(copies),
 	};
 
