@@ -130,7 +130,7 @@ static void seeds_dlm(void)
 	for (unsigned i = 0; i < 3; i++)
 		dlm_encode_entry(&b.e[i], (struct dlm_key){.kind = 6, .id = i}, &piece);
 	dlm_encode_value(&b.e[1], (struct dlm_key){.kind = 7, .id = 1}, &m.value);
-	for (unsigned t = DLM_REQUEST; t < DLM_TYPE_END; t++) {
+	for (unsigned t = DLM_REQUEST; t < DLM_MANY; t++) {
 		m.type = (uint16_t)t;
 		seed(W_DLM, t & 255, &w, dlm_encode(&m, &w));
 		if (t == DLM_HANDOVER || t == DLM_OWN || t == DLM_REPORT)
