@@ -169,6 +169,7 @@ void dlm_send_now(struct dlm *d, unsigned node, uint16_t type, const void *p, ui
 	/* The first of many tells the lane. */
 	enum net_lane lane = dlm_lane(type == DLM_MANY ? le16_get(((const struct dlm_one_msg *)((const struct dlm_many_msg *)p + 1))->type) : type);
 	d->st.frames++;
+	d->st.frames_many += type == DLM_MANY;
 	if (ts_list_empty(&d->outq) || !lane_waits(d, node, lane))
 		if (d->a.ops.send(d->a.ops.arg, node, lane, type, d->epoch, p, len) != -ENOBUFS)
 			return;
@@ -212,6 +213,7 @@ bool dlm_tick(struct dlm *d)
 	while ((n = ts_list_pop_front(&todo))) {
 		struct dlm_omsg *o = ts_list_entry(n, struct dlm_omsg, link);
 		d->st.frames--; /* counted already */
+		d->st.frames_many -= o->type == DLM_MANY;
 		dlm_send_now(d, o->node, o->type, o->bytes, o->len);
 		ts_free(o);
 	}

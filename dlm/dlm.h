@@ -161,7 +161,7 @@ unsigned dlm_master(const struct dlm *d, struct dlm_key key); /* as far as this 
 struct dlm_stats {
 	uint64_t held, mastered, requests_sent, grants, revokes_received, revokes_sent, releases_sent, moved,
 		view_changes, owned_units, dropped_old,
-		frames; /* messages to others may share one */
+		frames, frames_many; /* to others; with many messages in one */
 };
 void dlm_stats_get(const struct dlm *d, struct dlm_stats *out);
 struct dlm_info {

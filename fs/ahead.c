@@ -19,13 +19,16 @@
 #define LIST_MAX    16384u
 #define LIST_FIRST  256u
 #define LIST_DIR    (1ULL << 63)
-#define WINDOW_LOW  8u
-#define WINDOW_LIST 16u /* a listing is half a promise */
-#define WINDOW_MAX  128u
+#define WINDOW_LOW  16u
+#define WINDOW_LIST 32u /* a listing is half a promise */
+#define WINDOW_MAX  256u
 #define NEAR	    64u /* so far behind the last one it is still in order */
 #define BEHIND	    (2u * WINDOW_MAX) /* guesses so far behind are forgotten */
 #define REST	    64u /* misses */
 #define QUEUE	    1024u
+#define LATELY	    1024u /* guesses */
+#define BAD_MAX	    64u
+#define SELDOM	    16u
 
 struct list {
 	uint64_t dir, next_cookie, stamp; /* stamp 0: unused */
@@ -47,6 +50,7 @@ struct fs_ahead {
 	struct stream s[STREAMS];
 	struct list l[LISTS];
 	uint64_t stamp;
+	unsigned used, bad, starts; /* lately, of all guesses */
 	uint64_t came[QUEUE]; /* inodes whose tokens came: blocks to be read */
 	unsigned head, n;
 	bool reading; /* the fiber is there */
@@ -180,8 +184,18 @@ static void ask(struct fs *fs, struct stream *s)
 		(void)tok_ahead(fs->tok, s->kind, s->mode, id, n);
 }
 
+/* Guesses that were mostly wrong lately: few streams begin, to see whether that has changed. */
+static bool may_begin(struct fs_ahead *a)
+{
+	if (a->used + a->bad > LATELY) {
+		a->used /= 2;
+		a->bad /= 2;
+	}
+	return a->bad <= BAD_MAX + 2 * a->used || ++a->starts % SELDOM == 0;
+}
+
 /* Was it worth it? */
-static void judge(struct stream *s)
+static void judge(struct fs_ahead *a, struct stream *s)
 {
 	if (s->bad > s->used) {
 		s->window /= 2;
@@ -190,7 +204,7 @@ static void judge(struct stream *s)
 			s->rest = REST;
 		}
 	} else if (!s->window) {
-		s->window = WINDOW_LOW;
+		s->window = may_begin(a) ? WINDOW_LOW : 0;
 	} else if (s->used >= s->window / 4) {
 		s->window = TS_MIN(s->window * 2, WINDOW_MAX);
 	} else if (s->next > s->at + 1 && s->window > WINDOW_LOW) {
@@ -209,7 +223,7 @@ static struct stream *stream_new(struct fs_ahead *a, enum tok_kind kind, enum to
 	*s = (struct stream){.kind = kind, .mode = mode, .last = id, .at = id};
 	if (list_find(a, id, &s->list, &s->at)) {
 		s->list_stamp = a->l[s->list].stamp;
-		s->window = WINDOW_LIST;
+		s->window = may_begin(a) ? WINDOW_LIST : 0;
 	}
 	return s;
 }
@@ -217,14 +231,16 @@ static struct stream *stream_new(struct fs_ahead *a, enum tok_kind kind, enum to
 /* Half of what was guessed is used: the next guesses. */
 static void used(struct fs *fs, struct stream *s, uint64_t id, uint64_t at)
 {
+	struct fs_ahead *a = fs->ahead;
+
 	s->used++;
 	s->last = id;
 	s->at = TS_MAX(s->at, at);
 	s->from = TS_MAX(s->from, s->at > BEHIND ? s->at - BEHIND : 0);
-	s->stamp = ++fs->ahead->stamp;
+	s->stamp = ++a->stamp;
 	if (s->next > s->at + s->window / 2 || s->rest)
 		return;
-	judge(s);
+	judge(a, s);
 	if (s->window)
 		ask(fs, s);
 }
@@ -245,7 +261,7 @@ void fs_ahead_missed(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode m
 		return;
 	}
 	if (s)
-		judge(s);
+		judge(a, s);
 	else
 		s = stream_new(a, kind, mode, id);
 	s->last = id;
@@ -342,6 +358,8 @@ void fs_ahead_news(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode mod
 		return;
 	if (news == TOK_AHEAD_CAME && kind == TOK_INODE)
 		came(fs, id);
+	fs->ahead->used += news == TOK_AHEAD_USED;
+	fs->ahead->bad += news == TOK_AHEAD_REFUSED || news == TOK_AHEAD_LOST;
 	s = news == TOK_AHEAD_CAME ? NULL : guesser(fs->ahead, kind, id, mode, &at);
 	if (s && news == TOK_AHEAD_USED)
 		used(fs, s, id, at);

@@ -188,6 +188,7 @@ void tok_stats_get(struct tok_mgr *m, struct tok_stats *out)
 	out->held = m->ntoks;
 	out->mastered = d.mastered;
 	out->frames = d.frames;
+	out->frames_many = d.frames_many;
 	out->requests_sent = d.requests_sent;
 	out->grants = d.grants;
 	out->revokes_received = d.revokes_received;

@@ -144,7 +144,7 @@ bool tok_revoke_pending(struct tok_mgr *m, enum tok_kind kind, uint64_t id);
 
 struct tok_stats {
 	uint64_t held, mastered, pins, pin_hits, requests_sent, grants, revokes_received, revokes_sent, releases_sent, moved, view_changes;
-	uint64_t frames; /* of tokens to other nodes: messages may share one */
+	uint64_t frames, frames_many; /* of tokens to other nodes; with many messages in one */
 	uint64_t ahead_asked, ahead_came, ahead_used, ahead_refused, ahead_lost;
 	struct ts_hist wait_time; /* of pins that had to wait */
 };
