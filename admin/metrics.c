@@ -255,6 +255,10 @@ FIELD(f_requests, x->tok.requests_sent)
 FIELD(f_grants, x->tok.grants)
 FIELD(f_revokes_in, x->tok.revokes_received)
 FIELD(f_revokes_out, x->tok.revokes_sent)
+FIELD(f_ahead_asked, x->tok.ahead_asked)
+FIELD(f_ahead_used, x->tok.ahead_used)
+FIELD(f_ahead_refused, x->tok.ahead_refused)
+FIELD(f_ahead_lost, x->tok.ahead_lost)
 FIELD(f_views, x->tok.view_changes)
 FIELD(f_pending, x->pending)
 FIELD(f_recovered, x->recovered)
@@ -292,6 +296,10 @@ static const struct {
 	{"tessera_dlm_grants_total", "counter", "Grants.", f_grants},
 	{"tessera_dlm_revokes_received_total", "counter", "Tokens that this node was asked to give back.", f_revokes_in},
 	{"tessera_dlm_revokes_sent_total", "counter", "Tokens that this node asked others to give back.", f_revokes_out},
+	{"tessera_tokens_ahead_asked_total", "counter", "Tokens asked for before anybody needed them.", f_ahead_asked},
+	{"tessera_tokens_ahead_used_total", "counter", "Of these, used.", f_ahead_used},
+	{"tessera_tokens_ahead_refused_total", "counter", "Of these, kept by another node that has use for them.", f_ahead_refused},
+	{"tessera_tokens_ahead_lost_total", "counter", "Of these, gone again before they were used.", f_ahead_lost},
 	{"tessera_dlm_view_changes_total", "counter", "Changes of the members of the file system.", f_views},
 	{"tessera_recovery_pending", "gauge", "Dead incarnations whose log is not replayed yet.", f_pending},
 	{"tessera_recovery_done_total", "counter", "Dead incarnations that this node has recovered.", f_recovered},

@@ -145,10 +145,12 @@ static json_t *mount_json(struct mount *m)
 	if (m->fs && m->state == MOUNT_LIVE) {
 		struct tok_stats t;
 		tok_stats_get(fs_tokens(m->fs), &t);
-		json_object_set_new(o, "tokens", json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "held", (json_int_t)t.held, "mastered",
+		json_object_set_new(o, "tokens", json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "held", (json_int_t)t.held, "mastered",
 							   (json_int_t)t.mastered, "pins", (json_int_t)t.pins, "pin_hits", (json_int_t)t.pin_hits, "requests_sent",
 							   (json_int_t)t.requests_sent, "revokes_received", (json_int_t)t.revokes_received, "revokes_sent",
-							   (json_int_t)t.revokes_sent, "view_changes", (json_int_t)t.view_changes));
+							   (json_int_t)t.revokes_sent, "view_changes", (json_int_t)t.view_changes, "ahead_asked", (json_int_t)t.ahead_asked,
+							   "ahead_came", (json_int_t)t.ahead_came, "ahead_used", (json_int_t)t.ahead_used, "ahead_refused",
+							   (json_int_t)t.ahead_refused, "ahead_lost", (json_int_t)t.ahead_lost));
 		struct tok_lock_stats k;
 		tok_lock_stats_get(fs_tokens(m->fs), &k);
 		json_object_set_new(o, "locks", json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "held", (json_int_t)k.locks, "inodes",

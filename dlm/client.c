@@ -124,7 +124,8 @@ static void send_request(struct dlm *d, struct dlm_req *q, unsigned to)
 			    .dend = q->dend,
 			    .mode = q->mode,
 			    .flags = (uint8_t)((q->flags & DLM_F_QUICK ? DLM_MF_QUICK : 0) |
-					       (q->flags & DLM_F_BEST ? DLM_MF_BEST : 0)),
+					       (q->flags & DLM_F_BEST ? DLM_MF_BEST : 0) |
+					       (q->flags & DLM_F_AHEAD ? DLM_MF_AHEAD : 0)),
 			    .granter = q->moved_by,
 			    .stamp = q->moved_stamp,
 			    .seen = q->moved_seen};
@@ -437,6 +438,9 @@ void dlm_on_revoke(struct dlm *d, const struct dlm_msg *m)
 			    .to = m->mode};
 	struct dlm_res *r = dlm_find(d, m->key);
 	d->st.revokes_received += m->src != d->self;
+	/* Asked for ahead, and this node has use for it: an answer that takes nothing away. */
+	if (m->flags & DLM_MF_AHEAD && d->a.ops.ahead_ok && !d->a.ops.ahead_ok(d->a.ops.arg, m->key, true))
+		v.to = DLM_EX;
 	if (!r || satisfied(r, v.start, v.end, v.to)) {
 		answer(d, m->key, r, &v);
 		return;

@@ -119,7 +119,7 @@ static int dump_mres(struct ts_map_node *n, void *arg)
 	ts_list_for(l, &r->waiters)
 	{
 		const struct dlm_waiter *w = ts_list_entry(l, const struct dlm_waiter, link);
-		plain(o, (uint64_t)w->node << 8 | w->mode);
+		plain(o, (uint64_t)w->ahead << 33 | (uint64_t)w->asked << 32 | (uint64_t)w->node << 8 | w->mode);
 		plain(o, w->start);
 		plain(o, w->end);
 		plain(o, w->req);

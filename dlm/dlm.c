@@ -27,6 +27,7 @@ struct dlm *dlm_new(const struct dlm_args *a)
 	ts_list_init(&d->local);
 	ts_list_init(&d->parked);
 	ts_list_init(&d->outq);
+	ts_list_init(&d->collected);
 	ts_list_init(&d->spare);
 	return d;
 }
@@ -72,6 +73,7 @@ void dlm_free(struct dlm *d)
 	struct ts_list *n;
 	while ((n = ts_list_pop_front(&d->outq)))
 		ts_free(ts_list_entry(n, struct dlm_omsg, link));
+	dlm_collected_drop(d);
 	ts_map_fini(&d->res);
 	ts_map_fini(&d->mres);
 	ts_map_fini(&d->units);
@@ -158,9 +160,12 @@ static bool lane_waits(const struct dlm *d, unsigned node, enum net_lane lane)
 	return false;
 }
 
-void dlm_send_raw(struct dlm *d, unsigned node, uint16_t type, const void *p, uint32_t len)
+void dlm_send_now(struct dlm *d, unsigned node, uint16_t type, const void *p, uint32_t len)
 {
-	enum net_lane lane = dlm_lane(type);
+	/* The first of many tells the lane. */
+	enum net_lane lane = dlm_lane(type == DLM_MANY ? le16_get(((const struct dlm_one_msg *)((const struct dlm_many_msg *)p + 1))->type) : type);
+	d->st.frames++;
+	d->st.frames_many += type == DLM_MANY;
 	if (ts_list_empty(&d->outq) || !lane_waits(d, node, lane))
 		if (d->a.ops.send(d->a.ops.arg, node, lane, type, d->epoch, p, len) != -ENOBUFS)
 			return;
@@ -173,6 +178,12 @@ void dlm_send_raw(struct dlm *d, unsigned node, uint16_t type, const void *p, ui
 	ts_list_push_back(&d->outq, &o->link);
 }
 
+void dlm_send_raw(struct dlm *d, unsigned node, uint16_t type, const void *p, uint32_t len)
+{
+	dlm_flush_lane(d, node, dlm_lane(type));
+	dlm_send_now(d, node, type, p, len);
+}
+
 void dlm_send(struct dlm *d, unsigned node, const struct dlm_msg *m)
 {
 	if (node == d->self) {
@@ -183,7 +194,9 @@ void dlm_send(struct dlm *d, unsigned node, const struct dlm_msg *m)
 		return;
 	}
 	struct dlm_lock_msg w;
-	dlm_send_raw(d, node, m->type, &w, dlm_encode(m, &w));
+	uint32_t len = dlm_encode(m, &w);
+	if (!dlm_collect(d, node, m->type, &w))
+		dlm_send_now(d, node, m->type, &w, len);
 }
 
 bool dlm_tick(struct dlm *d)
@@ -195,14 +208,16 @@ bool dlm_tick(struct dlm *d)
 		ts_list_push_back(&todo, n);
 	while ((n = ts_list_pop_front(&todo))) {
 		struct dlm_omsg *o = ts_list_entry(n, struct dlm_omsg, link);
-		dlm_send_raw(d, o->node, o->type, o->bytes, o->len);
+		d->st.frames--; /* counted already */
+		d->st.frames_many -= o->type == DLM_MANY;
+		dlm_send_now(d, o->node, o->type, o->bytes, o->len);
 		ts_free(o);
 	}
 	return dlm_tick_wanted(d);
 }
 bool dlm_tick_wanted(const struct dlm *d)
 {
-	return !ts_list_empty(&d->outq);
+	return !ts_list_empty(&d->outq) || !ts_list_empty(&d->collected);
 }
 void dlm_now(struct dlm *d, uint64_t now_ns)
 {
@@ -257,7 +272,14 @@ void dlm_dispatch(struct dlm *d, const struct dlm_msg *m)
 void dlm_message(struct dlm *d, unsigned src, uint16_t type, uint64_t epoch, const void *p, uint32_t len)
 {
 	struct dlm_msg m = {.src = src, .type = type, .epoch = epoch};
-	if (!dlm_decode(&m, p, len) || src >= NET_MAX_NODES) {
+	uint32_t count;
+	if (type == DLM_MANY && src < NET_MAX_NODES && dlm_many_sound(p, len, &count)) {
+		dlm_enter(d);
+		dlm_on_many(d, src, epoch, p, count);
+		dlm_leave(d);
+		return;
+	}
+	if (type == DLM_MANY || !dlm_decode(&m, p, len) || src >= NET_MAX_NODES) {
 		ts_err("dlm: malformed message type 0x%x (%u bytes) from node %u ignored", type, len, src);
 		return;
 	}

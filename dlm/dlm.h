@@ -77,6 +77,7 @@ enum {
 			    nothing is queued */
 	DLM_F_QUICK = 2, /* granted only if free at the master now; else -EAGAIN */
 	DLM_F_BEST = 4,	 /* SW of the whole: EX instead if nobody else holds or waits */
+	DLM_F_AHEAD = 8, /* nobody needs it yet: denied with -EAGAIN when a holder has use for it, or somebody else waits */
 };
 struct dlm_req { /* caller's memory until granted or denied */
 	struct ts_list link, all;
@@ -99,6 +100,11 @@ struct dlm_ops {
 	void (*revoke)(void *arg, struct dlm_res *res);
 	void (*changed)(void *arg); /* dlm_ready(), or dlm_res_idle() of an owner token, may have changed */
 	void *arg;
+	/* May what is asked for ahead (DLM_F_AHEAD) go to another node? holder: this node would give it up; else it only grants
+	 * it as master. NULL: always. Does not wait. */
+	bool (*ahead_ok)(void *arg, struct dlm_key key, bool holder);
+	/* Something is collected: call dlm_flush() soon, once. NULL: nothing is collected, each message is a frame. */
+	void (*flush_wanted)(void *arg);
 };
 struct dlm_args {
 	unsigned self;
@@ -144,6 +150,7 @@ void dlm_view(struct dlm *d, const struct quorum_group_view *v);
 bool dlm_tick(
 	struct dlm *d); /* sends again what -ENOBUFS kept; true = something is still kept, tick again soon */
 bool dlm_tick_wanted(const struct dlm *d);
+void dlm_flush(struct dlm *d); /* sends what was collected, many messages in one frame */
 void dlm_now(struct dlm *d, uint64_t now_ns); /* time shown in diagnostics; decides nothing */
 
 /* Looking at it. */
@@ -153,7 +160,8 @@ uint64_t dlm_epoch(const struct dlm *d);
 unsigned dlm_master(const struct dlm *d, struct dlm_key key); /* as far as this node knows; 0 = no view yet */
 struct dlm_stats {
 	uint64_t held, mastered, requests_sent, grants, revokes_received, revokes_sent, releases_sent, moved,
-		view_changes, owned_units, dropped_old;
+		view_changes, owned_units, dropped_old,
+		frames, frames_many; /* to others; with many messages in one */
 };
 void dlm_stats_get(const struct dlm *d, struct dlm_stats *out);
 struct dlm_info {

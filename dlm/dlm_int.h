@@ -19,11 +19,12 @@ enum dlm_type {
 	DLM_OWN,			  /* entries: units I own (recovery, phase 1) */
 	DLM_REPORT,			  /* entries: what I hold and you master now (phase 2) */
 	DLM_DONE,			  /* id = number of entries reported to you */
+	DLM_MANY,			  /* several of REQUEST .. RELEASE and DONE that share a lane */
 	DLM_TYPE_END
 };
 #define DLM_WIRE_VERSION 2
 #define DLM_RESULT_MAX	 4095 /* an errno */
-enum { DLM_MF_QUICK = 1, DLM_MF_MASTER = 2, DLM_MF_LAST = 4, DLM_MF_VALUE = 8, DLM_MF_BEST = 16 };
+enum { DLM_MF_QUICK = 1, DLM_MF_MASTER = 2, DLM_MF_LAST = 4, DLM_MF_VALUE = 8, DLM_MF_BEST = 16, DLM_MF_AHEAD = 32 };
 
 struct dlm_lock_msg { /* REQUEST .. RELEASE, DONE */
 	le16 version;
@@ -63,6 +64,19 @@ struct dlm_entry_msg {
 };
 _Static_assert(sizeof(struct dlm_entry_msg) == 48, "wire");
 #define DLM_BATCH 512
+struct dlm_many_msg { /* MANY: this, then count of struct dlm_one_msg */
+	le16 version;
+	le16 count;
+	le32 reserved;
+};
+_Static_assert(sizeof(struct dlm_many_msg) == 8, "wire");
+struct dlm_one_msg {
+	le16 type;
+	uint8_t reserved[6];
+	struct dlm_lock_msg m;
+};
+_Static_assert(sizeof(struct dlm_one_msg) == 120, "wire");
+#define DLM_MANY_MAX 64 /* in one frame */
 
 struct dlm_msg { /* any message, decoded */
 	unsigned src;
@@ -87,6 +101,15 @@ struct dlm_omsg { /* bytes kept because the lane was full */
 	uint16_t type;
 	uint32_t len;
 	uint8_t bytes[];
+};
+
+struct dlm_collected { /* messages to one node on one lane that are not sent yet */
+	struct ts_list link;
+	unsigned node;
+	enum net_lane lane;
+	uint32_t n;
+	struct dlm_many_msg head;
+	struct dlm_one_msg one[DLM_MANY_MAX];
 };
 
 struct dlm_unit {
@@ -118,6 +141,7 @@ struct dlm_waiter {
 	uint16_t node;
 	uint8_t mode;
 	bool quick, best;
+	bool ahead, asked; /* nobody needs it yet; its revokes are out, or were refused */
 };
 struct dlm_rout { /* a revoke sent and not answered */
 	struct ts_list link;
@@ -151,6 +175,7 @@ struct dlm {
 	struct ts_list local;  /* dlm_qmsg to oneself */
 	struct ts_list parked; /* dlm_qmsg whose time has not come */
 	struct ts_list outq;   /* dlm_omsg */
+	struct ts_list collected; /* dlm_collected */
 	struct ts_list spare;  /* free dlm_qmsg */
 	unsigned depth;
 	bool unparking, unpark_again, draining;
@@ -181,6 +206,8 @@ void dlm_decode_entry(const struct dlm_entry_msg *e, struct dlm_key *key, struct
 void dlm_encode_value(struct dlm_entry_msg *e, struct dlm_key key, const struct dlm_value *v);
 /* true: the entry is a value. */
 bool dlm_decode_value(const struct dlm_entry_msg *e, struct dlm_key *key, struct dlm_value *v);
+/* A frame of many: all of them are sound and share a lane, or it is false. Each is then dlm_decode()d. */
+bool dlm_many_sound(const void *p, uint32_t len, uint32_t *count);
 enum net_lane dlm_lane(uint16_t type);
 const char *dlm_type_name(uint16_t type);
 
@@ -189,7 +216,14 @@ void dlm_enter(struct dlm *d);
 void dlm_leave(struct dlm *d);
 void dlm_send(struct dlm *d, unsigned node,
 	      const struct dlm_msg *m); /* lock messages; to oneself: deferred */
+void dlm_send_now(struct dlm *d, unsigned node, uint16_t type, const void *p, uint32_t len); /* what was collected stays behind it */
 void dlm_send_raw(struct dlm *d, unsigned node, uint16_t type, const void *p, uint32_t len);
+/* many.c */
+bool dlm_collect(struct dlm *d, unsigned node, uint16_t type, const struct dlm_lock_msg *w); /* false: send it */
+void dlm_flush_lane(struct dlm *d, unsigned node, enum net_lane lane);
+void dlm_collected_drop(struct dlm *d);
+void dlm_on_many(struct dlm *d, unsigned src, uint64_t epoch, const void *p, uint32_t count);
+/* dlm.c again */
 void dlm_park(struct dlm *d, const struct dlm_msg *m);
 void dlm_unpark(struct dlm *d);
 void dlm_qfree(struct dlm *d, struct dlm_qmsg *q);

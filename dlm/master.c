@@ -99,7 +99,19 @@ static bool clash_older(const struct dlm_mres *r, const struct dlm_waiter *w)
 		const struct dlm_waiter *o = ts_list_entry(n, const struct dlm_waiter, link);
 		if (o == w)
 			return false;
-		if (clash(w, o->node, o->mode, o->start, o->end))
+		if (!o->ahead && clash(w, o->node, o->mode, o->start, o->end))
+			return true;
+	}
+	return false;
+}
+
+/* Somebody needs it: older or newer than who asked ahead. */
+static bool clash_needed(const struct dlm_mres *r, const struct dlm_waiter *w)
+{
+	ts_list_for(n, &r->waiters)
+	{
+		const struct dlm_waiter *o = ts_list_entry(n, const struct dlm_waiter, link);
+		if (!o->ahead && clash(w, o->node, o->mode, o->start, o->end))
 			return true;
 	}
 	return false;
@@ -251,6 +263,7 @@ static void revoke(struct dlm *d, struct dlm_mres *r, const struct dlm_waiter *w
 			    .dstart = TS_MIN(o->start, TS_MAX(w->dstart, p->start)),
 			    .dend = TS_MAX(o->end, TS_MIN(w->dend, p->end)),
 			    .mode = o->to,
+			    .flags = w->ahead ? DLM_MF_AHEAD : 0,
 			    .revoke = o->id,
 			    .granter = p->granter,
 			    .stamp = p->stamp};
@@ -266,6 +279,28 @@ static void revoke_holders(struct dlm *d, struct dlm_mres *r, const struct dlm_w
 	}
 }
 
+static void refuse(struct dlm *d, struct dlm_mres *r, struct dlm_waiter *w)
+{
+	deny(d, r->key, w->node, w->req, EAGAIN);
+	ts_list_del(&w->link);
+	ts_free(w);
+}
+
+/* Who asked ahead stands in nobody's way: he gets what is free, or what its holders have no use for, or is refused. */
+static void pump_ahead(struct dlm *d, struct dlm_mres *r, struct dlm_waiter *w)
+{
+	if (clash_needed(r, w)) {
+		refuse(d, r, w);
+	} else if (!clash_holders(r, w)) {
+		grant(d, r, w);
+	} else if (!w->asked) {
+		w->asked = true;
+		revoke_holders(d, r, w);
+	} else if (ts_list_empty(&r->revokes)) {
+		refuse(d, r, w); /* all have answered, and one of them keeps it */
+	}
+}
+
 /* Looks at every waiter, oldest first. May free r. */
 void dlm_master_pump(struct dlm *d, struct dlm_mres *r)
 {
@@ -273,13 +308,15 @@ void dlm_master_pump(struct dlm *d, struct dlm_mres *r)
 		ts_list_for_safe(n, tmp, &r->waiters)
 		{
 			struct dlm_waiter *w = ts_list_entry(n, struct dlm_waiter, link);
+			if (w->ahead) {
+				pump_ahead(d, r, w);
+				continue;
+			}
 			bool older = clash_older(r, w);
 			if (!older && !clash_holders(r, w)) {
 				grant(d, r, w);
 			} else if (w->quick) {
-				deny(d, r->key, w->node, w->req, EAGAIN);
-				ts_list_del(&w->link);
-				ts_free(w);
+				refuse(d, r, w);
 			} else if (!older) {
 				revoke_holders(d, r, w);
 			}
@@ -322,6 +359,10 @@ void dlm_on_request(struct dlm *d, const struct dlm_msg *m)
 	}
 	if (dlm_request_elsewhere(d, m))
 		return;
+	if (m->flags & DLM_MF_AHEAD && d->a.ops.ahead_ok && !d->a.ops.ahead_ok(d->a.ops.arg, m->key, false)) {
+		deny(d, m->key, m->src, m->req, EAGAIN);
+		return;
+	}
 	struct dlm_mres *r = dlm_mres_get(d, m->key);
 	struct dlm_waiter *w = r ? ts_alloc(sizeof *w) : NULL;
 	if (!w) {
@@ -339,6 +380,7 @@ void dlm_on_request(struct dlm *d, const struct dlm_msg *m)
 				 .dend = TS_MAX(m->end, m->dend),
 				 .quick = m->flags & DLM_MF_QUICK,
 				 .best = m->flags & DLM_MF_BEST,
+				 .ahead = m->flags & DLM_MF_AHEAD,
 				 .since_ns = d->now_ns};
 	ts_list_push_back(&r->waiters, &w->link);
 	dlm_master_pump(d, r);

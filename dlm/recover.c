@@ -51,6 +51,7 @@ static void forget(struct dlm *d)
 	ts_map_each(&d->res, forget_tags, d);
 	while ((n = ts_list_pop_front(&d->outq)))
 		ts_free(ts_list_entry(n, struct dlm_omsg, link));
+	dlm_collected_drop(d);
 	while ((n = ts_list_pop_front(&d->local)))
 		dlm_qfree(d, ts_list_entry(n, struct dlm_qmsg, link));
 	ts_list_for_safe(p, tmp, &d->parked)

@@ -26,7 +26,7 @@ enum net_lane dlm_lane(uint16_t type)
 }
 const char *dlm_type_name(uint16_t type)
 {
-	return type >= DLM_REQUEST && type < DLM_TYPE_END ? types[type - DLM_REQUEST].name : "?";
+	return type >= DLM_REQUEST && type < DLM_MANY ? types[type - DLM_REQUEST].name : type == DLM_MANY ? "many" : "?";
 }
 
 uint32_t dlm_encode(const struct dlm_msg *m, struct dlm_lock_msg *out)
@@ -122,9 +122,32 @@ static bool decode_batch(struct dlm_msg *m, const void *p, uint32_t len)
 	return true;
 }
 
+bool dlm_many_sound(const void *p, uint32_t len, uint32_t *count)
+{
+	struct dlm_many_msg head;
+	struct dlm_one_msg one;
+	enum net_lane lane = NET_LANES;
+	if (len < sizeof head)
+		return false;
+	memcpy(&head, p, sizeof head);
+	*count = le16_get(head.count);
+	if (le16_get(head.version) != DLM_WIRE_VERSION || *count < 2 || *count > DLM_MANY_MAX ||
+	    len != sizeof head + *count * sizeof one)
+		return false;
+	for (uint32_t i = 0; i < *count; i++) {
+		memcpy(&one, (const uint8_t *)p + sizeof head + i * sizeof one, sizeof one);
+		struct dlm_msg m = {.type = le16_get(one.type)};
+		if (m.type < DLM_REQUEST || m.type >= DLM_MANY || types[m.type - DLM_REQUEST].batch ||
+		    (i && dlm_lane(m.type) != lane) || !decode_lock(&m, &one.m, sizeof one.m))
+			return false;
+		lane = dlm_lane(m.type);
+	}
+	return true;
+}
+
 bool dlm_decode(struct dlm_msg *m, const void *p, uint32_t len)
 {
-	if (m->type < DLM_REQUEST || m->type >= DLM_TYPE_END)
+	if (m->type < DLM_REQUEST || m->type >= DLM_MANY)
 		return false;
 	return types[m->type - DLM_REQUEST].batch ? decode_batch(m, p, len) : decode_lock(m, p, len);
 }

@@ -463,52 +463,72 @@ void fs_buf_drop(struct fs *fs, struct fs_buf *b)
 	detach(fs, b);
 }
 
-/* ---- prefetch: one I/O for neighbours ----------------------------------------------------------------------------- */
+/* ---- prefetch: neighbours in one read, all reads at once ----------------------------------------------------------- */
 
-#define PREFETCH_RUN 64
-
-static void prefetch_run(struct fs *fs, struct fs_buf **b, unsigned n, enum fs_block_type type, uint8_t *space)
+static void prefetched(struct fs *fs, struct fs_buf *b, int rc)
 {
-	int rc = fs_io_read(fs, b[0]->addr, space, (size_t)n * FS_SUB);
+	const struct fs_mhdr_disk *h = (const struct fs_mhdr_disk *)b->data;
 
-	for (unsigned i = 0; i < n; i++) {
-		memcpy(b[i]->data, space + (size_t)i * FS_SUB, FS_SUB);
-		b[i]->reading = false;
-		/* A block that was never made is no error here: whoever needs it will say so. */
-		b[i]->uptodate = !rc && !b[i]->detached && !b[i]->forgotten &&
-				 !fs_mdhdr_wrong(b[i]->data, fs->super.fs_id, type, b[i]->addr) && verify(fs, b[i], type) == 0;
-		if (b[i]->forgotten)
-			detach(fs, b[i]);
-		ts_cond_broadcast(&b[i]->cond);
-		fs_buf_put(fs, b[i]);
-	}
+	b->reading = false;
+	/* A block that was never made, or is another thing, is no error here: whoever needs it will say so. */
+	b->uptodate = !rc && !b->detached && !b->forgotten && h->res_kind == b->res_kind && le64_get(h->res_id) == b->res_id &&
+		      !fs_mdhdr_wrong(b->data, fs->super.fs_id, FS_BT_INODE, b->addr) && verify(fs, b, FS_BT_INODE) == 0;
+	if (b->forgotten)
+		detach(fs, b);
+	ts_cond_broadcast(&b->cond);
+	fs_buf_put(fs, b);
 }
 
-int fs_buf_prefetch(struct fs *fs, fs_addr a, unsigned count, enum fs_block_type type, enum tok_kind kind, const uint64_t *res_ids)
+static void run_done(struct nsd_req *r, int rc)
 {
-	struct fs_buf *b[PREFETCH_RUN];
-	uint8_t *space = ts_alloc_aligned(FS_SUB, PREFETCH_RUN * FS_SUB);
-	int rc = fs_io_check_addr(fs, a, count);
+	struct fs_prefetch_run *run = r->arg;
+	struct fs_prefetch *p = run->p;
 
-	if (!space)
-		rc = -ENOMEM;
-	for (unsigned i = 0; i < count && !rc;) {
-		unsigned n = 0;
+	for (unsigned i = 0; i < run->n; i++)
+		if (run->b[i])
+			prefetched(p->fs, run->b[i], rc);
+	p->in_flight--;
+	ts_cond_broadcast(&p->cond);
+}
 
-		while (i < count && find(fs, a + i))
-			i++;
-		while (i + n < count && n < PREFETCH_RUN && !find(fs, a + i + n)) {
-			make_room(fs, false);
-			if (buf_new(fs, a + i + n, kind, res_ids[i + n], &b[n]))
-				break;
-			b[n++]->reading = true;
-		}
-		if (n)
-			prefetch_run(fs, b, n, type, space);
-		else if (i < count)
-			rc = -ENOMEM;
-		i += n;
+/* From w[0] on: blocks that follow each other closely. Holes between them are read into a page that nobody looks at. */
+static unsigned run_make(struct fs *fs, struct fs_prefetch *p, struct fs_prefetch_run *run, const struct fs_buf_want *w, unsigned n)
+{
+	unsigned i = 0;
+
+	*run = (struct fs_prefetch_run){.p = p, .addr = w[0].addr};
+	for (; i < n && w[i].addr - run->addr < FS_PREFETCH_RUN && w[i].addr - run->addr <= run->n + FS_PREFETCH_HOLE; i++) {
+		unsigned at = (unsigned)(w[i].addr - run->addr);
+
+		if (find(fs, w[i].addr) || fs_io_check_addr(fs, w[i].addr, 1))
+			continue;
+		make_room(fs, false);
+		if (buf_new(fs, w[i].addr, TOK_INODE, w[i].ino, &run->b[at]))
+			continue;
+		run->b[at]->reading = true;
+		run->n = at + 1;
 	}
-	ts_free(space);
-	return rc;
+	for (unsigned k = 0; k < run->n; k++)
+		run->iov[k] = (struct iovec){run->b[k] ? run->b[k]->data : p->hole, FS_SUB};
+	return i;
+}
+
+void fs_buf_prefetch_inodes(struct fs *fs, struct fs_prefetch *p, const struct fs_buf_want *w, unsigned n)
+{
+	unsigned nruns = 0;
+
+	TS_ASSERT(n <= FS_PREFETCH_MAX && !p->in_flight);
+	p->fs = fs;
+	for (unsigned i = 0; i < n;) { /* nothing waits here: the caller has looked at the tokens */
+		i += run_make(fs, p, &p->run[nruns], w + i, n - i);
+		nruns += p->run[nruns].n > 0;
+	}
+	for (unsigned i = 0; i < nruns; i++) {
+		struct fs_prefetch_run *run = &p->run[i];
+
+		p->in_flight++;
+		fs_io_submit_meta(fs, &run->req, NSD_READ, run->addr, run->iov, (int)run->n, run_done, run);
+	}
+	while (p->in_flight)
+		ts_cond_wait(&p->cond, "inodes read ahead", p->in_flight, n);
 }

@@ -118,7 +118,43 @@ struct fs_buf *fs_buf_peek(struct fs *fs, fs_addr a); /* if cached and uptodate:
 void fs_buf_forget(struct fs *fs, fs_addr a);
 /* Law 5 for one resource: force log, write home, flush. Then, if drop, forget the clean buffers. Waits. */
 int fs_buf_clean_resource(struct fs *fs, enum tok_kind kind, uint64_t res_id, bool drop) TS_MUST_CHECK;
-int fs_buf_prefetch(struct fs *fs, fs_addr a, unsigned count, enum fs_block_type type, enum tok_kind kind, const uint64_t *res_ids) TS_MUST_CHECK;
+/* Reads blocks of inodes into the cache, neighbours in one request and all requests at once. w ascends by address, and INODE of
+ * each is held here at the call: until the last read has begun nothing waits. Waits for the reads. Blocks that cannot be had are left out. */
+#define FS_PREFETCH_MAX	 256 /* blocks */
+#define FS_PREFETCH_RUN	 64  /* blocks in one request */
+#define FS_PREFETCH_HOLE 4u  /* blocks between two that are read for nothing, so that it is one request */
+struct fs_buf_want {
+	fs_addr addr;
+	uint64_t ino;
+};
+struct fs_prefetch_run {
+	struct fs_prefetch *p;
+	struct nsd_req req;
+	fs_addr addr;
+	unsigned n;
+	struct fs_buf *b[FS_PREFETCH_RUN]; /* NULL: a hole */
+	struct iovec iov[FS_PREFETCH_RUN];
+};
+struct fs_prefetch {
+	struct fs *fs;
+	struct ts_cond cond;
+	unsigned in_flight;
+	uint8_t *hole; /* FS_SUB, aligned */
+	struct fs_prefetch_run run[FS_PREFETCH_MAX];
+};
+void fs_buf_prefetch_inodes(struct fs *fs, struct fs_prefetch *p, const struct fs_buf_want *w, unsigned n);
+
+/* ======== ahead.c: tokens and blocks of inodes that are likely to be wanted next =================================== */
+int fs_ahead_init(struct fs *fs) TS_MUST_CHECK;
+void fs_ahead_fini(struct fs *fs);
+/* Call-backs of tokens/: a pin waits for another node; what became of a guess; may another node's guess be granted? */
+void fs_ahead_missed(void *fs, enum tok_kind kind, uint64_t id, enum tok_mode mode);
+void fs_ahead_news(void *fs, enum tok_kind kind, uint64_t id, enum tok_mode mode, enum tok_ahead_news news);
+bool fs_ahead_ok(void *fs, enum tok_kind kind, uint64_t id);
+struct fs_dirent;
+/* A listing that goes on at `cookie` is about to tell this entry: its order is likely to be that of what is looked at next. */
+void fs_ahead_listed(struct fs *fs, uint64_t dir, uint64_t cookie, const struct fs_dirent *e);
+bool fs_inode_open_here(struct fs *fs, uint64_t ino); /* or known to be free */
 
 /* ======== tx.c, log.c ============================================================================================== */
 struct fs_tx {
@@ -414,6 +450,7 @@ struct fs {
 	struct fs_segtab *segtab;
 	struct fs_reaper *reaper;
 	struct fs_icache *icache;
+	struct fs_ahead *ahead;
 	struct fs_datastate *datas;
 	struct quorum_group_view gview;
 	struct ts_cond gview_cond;

@@ -93,6 +93,13 @@ struct fs_inode *fs_inode_find(struct fs *fs, uint64_t ino)
 	return ip;
 }
 
+bool fs_inode_open_here(struct fs *fs, uint64_t ino)
+{
+	const struct fs_inode *ip = fs->icache ? lookup(fs, ino) : NULL;
+
+	return ip && (ip->opens || (ip->buf && !le16_get(fs_idisk((struct fs_inode *)ip)->mode)));
+}
+
 bool fs_inode_mapped(struct fs *fs, uint64_t ino)
 {
 	const struct fs_inode *ip = lookup(fs, ino);

@@ -419,11 +419,28 @@ int fs_rmdir(struct fs *fs, const struct fs_cred *c, uint64_t dir, const char *n
 /* ---- listing ------------------------------------------------------------------------------------------------------- */
 struct list_arg {
 	struct fs *fs;
-	uint64_t dir, cookie;
+	uint64_t dir, cookie, listed;
 	bool want_attr;
 	fs_dirent_fn emit;
 	void *arg;
 };
+
+/* In memory, or its block is (ahead.c): nothing is read. INODE is pinned. */
+static struct fs_inode *list_inode(struct fs *fs, uint64_t ino)
+{
+	struct fs_inode *ip = fs_inode_find(fs, ino);
+	struct fs_buf *b;
+	fs_addr a;
+
+	if (ip && ip->buf)
+		return ip;
+	if (ip)
+		fs_inode_put(fs, ip);
+	if (fs_ino_addr(fs, ino, &a) || !(b = fs_buf_peek(fs, a)))
+		return NULL;
+	fs_buf_put(fs, b);
+	return fs_inode_get(fs, ino, &ip) ? NULL : ip;
+}
 
 /* Attributes of a child when they cost nothing: token here, inode in memory. */
 static bool list_attr(struct list_arg *a, const struct fs_dirent *e, struct fs_attr *out)
@@ -434,7 +451,7 @@ static bool list_attr(struct list_arg *a, const struct fs_dirent *e, struct fs_a
 
 	if (tok_pin(a->fs->tok, TOK_INODE, e->ino, TOK_SH, 0, TOK_END, TOK_NOWAIT | TOK_TRY, &pin))
 		return false;
-	ip = fs_inode_find(a->fs, e->ino);
+	ip = list_inode(a->fs, e->ino);
 	known = ip && ip->buf && ip->gen == e->gen;
 	if (known) {
 		fs_inode_attr(a->fs, ip, out);
@@ -452,13 +469,18 @@ static bool list_entry(void *arg, const struct fs_dirent *e, const char *name, s
 	struct fs_attr attr;
 	bool known = a->want_attr && list_attr(a, e, &attr);
 
-	return a->emit(a->arg, name, len, e->ino, e->type, e->cookie, known ? &attr : NULL);
+	if (!a->emit(a->arg, name, len, e->ino, e->type, e->cookie, known ? &attr : NULL))
+		return false;
+	fs_ahead_listed(a->fs, a->dir, a->listed, e);
+	a->listed = e->cookie;
+	return true;
 }
 
 static int list_dir(struct list_arg *a, struct fs_inode *dir)
 {
 	uint64_t parent = le64_get(fs_idisk(dir)->parent);
 
+	a->listed = TS_MAX(a->cookie, 2u);
 	if (a->cookie < 1 && !a->emit(a->arg, ".", 1, a->dir, DT_DIR, 1, NULL))
 		return 0;
 	if (a->cookie < 2 && !a->emit(a->arg, "..", 2, parent, DT_DIR, 2, NULL))

@@ -44,7 +44,8 @@ static void on_pre_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_m
 		up->inval_names(up->arg, id, fs->suspended ? FS_INVAL_HURRY : 0);
 	if (kind == TOK_DATA && up->inval_data)
 		up->inval_data(up->arg, id, start, end, to == TOK_SH ? FS_INVAL_SHARED : 0);
-	if ((kind == TOK_DATA || kind == TOK_INODE) && up->inval_attr)
+	/* Attributes stay true while this node can read them itself: nobody may change them. */
+	if ((kind == TOK_DATA || (kind == TOK_INODE && to != TOK_SH)) && up->inval_attr)
 		up->inval_attr(up->arg, id);
 }
 
@@ -82,7 +83,7 @@ static int start_tokens(struct fs *fs)
 	const struct fs_mount_args *m = &fs->args;
 	struct tok_args t = {.exec = fs->exec, .net = m->net, .group = fs->group, .net_group = m->net_group, .self = fs->self,
 			     .incarnation = fs->incarnation, .max_tokens = m->max_tokens,
-			     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .last_revoke = on_last_revoke, .whole = on_whole, .before_wait = on_before_wait, .lost = on_lost, .arg = fs}};
+			     .events = {.revoke = on_revoke, .pre_revoke = on_pre_revoke, .last_revoke = on_last_revoke, .whole = on_whole, .before_wait = on_before_wait, .missed = fs_ahead_missed, .ahead = fs_ahead_news, .ahead_ok = fs_ahead_ok, .lost = on_lost, .arg = fs}};
 
 	fs->tok = tok_mgr_new(&t);
 	return fs->tok ? 0 : -ENOMEM;
@@ -96,6 +97,8 @@ static int start_modules(struct fs *fs)
 		rc = fs_ialloc_init(fs);
 	if (!rc)
 		rc = fs_icache_init(fs);
+	if (!rc)
+		rc = fs_ahead_init(fs);
 	if (!rc)
 		rc = fs_data_init(fs, fs->args.page_pool_bytes ? fs->args.page_pool_bytes : 256u << 20);
 	if (!rc)
@@ -142,6 +145,7 @@ static void free_all(struct fs *fs)
 	fs_mover_fini(fs);
 	fs_reaper_fini(fs);
 	fs_data_fini(fs);
+	fs_ahead_fini(fs);
 	fs_icache_fini(fs);
 	fs_ialloc_fini(fs);
 	fs_alloc_fini(fs);

@@ -39,6 +39,23 @@ static int send_op(void *arg, unsigned node, enum net_lane lane, uint16_t type, 
 	return -ENOBUFS;
 }
 
+static void flush(void *arg)
+{
+	struct tok_mgr *m = arg;
+	m->flushing = false;
+	if (!m->failed)
+		dlm_flush(m->dlm);
+}
+
+static void flush_wanted(void *arg)
+{
+	struct tok_mgr *m = arg;
+	if (m->flushing)
+		return;
+	m->flushing = true;
+	ts_exec_defer(m->a.exec, &m->flush, flush, m);
+}
+
 static void changed(void *arg)
 {
 	struct tok_mgr *m = arg;
@@ -69,6 +86,8 @@ struct tok_mgr *tok_mgr_new(const struct tok_args *a)
 	ts_list_init(&m->rvq);
 	ts_list_init(&m->rvq_data);
 	ts_list_init(&m->kept);
+	ts_list_init(&m->ahead);
+	ts_list_init(&m->flush.link);
 	ts_list_init(&m->peers);
 	ts_list_init(&m->lock_calls);
 	ts_list_init(&m->lock_closings);
@@ -83,6 +102,8 @@ struct tok_mgr *tok_mgr_new(const struct tok_args *a)
 			.granted = tok_granted,
 			.denied = tok_denied,
 			.revoke = tok_on_revoke,
+			.ahead_ok = tok_ahead_ok,
+			.flush_wanted = flush_wanted,
 			.changed = changed,
 			.arg = m},
 	};
@@ -150,6 +171,7 @@ void tok_mgr_free(struct tok_mgr *m)
 	if (!m)
 		return;
 	ts_timer_cancel(&m->retry);
+	ts_list_del(&m->flush.link);
 	tok_demux_del(m);
 	dlm_free(m->dlm);
 	tok_lock_fini(m);
@@ -165,6 +187,8 @@ void tok_stats_get(struct tok_mgr *m, struct tok_stats *out)
 	*out = m->st;
 	out->held = m->ntoks;
 	out->mastered = d.mastered;
+	out->frames = d.frames;
+	out->frames_many = d.frames_many;
 	out->requests_sent = d.requests_sent;
 	out->grants = d.grants;
 	out->revokes_received = d.revokes_received;

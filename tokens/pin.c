@@ -15,7 +15,7 @@ struct tok *tok_find(const struct tok_mgr *m, enum tok_kind kind, uint64_t id)
 	return r ? TS_CONTAINER(r, struct tok, res) : NULL;
 }
 
-static struct tok *tok_get(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
+struct tok *tok_get(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
 {
 	struct tok *t = tok_find(m, kind, id);
 	if (t)
@@ -27,6 +27,7 @@ static struct tok *tok_get(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
 	ts_list_init(&t->lru);
 	ts_list_init(&t->rvq);
 	ts_list_init(&t->kept);
+	ts_list_init(&t->ahead);
 	ts_list_init(&t->waiters);
 	ts_cond_init(&t->drained);
 	if (dlm_res_init(m->dlm, &t->res, (struct dlm_key){.id = id, .kind = kind})) {
@@ -41,7 +42,7 @@ static struct tok *tok_get(struct tok_mgr *m, enum tok_kind kind, uint64_t id)
 
 static void tok_free(struct tok_mgr *m, struct tok *t)
 {
-	TS_ASSERT(!t->has_got && ts_list_empty(&t->kept));
+	TS_ASSERT(!t->has_got && ts_list_empty(&t->kept) && ts_list_empty(&t->ahead));
 	dlm_res_fini(m->dlm, &t->res);
 	ts_list_del(&t->lru);
 	ts_list_del(&t->all);
@@ -93,6 +94,8 @@ static void count_pin(struct tok_mgr *m, struct tok *t, enum tok_mode mode, uint
 	t->last_end = end;
 	t->unused = false;
 	m->st.pins++;
+	if (tok_came_ahead(t))
+		tok_ahead_used(m, t);
 }
 
 /* ---- the queue
@@ -126,7 +129,7 @@ void tok_late_over(struct tok_mgr *m, struct tok *t)
 	}
 }
 
-static bool contended(const struct tok_mgr *m, const struct tok *t)
+bool tok_contended(const struct tok_mgr *m, const struct tok *t)
 {
 	return t->contended >= 2 && ts_exec_now(m->a.exec) - t->contended_ns < TOK_CONTENDED_NS;
 }
@@ -135,7 +138,7 @@ static bool contended(const struct tok_mgr *m, const struct tok *t)
  * now, 0 asked (the callback comes), or an error. */
 static int ask(struct tok_mgr *m, struct tok *t, const struct tok_waiter *w)
 {
-	bool exact = contended(m, t);
+	bool exact = tok_contended(m, t);
 	t->req = (struct dlm_req){.start = w->start,
 				  .end = w->end,
 				  .dstart = exact ? w->start : 0,
@@ -195,6 +198,8 @@ void tok_granted(void *arg, struct dlm_req *q)
 	t->unused = true;
 	t->granted_ns = ts_exec_now(m->a.exec);
 	tok_value_news(m, t);
+	if (t->asked_ahead)
+		tok_ahead_came(m, t);
 	tok_serve(m, t);
 	tok_settle(m, t);
 }
@@ -204,7 +209,9 @@ void tok_denied(void *arg, struct dlm_req *q, int err)
 	struct tok_mgr *m = arg;
 	struct tok *t = TS_CONTAINER(q, struct tok, req);
 	t->requesting = false;
-	if (!ts_list_empty(&t->waiters))
+	if (t->asked_ahead) /* who waits by now asks in earnest */
+		tok_ahead_denied(m, t);
+	else if (!ts_list_empty(&t->waiters))
 		wake(ts_list_entry(t->waiters.next, struct tok_waiter, link), err);
 	tok_serve(m, t);
 	tok_settle(m, t);
@@ -242,6 +249,8 @@ static int pin_slowly(struct tok_mgr *m, struct tok *t, enum tok_mode mode, uint
 	int rc = w.done.rc;
 	if (!w.done.done) {
 		TS_ASSERT(ts_fiber_self());
+		if (t->requesting && m->a.events.missed)
+			m->a.events.missed(m->a.events.arg, (enum tok_kind)key.kind, key.id, mode);
 		uint64_t begun = ts_exec_now(m->a.exec);
 		rc = ts_done_wait(&w.done, tok_wait_name((enum tok_kind)key.kind, mode), key.id,
 				  dlm_master(m->dlm, key));

@@ -27,6 +27,8 @@ static bool next_want(const struct tok_mgr *m, struct tok *t, struct dlm_want *w
 static void wait_min_hold(struct tok_mgr *m, const struct tok *t)
 {
 	uint64_t until = t->granted_ns + m->min_hold_ns;
+	if (tok_came_ahead(t)) /* nobody here asked for it */
+		return;
 	if ((t->unused || t->nsh || t->nex) && !t->drop && ts_exec_now(m->a.exec) < until)
 		ts_sleep_until(until);
 }
@@ -91,6 +93,8 @@ static bool give_back(struct tok_mgr *m, struct tok *t, struct dlm_want *w)
 	}
 	if (e->pre_revoke)
 		e->pre_revoke(e->arg, kind, id, (enum tok_mode)w->to, w->start, w->end);
+	if (tok_came_ahead(t))
+		tok_ahead_lost(m, t);
 	t->allow = barrier(w->to);
 	t->late_ok = true;
 	tok_fail_waiters(m, t, TOK_NOWAIT, -TS_ERR_WOULD_WAIT);

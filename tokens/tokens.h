@@ -43,6 +43,14 @@ struct tok_pin { /* all zero = empty */
 	uint64_t start, end;
 };
 
+/* What becomes of a token that was asked for ahead. */
+enum tok_ahead_news {
+	TOK_AHEAD_CAME,	   /* held here, and not used yet */
+	TOK_AHEAD_USED,	   /* pinned for the first time */
+	TOK_AHEAD_REFUSED, /* somebody else has use for it */
+	TOK_AHEAD_LOST,	   /* it left again and nobody had used it */
+};
+
 struct tok_events {
 	/* A held token must shrink to mode `to` (NL, SH or SW) on [start, end] (inclusive). Called on a fiber of its own, with
 	 * no pins on it in conflict and new conflicting pins blocked... except during pre_revoke. Must make everything
@@ -61,6 +69,11 @@ struct tok_events {
 	/* A pin of DIR that is not SH and will not be had without another node is about to wait: what a revoke of the token would need from
 	 * the caller is to be given up before. May wait; an error is the pin's. NULL: nothing is. */
 	int (*before_wait)(void *arg, enum tok_kind kind, uint64_t id);
+	/* A pin waits for another node: the moment to tok_ahead() for what will be wanted next. Does not wait. NULL: nothing is asked ahead. */
+	void (*missed)(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode mode);
+	void (*ahead)(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode mode, enum tok_ahead_news news); /* does not wait */
+	/* Another node asks ahead: is this of no use here, and likely of some there? NULL: yes. Does not wait. */
+	bool (*ahead_ok)(void *arg, enum tok_kind kind, uint64_t id);
 	/* All tokens of this node are gone (excluded from the group): caches are void, nothing may be written. */
 	void (*lost)(void *arg);
 	void *arg;
@@ -118,6 +131,10 @@ void tok_value_give(struct tok_mgr *m, enum tok_kind kind, uint64_t id, const st
 bool tok_value_came(struct tok_mgr *m, enum tok_kind kind, uint64_t id); /* is there one to take? */
 bool tok_value_take(struct tok_mgr *m, enum tok_kind kind, uint64_t id, struct tok_value *out);
 bool tok_value_kept(struct tok_mgr *m, enum tok_kind kind, uint64_t id, struct tok_value *out);
+/* Asks for whole tokens that are likely to be wanted soon, many in one message. Never waits and promises nothing: what is held or
+ * asked for already, in use, or beyond the bounds is left out, and a node that has use for one keeps it. What comes obeys every rule
+ * of a held token, but leaves at once when it is revoked unused. Returns how many were asked for. */
+unsigned tok_ahead(struct tok_mgr *m, enum tok_kind kind, enum tok_mode mode, const uint64_t *ids, unsigned n);
 /* Give an idle token back soon (memory pressure, forget). */
 void tok_drop_hint(struct tok_mgr *m, enum tok_kind kind, uint64_t id);
 /* Is this node the master of the resource now? (then a pin of an uncontended one sends no message) */
@@ -127,6 +144,8 @@ bool tok_revoke_pending(struct tok_mgr *m, enum tok_kind kind, uint64_t id);
 
 struct tok_stats {
 	uint64_t held, mastered, pins, pin_hits, requests_sent, grants, revokes_received, revokes_sent, releases_sent, moved, view_changes;
+	uint64_t frames, frames_many; /* of tokens to other nodes; with many messages in one */
+	uint64_t ahead_asked, ahead_came, ahead_used, ahead_refused, ahead_lost;
 	struct ts_hist wait_time; /* of pins that had to wait */
 };
 void tok_stats_get(struct tok_mgr *m, struct tok_stats *out);

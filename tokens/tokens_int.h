@@ -11,6 +11,8 @@
 
 #define TOK_REVOKE_FIBERS 256
 #define TOK_DATA_FIBERS	  192 /* of them: revokes of DATA and REGION may wait for INODE, and those of INODE must find a fiber everywhere */
+#define TOK_AHEAD_OUT	  512  /* asked for ahead and not answered */
+#define TOK_AHEAD_UNUSED  4096 /* here and not used: beyond, the oldest go back */
 #define TOK_KEPT_MAX	  1024
 #define TOK_CONTENDED_NS  TS_NS_PER_S
 #define TOK_RETRY_NS	  TS_NS_PER_MS
@@ -22,6 +24,7 @@ struct tok {
 	struct ts_list lru;	/* in mgr.lru* when idle: held, no pin, no waiter, no revoke */
 	struct ts_list rvq;	/* in mgr.rvq or rvq_data: a revoke fiber shall look at it */
 	struct ts_list kept;	/* in mgr.kept: gave a value that nobody is known to have */
+	struct ts_list ahead;	/* in mgr.ahead: came ahead, not used yet */
 	struct ts_list waiters; /* struct tok_waiter, first come first served */
 	struct ts_cond drained; /* pins in conflict with allow may be gone */
 	uint64_t granted_ns;
@@ -34,6 +37,7 @@ struct tok {
 	uint8_t allow;	    /* greatest mode new pins may have: EX, lower while a revoke's barrier stands */
 	bool late_ok;	    /* the barrier lets TOK_LATE pass */
 	bool requesting;    /* dlm has our request */
+	bool asked_ahead;   /* and it is one of tok_ahead() */
 	bool revoke_begun;  /* a revoke waits or runs: nothing may be cached above from here on */
 	bool revoke_queued; /* in rvq or in the hands of a revoke fiber */
 	bool drop;	    /* to be given back without being asked */
@@ -60,6 +64,10 @@ struct tok_mgr {
 	struct ts_list closing;		  /* segments given up here whose lock table is on its way home */
 	size_t ntoks, nsegments;
 	size_t nkept, ngot;
+	struct ts_list ahead; /* toks that came ahead and were not used, oldest first */
+	unsigned nahead, ahead_out;
+	struct ts_task flush; /* what dlm collected goes out when all that is ready has run */
+	bool flushing;
 	unsigned revoke_fibers, data_fibers, dropping;
 	bool keeper; /* a fiber clears kept */
 	uint64_t min_hold_ns;
@@ -74,6 +82,8 @@ struct tok_mgr {
 
 /* pin.c */
 struct tok *tok_find(const struct tok_mgr *m, enum tok_kind kind, uint64_t id);
+struct tok *tok_get(struct tok_mgr *m, enum tok_kind kind, uint64_t id); /* made if it is not there; NULL: no memory */
+bool tok_contended(const struct tok_mgr *m, const struct tok *t);
 void tok_serve(struct tok_mgr *m, struct tok *t);
 void tok_fail_waiters(struct tok_mgr *m, struct tok *t, unsigned flags_mask, int rc); /* 0 = all */
 void tok_settle(struct tok_mgr *m, struct tok *t); /* after a change: to the lru, out of it, or freed */
@@ -82,6 +92,14 @@ void tok_granted(void *arg, struct dlm_req *q);
 void tok_denied(void *arg, struct dlm_req *q, int err);
 
 void tok_value_news(struct tok_mgr *m, struct tok *t); /* after a grant */
+
+/* ahead.c */
+static inline bool tok_came_ahead(const struct tok *t) { return !ts_list_empty((struct ts_list *)&t->ahead); }
+bool tok_ahead_ok(void *arg, struct dlm_key key, bool holder);
+void tok_ahead_came(struct tok_mgr *m, struct tok *t);	/* its answer is a grant, */
+void tok_ahead_denied(struct tok_mgr *m, struct tok *t); /* or not */
+void tok_ahead_used(struct tok_mgr *m, struct tok *t);	/* first pin: not ahead any more */
+void tok_ahead_lost(struct tok_mgr *m, struct tok *t);
 
 /* value.c */
 void tok_kept_bound(struct tok_mgr *m);

@@ -33,6 +33,24 @@ static void try_dlm(uint16_t type, const uint8_t *p, uint32_t n)
 		  again.hops == m.hops && again.value.high == m.value.high);
 }
 
+/* What calls itself sound can be taken to pieces, each of which is. */
+static void try_many(const uint8_t *p, uint32_t n)
+{
+	uint32_t count;
+
+	if (!dlm_many_sound(p, n, &count))
+		return;
+	TS_ASSERT(count >= 2 && count <= DLM_MANY_MAX);
+	for (uint32_t i = 0; i < count; i++) {
+		struct dlm_one_msg one;
+		struct dlm_msg m;
+
+		memcpy(&one, p + sizeof(struct dlm_many_msg) + i * sizeof(one), sizeof(one));
+		m = (struct dlm_msg){.src = 2, .type = le16_get(one.type)};
+		TS_ASSERT(dlm_decode(&m, &one.m, sizeof(one.m)) && !m.ents);
+	}
+}
+
 static void try_plock(uint16_t type, const uint8_t *p, uint32_t n)
 {
 	struct plock_m m = {.src = 2, .type = type}, again = m;
@@ -92,7 +110,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	struct q_msg qm;
 
 	switch (kind) {
-	case W_DLM: try_dlm((uint16_t)(DLM_TYPE_CLASS + type % 16), copy, (uint32_t)rd.left); break;
+	case W_DLM:
+		try_many(copy, (uint32_t)rd.left);
+		try_dlm((uint16_t)(DLM_TYPE_CLASS + type % 16), copy, (uint32_t)rd.left);
+		break;
 	case W_PLOCK: try_plock((uint16_t)(PLOCK_TYPE_CLASS + type % 16), copy, (uint32_t)rd.left); break;
 	case W_QUORUM: (void)q_msg_read(&qm, copy, rd.left); break;
 	case W_OP: try_op(copy, rd.left); break;
@@ -130,12 +151,23 @@ static void seeds_dlm(void)
 	for (unsigned i = 0; i < 3; i++)
 		dlm_encode_entry(&b.e[i], (struct dlm_key){.kind = 6, .id = i}, &piece);
 	dlm_encode_value(&b.e[1], (struct dlm_key){.kind = 7, .id = 1}, &m.value);
-	for (unsigned t = DLM_REQUEST; t < DLM_TYPE_END; t++) {
+	for (unsigned t = DLM_REQUEST; t < DLM_MANY; t++) {
 		m.type = (uint16_t)t;
 		seed(W_DLM, t & 255, &w, dlm_encode(&m, &w));
 		if (t == DLM_HANDOVER || t == DLM_OWN || t == DLM_REPORT)
 			seed(W_DLM, t & 255, &b, sizeof(b));
 	}
+	struct {
+		struct dlm_many_msg h;
+		struct dlm_one_msg one[3];
+	} many = {.h = {.version = le16_make(DLM_WIRE_VERSION), .count = le16_make(3)}};
+
+	m.type = DLM_REQUEST;
+	for (unsigned i = 0; i < 3; i++) {
+		many.one[i].type = le16_make(DLM_REQUEST);
+		(void)dlm_encode(&m, &many.one[i].m);
+	}
+	seed(W_DLM, DLM_MANY & 255, &many, sizeof(many));
 }
 
 static void seeds_plock(void)

@@ -23,6 +23,7 @@
 struct shared { /* one per job, seen by the parent */
 	uint64_t seed, done, failed_seed;
 	uint64_t ops, faults, crashes, blackouts, partitions, fenced, messages, late, halves, adds, drains, removes, rebalances;
+	uint64_t came, used, refused, lost, frames, many; /* of tokens asked for ahead */
 	char why[512];
 };
 
@@ -408,6 +409,12 @@ static void seed_run(uint64_t seed, struct shared *sh)
 	sh->removes += s->removes;
 	sh->rebalances += s->rebalances;
 	sh->halves += s->halves;
+	sh->came += s->ahead_came;
+	sh->used += s->ahead_used;
+	sh->refused += s->ahead_refused;
+	sh->lost += s->ahead_lost;
+	sh->frames += s->token_frames;
+	sh->many += s->token_frames_many;
 	sh->done++;
 	if (s->failed) {
 		sh->failed_seed = seed;
@@ -461,6 +468,12 @@ static uint64_t chunk_end(struct total *t, struct shared *sh, int status)
 	t->sum.removes += sh->removes;
 	t->sum.rebalances += sh->rebalances;
 	t->sum.halves += sh->halves;
+	t->sum.came += sh->came;
+	t->sum.used += sh->used;
+	t->sum.refused += sh->refused;
+	t->sum.lost += sh->lost;
+	t->sum.frames += sh->frames;
+	t->sum.many += sh->many;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
 		t->sum.done += sh->done;
 		return 0;
@@ -520,6 +533,9 @@ static int run_all(uint64_t first, uint64_t count, unsigned jobs, uint64_t max_f
 	       (unsigned long long)t.sum.removes, (unsigned long long)t.sum.rebalances);
 	if (opt_memory)
 		printf("memory: %llu seeds ended where a node without memory stops itself rather than break the lock protocol\n", (unsigned long long)t.stopped);
+	printf("tokens asked for ahead: %llu came, %llu used, %llu refused, %llu left unused; %llu frames of tokens, %llu of them with many messages\n",
+	       (unsigned long long)t.sum.came, (unsigned long long)t.sum.used, (unsigned long long)t.sum.refused, (unsigned long long)t.sum.lost,
+	       (unsigned long long)t.sum.frames, (unsigned long long)t.sum.many);
 	printf("%llu passed, %llu failed\n", (unsigned long long)t.sum.done, (unsigned long long)t.failed);
 	return t.failed || t.sum.done + t.stopped < count ? 1 : 0;
 }

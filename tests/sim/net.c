@@ -84,6 +84,8 @@ static int send(struct net *n, const struct net_out *o, uint64_t call_id, int re
 			  .lamport = net_lamport_tick(n), .call_id = call_id, .o = *o, .result = result, .reply = reply};
 	if (o->len)
 		memcpy(m->payload, o->payload, o->len);
+	if (s->plant && !strcmp(s->plant, "refusal-gives"))
+		sim_ahead_refusal_gives(o, m->payload);
 	p->last[o->lane] = m->due;
 	ts_list_push_back(&p->q[o->lane], &m->link);
 	arm(s, l->node->id, o->dst_node, o->lane, m->due);

@@ -201,6 +201,7 @@ static void mount_fiber(void *arg)
 	}
 	while (!l->unmount || l->clients)
 		(void)!ts_cond_wait_until(&l->changed, ts_exec_now(l->x) + 50 * TS_NS_PER_MS, "end", 0, 0);
+	sim_ahead_count(l);
 	rc = fs_unmount(l->fs, false);
 	if (rc != -EBUSY) /* else it is still there: an evicted node's clients leave files open */
 		l->fs = NULL;
@@ -268,6 +269,7 @@ void sim_node_crash(struct sim *s, unsigned id, bool machine)
 	sim_net_life_dead(l);
 	sim_ring_exit(l, machine);
 	ts_exec_kill(l->x);
+	sim_ahead_count(l);
 	if (l->fs)
 		fs_kill(l->fs);
 	quorum_core_kill(l->quorum);

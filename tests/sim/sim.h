@@ -92,6 +92,7 @@ struct sim {
 	bool verbose, failed, quiet; /* quiet: the cluster is down for good */
 	char why[512];
 	uint64_t late_writes, fenced_writes, messages;
+	uint64_t ahead_came, ahead_used, ahead_refused, ahead_lost, token_frames, token_frames_many; /* of lives that ended */
 	const char *plant; /* name of a planted fault, for the test of the tests */
 };
 
@@ -183,5 +184,9 @@ void sim_locks_free(struct sim *s);
 void sim_lock_client(void *arg); /* fiber; arg = struct sim_life */
 void sim_locks_life_dead(struct sim_life *l);
 bool sim_lock_state(const struct net_out *o); /* a message with the locks of an inode that is recalled */
+
+/* ahead.c */
+void sim_ahead_count(struct sim_life *l); /* before its fs ends */
+void sim_ahead_refusal_gives(const struct net_out *o, void *payload);
 
 #endif

@@ -9,7 +9,7 @@
 #include <stdarg.h>
 #include <cmocka.h>
 
-enum op { END, REQ, REL };
+enum op { END, REQ, REL, AHEAD };
 struct line {
 	enum op op;
 	unsigned key;
@@ -20,7 +20,7 @@ struct scenario {
 	const char *name;
 	unsigned n, nkeys, crashes, views;
 	struct dlm_key keys[3];
-	struct line script[4][6]; /* by node */
+	struct line script[4][6]; /* by node; of 0: who has use for whatever others ask for ahead */
 };
 
 #define R0  0, 99
@@ -34,6 +34,11 @@ struct scenario {
 	{                                                                                                    \
 		REQ, k, DLM_EX, __VA_ARGS__                                                                  \
 	}
+#define ASK(k, mode)                                                                                         \
+	{                                                                                                    \
+		AHEAD, k, mode, ALL                                                                          \
+	}
+#define KEEPS(node) {{END, 1u << (node), DLM_NL, 0, 0}}
 #define DROP(k)                                                                                              \
 	{                                                                                                    \
 		REL, k, DLM_NL, ALL                                                                          \
@@ -72,6 +77,12 @@ static const struct scenario scenarios[] = {
 	 {{{0}}, {EX(0, ALL), EX(1, ALL), DROP(1), DROP(0), EX(0, ALL)}, {EX(1, ALL), DROP(1), EX(1, ALL)}}},
 	{"unit among three", 3, 2, 0, 0, UNIT, {{{0}}, {EX(0, ALL), EX(1, ALL), DROP(0)}, {EX(1, ALL), DROP(1)}, {EX(0, ALL), SH(1, ALL)}}},
 	{"unit and view change", 2, 2, 0, 1, UNIT, {{{0}}, {EX(0, ALL), EX(1, ALL), DROP(0)}, {EX(1, ALL), EX(0, ALL)}}},
+	{"asked ahead", 3, 1, 0, 0, ONE, {{{0}}, {EX(0, ALL)}, {ASK(0, DLM_SH), EX(0, ALL)}, {EX(0, ALL)}}},
+	{"asked ahead and kept", 3, 1, 0, 0, ONE, {KEEPS(1), {EX(0, ALL)}, {ASK(0, DLM_EX), SH(0, ALL)}, {SH(0, ALL)}}},
+	{"two ask ahead", 3, 1, 0, 0, ONE, {KEEPS(2), {EX(0, ALL)}, {ASK(0, DLM_EX)}, {ASK(0, DLM_SH), EX(0, R0)}}},
+	{"asked ahead, view change", 2, 1, 0, 1, ONE, {{{0}}, {EX(0, ALL), SH(0, R0)}, {ASK(0, DLM_EX), EX(0, ALL)}}},
+	{"asked ahead, unit leaves", 2, 2, 0, 0, UNIT, {{{0}}, {EX(0, ALL), EX(1, ALL), DROP(0)}, {ASK(1, DLM_EX), EX(1, ALL)}}},
+	{"asked ahead, one death", 3, 1, 1, 0, ONE, {KEEPS(1), {EX(0, ALL)}, {ASK(0, DLM_SH), EX(0, R0)}, {{0}}}},
 	{"unit and a death", 3, 2, 1, 0, UNIT, {{{0}}, {EX(0, ALL), EX(1, ALL), DROP(0)}, {EX(1, ALL)}, {{0}}}},
 };
 /* clang-format on */
@@ -122,6 +133,7 @@ static void world_new(void)
 		}
 	}
 	S.fault = fault;
+	S.keeps = sc->script[0][0].key;
 }
 
 static unsigned enabled(struct event *out, unsigned *forced)
@@ -141,7 +153,7 @@ static unsigned enabled(struct event *out, unsigned *forced)
 			if (sim_can_revoke(x, k))
 				out[n++] = (struct event){EV_REVOKE, a, k, 0};
 		const struct line *l = &sc->script[a][pc[a]];
-		if (l->op == REL || (l->op == REQ && sim_can_request(x, l->key)))
+		if (l->op == REL || ((l->op == REQ || l->op == AHEAD) && sim_can_request(x, l->key)))
 			if (!pc[a] || !x->keys[sc->script[a][pc[a] - 1].key].waiting)
 				out[n++] = (struct event){EV_SCRIPT, a, 0, 0};
 	}
@@ -159,8 +171,8 @@ static unsigned enabled(struct event *out, unsigned *forced)
 static void run_line(struct sim_node *x)
 {
 	const struct line *l = &sc->script[x->id][pc[x->id]++];
-	if (l->op == REQ)
-		(void)sim_request(x, l->key, l->mode, l->start, l->end, true, 0);
+	if (l->op != REL)
+		(void)sim_request(x, l->key, l->mode, l->start, l->end, true, l->op == AHEAD ? DLM_F_AHEAD : 0);
 	else if (x->keys[l->key].known)
 		dlm_shrink(x->d, &x->keys[l->key].res, l->start, l->end, l->mode);
 }
@@ -396,7 +408,8 @@ static void planted_faults_are_found(void **state)
 	ts_log_level_set(TS_LOG_ERR);
 	static const char *const names[] = {[SIM_EARLY_RELEASE] = "early release",
 					    [SIM_LOST_RELEASE] = "lost release",
-					    [SIM_OLD_GRANT] = "grant of an old epoch"};
+					    [SIM_OLD_GRANT] = "grant of an old epoch",
+					    [SIM_REFUSAL_GIVES] = "refusal that gives"};
 	for (unsigned f = SIM_EARLY_RELEASE; f < SIM_FAULTS; f++) {
 		unsigned caught = 0;
 		for (unsigned i = 0; i < TS_ARRAY_LEN(scenarios); i++) {

@@ -41,7 +41,7 @@ static void random_request(struct walk *w, struct sim_node *n)
 		end = DLM_END;
 		mode = DLM_EX;
 	}
-	int rc = sim_request(n, k, mode, start, end, sim_rnd(2), sim_rnd(10) ? 0 : (unsigned)sim_rnd(4));
+	int rc = sim_request(n, k, mode, start, end, sim_rnd(2), sim_rnd(10) ? 0 : sim_rnd(2) ? DLM_F_AHEAD : (unsigned)sim_rnd(4));
 	assert_true(rc == 0 || rc == 1 || rc == -EAGAIN || rc == -TS_ERR_WOULD_WAIT);
 	if (rc == 1)
 		assert_true(dlm_holds(&n->keys[k].res, mode, start, end));
@@ -61,7 +61,9 @@ static void step(struct walk *w)
 {
 	struct sim_node *n = &w->s.node[1 + sim_rnd(w->s.n)];
 	unsigned dice = (unsigned)sim_rnd(1000);
-	if (dice < 600) {
+	if (n->alive && n->flush && sim_rnd(4) == 0) {
+		sim_do_flush(n);
+	} else if (dice < 600) {
 		sim_random_deliver(&w->s);
 	} else if (!n->alive) {
 		return;
@@ -77,6 +79,7 @@ static void step(struct walk *w)
 		if (sim_can_view(n))
 			sim_do_view(n);
 		dlm_tick(n->d);
+		w->s.keeps = (uint32_t)sim_rnd(64);
 	} else if (dice < 992) {
 		(void)sim_random_membership(&w->s, &w->ghost);
 	}
@@ -95,6 +98,9 @@ static void drain(struct walk *w)
 		for (unsigned a = 1; a <= s->n; a++)
 			while (sim_can_view(&s->node[a]))
 				sim_do_view(&s->node[a]), more = true;
+		for (unsigned a = 1; a <= s->n; a++)
+			if (s->node[a].alive && s->node[a].flush)
+				sim_do_flush(&s->node[a]), more = true;
 		for (unsigned a = 1; a <= s->n; a++)
 			for (unsigned b = 1; b <= s->n; b++)
 				for (unsigned l = 0; l < NET_LANES; l++)
@@ -139,11 +145,14 @@ static void check_quiet(struct walk *w)
 
 static uint64_t seed0 = 1, walks = 60, steps = 6000;
 
+static uint64_t kept;
+
 static void one_walk(uint64_t seed, uint64_t *granted)
 {
 	struct walk *w = ts_xalloc(sizeof *w);
 	memset(w, 0, sizeof *w);
 	sim_rng_state = seed;
+	w->s.collect = seed % 2;
 	sim_init(&w->s, SIM_NODES, keys, TS_ARRAY_LEN(keys));
 	w->s.full = sim_rnd(3) ? 0 : 7;
 	for (uint64_t i = 0; i < steps; i++) {
@@ -155,6 +164,7 @@ static void one_walk(uint64_t seed, uint64_t *granted)
 	drain(w);
 	check_quiet(w);
 	*granted += w->s.granted;
+	kept += w->s.kept;
 	sim_fini(&w->s);
 	ts_free(w);
 }
@@ -167,6 +177,7 @@ static void random_walks(void **state)
 	printf("%llu walks of %llu steps, %llu grants by message\n", (unsigned long long)walks,
 	       (unsigned long long)steps, (unsigned long long)granted);
 	assert_true(granted > walks);
+	assert_true(kept > walks); /* what was asked ahead was refused, too */
 }
 
 int main(int argc, char **argv)

@@ -33,9 +33,10 @@ struct sim_node {
 	struct dlm *d;
 	bool alive;
 	unsigned view; /* index of the next view it will get */
+	bool flush;    /* it has collected messages */
 	struct sim_key keys[SIM_KEYS];
 };
-enum sim_fault { SIM_NO_FAULT, SIM_EARLY_RELEASE, SIM_LOST_RELEASE, SIM_OLD_GRANT, SIM_FAULTS };
+enum sim_fault { SIM_NO_FAULT, SIM_EARLY_RELEASE, SIM_LOST_RELEASE, SIM_OLD_GRANT, SIM_REFUSAL_GIVES, SIM_FAULTS };
 struct sim {
 	unsigned n;
 	struct sim_node node[SIM_NODES + 1];
@@ -47,6 +48,9 @@ struct sim {
 	struct dlm_key key[SIM_KEYS];
 	unsigned nkeys;
 	uint64_t sends, denied, granted;
+	bool collect;  /* messages wait for sim_do_flush, and share frames */
+	uint32_t keeps; /* nodes that have use for whatever others ask for ahead */
+	uint64_t kept;	/* so often they said so */
 	unsigned full; /* every full-th send is refused with -ENOBUFS, 0 = none */
 	const char *broken;
 };
@@ -75,6 +79,13 @@ static inline int sim_send(void *arg, unsigned node, enum net_lane lane, uint16_
 		s->fault_done = true;
 		return 0;
 	}
+	if (s->fault == SIM_REFUSAL_GIVES && type == DLM_RELEASE && ((const struct dlm_lock_msg *)p)->mode == DLM_EX && !s->fault_done) {
+		struct dlm_lock_msg w = *(const struct dlm_lock_msg *)p;
+		w.mode = DLM_NL;
+		s->fault_done = true;
+		sim_push(s, me->id, node, lane, type, epoch, &w, len);
+		return 0;
+	}
 	if (s->node[node].alive)
 		sim_push(s, me->id, node, lane, type, epoch, p, len);
 	return 0;
@@ -97,6 +108,23 @@ static inline void sim_revoke(void *arg, struct dlm_res *r)
 static inline void sim_changed(void *arg)
 {
 }
+static inline bool sim_ahead_ok(void *arg, struct dlm_key key, bool holder)
+{
+	struct sim_node *n = arg;
+	bool keep = holder && n->s->keeps >> n->id & 1;
+	n->s->kept += keep;
+	return !keep;
+}
+static inline void sim_flush_wanted(void *arg)
+{
+	struct sim_node *n = arg;
+	n->flush = true;
+}
+static inline void sim_do_flush(struct sim_node *n)
+{
+	n->flush = false;
+	dlm_flush(n->d);
+}
 
 static inline void sim_start_node(struct sim *s, unsigned id)
 {
@@ -105,7 +133,8 @@ static inline void sim_start_node(struct sim *s, unsigned id)
 			     .unit_kinds = 1u << KIND_INODE,
 			     .owner_kind = KIND_SEGMENT,
 			     .unit_shift = 9,
-			     .ops = {sim_send, sim_granted, sim_denied, sim_revoke, sim_changed, n}};
+			     .ops = {sim_send, sim_granted, sim_denied, sim_revoke, sim_changed, n, sim_ahead_ok,
+				     s->collect ? sim_flush_wanted : NULL}};
 	*n = (struct sim_node){.s = s, .id = id, .alive = true, .view = s->nviews};
 	n->d = dlm_new(&a);
 	TS_ASSERT(n->d);
@@ -130,7 +159,7 @@ static inline void sim_view_add(struct sim *s, unsigned pending, bool quorate)
 
 static inline void sim_init(struct sim *s, unsigned n, const struct dlm_key *keys, unsigned nkeys)
 {
-	*s = (struct sim){.n = n, .nkeys = nkeys};
+	*s = (struct sim){.n = n, .nkeys = nkeys, .collect = s->collect};
 	memcpy(s->key, keys, nkeys * sizeof *keys);
 	for (unsigned a = 0; a <= SIM_NODES; a++)
 		for (unsigned b = 0; b <= SIM_NODES; b++)

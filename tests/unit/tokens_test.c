@@ -873,6 +873,123 @@ static void speed(void **state)
 	run();
 }
 
+/* ---- asked ahead
+ * ----------------------------------------------------------------------------------------------------*/
+
+#define AHEAD 40
+static void make_files(unsigned node, uint64_t first, unsigned n)
+{
+	assert_int_equal(pin_now(node, TOK_SEGMENT, first >> TOK_SEGMENT_SHIFT, TOK_EX, 0), 0);
+	for (uint64_t i = first; i < first + n; i++)
+		assert_int_equal(pin_now(node, TOK_INODE, i, TOK_EX, 0), 0);
+}
+static unsigned ask_ahead(unsigned node, enum tok_mode mode, uint64_t first, unsigned n)
+{
+	uint64_t ids[600];
+	assert_true(n <= TS_ARRAY_LEN(ids));
+	for (unsigned i = 0; i < n; i++)
+		ids[i] = first + i;
+	return tok_ahead(W.n[node].m, TOK_INODE, mode, ids, n);
+}
+static struct tok_stats stats_of(unsigned node)
+{
+	struct tok_stats st;
+	tok_stats_get(W.n[node].m, &st);
+	return st;
+}
+
+static void neighbours_come_in_one_frame(void **state)
+{
+	uint64_t first = 5 << TOK_SEGMENT_SHIFT;
+	make_files(1, first, AHEAD);
+	assert_int_equal(pin_now(2, TOK_INODE, first, TOK_SH, 0), 0); /* learns who masters them */
+	uint64_t sent = W.sent;
+	assert_int_equal(ask_ahead(2, TOK_SH, first, AHEAD), AHEAD - 1);
+	settle();
+	assert_true(W.sent - sent <= 4);
+	assert_int_equal(stats_of(2).ahead_came, AHEAD - 1);
+	assert_true(tok_cached(W.n[1].m, TOK_INODE, first + 1, TOK_SH)); /* the maker still reads them */
+	sent = W.sent;
+	for (unsigned i = 0; i < AHEAD; i++)
+		assert_int_equal(pin_now(2, TOK_INODE, first + i, TOK_SH, 0), 0);
+	assert_int_equal(W.sent, sent);
+	assert_int_equal(stats_of(2).ahead_used, AHEAD - 1);
+	assert_int_equal(ask_ahead(2, TOK_SH, first, AHEAD), 0); /* held */
+}
+
+/* Somebody uses it: it stays. Who asked ahead and then needs it gets it like everybody. */
+static void what_is_used_is_kept(void **state)
+{
+	uint64_t first = 5 << TOK_SEGMENT_SHIFT;
+	make_files(1, first, 4);
+	struct job keep = {.n = &W.n[1], .kind = TOK_INODE, .id = first + 1, .mode = TOK_EX, .keeping = true};
+	start(&keep);
+	run();
+	unsigned revokes = W.n[1].revokes;
+	assert_int_equal(ask_ahead(2, TOK_EX, first, 4), 4);
+	settle();
+	assert_int_equal(stats_of(2).ahead_refused, 1);
+	assert_int_equal(stats_of(2).ahead_came, 3);
+	assert_int_equal(W.n[1].revokes - revokes, 3);
+	assert_false(tok_holds(W.n[2].m, TOK_INODE, first + 1, TOK_SH, 0, TOK_END));
+	/* not used yet: nobody gets it by asking ahead */
+	assert_int_equal(ask_ahead(3, TOK_SH, first, 1), 1);
+	settle();
+	assert_int_equal(stats_of(3).ahead_refused, 1);
+	/* a pin that waits behind what was asked ahead and is refused asks in earnest */
+	struct job want = {.n = &W.n[2], .kind = TOK_INODE, .id = first + 1, .mode = TOK_SH};
+	assert_int_equal(ask_ahead(2, TOK_SH, first + 1, 1), 1);
+	start(&want);
+	settle();
+	assert_int_equal(W.running, 1);
+	tok_unpin(W.n[1].m, &keep.keep);
+	run();
+	assert_int_equal(want.rc, 0);
+}
+
+/* The minimum hold is for who asked in earnest. */
+static void unused_leaves_at_once(void **state)
+{
+	uint64_t first = 5 << TOK_SEGMENT_SHIFT;
+	make_files(1, first, 2);
+	assert_int_equal(ask_ahead(2, TOK_EX, first, 2), 2);
+	W.running++; /* until they are here, and no longer */
+	for (unsigned dst; !tok_holds(W.n[2].m, TOK_INODE, first, TOK_EX, 0, TOK_END) || !tok_holds(W.n[2].m, TOK_INODE, first + 1, TOK_EX, 0, TOK_END);) {
+		ts_exec_run(W.x, 100000);
+		struct frame *f = some_frame(&dst);
+		if (f) {
+			net_deliver(W.n[dst].net, &f->m, false);
+			ts_free(f);
+			W.now += 1000;
+		} else {
+			W.now = TS_MAX(W.now, ts_exec_next_timer(W.x));
+		}
+	}
+	W.running--;
+	uint64_t begun = W.now;
+	assert_int_equal(pin_now(1, TOK_INODE, first, TOK_EX, 0), 0);
+	assert_true(W.now - begun < 1 * TS_NS_PER_MS);
+	assert_int_equal(stats_of(2).ahead_lost, 1);
+	assert_true(tok_holds(W.n[2].m, TOK_INODE, first + 1, TOK_EX, 0, TOK_END));
+}
+
+static void asking_ahead_is_bounded(void **state)
+{
+	uint64_t first = 1 << TOK_SEGMENT_SHIFT;
+	while (tok_is_master(W.n[2].m, TOK_INODE, first) || tok_is_master(W.n[2].m, TOK_INODE, first + 512)) /* those cost no message */
+		first += 512;
+	assert_int_equal(ask_ahead(2, TOK_SH, first, 600), 512); /* TOK_AHEAD_OUT */
+	assert_int_equal(ask_ahead(2, TOK_SH, first + 512, 88), 0);
+	for (unsigned i = 0; i < 10; i++) {
+		settle();
+		(void)ask_ahead(2, TOK_SH, first + 512 * i, 512);
+	}
+	settle();
+	assert_int_equal(stats_of(2).held, 4096); /* TOK_AHEAD_UNUSED: the oldest went back */
+	assert_true(stats_of(2).ahead_lost >= 512);
+	assert_false(tok_holds(W.n[2].m, TOK_INODE, first, TOK_SH, 0, TOK_END));
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
@@ -895,6 +1012,10 @@ int main(void)
 		T(token_that_cannot_leave_stays),
 		T(locks_count_everywhere),
 		T(locks_of_the_dead_and_the_excluded),
+		T(neighbours_come_in_one_frame),
+		T(what_is_used_is_kept),
+		T(unused_leaves_at_once),
+		T(asking_ahead_is_bounded),
 		T(speed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
