@@ -344,7 +344,8 @@ int data_commit(struct fs *fs, struct data_file *df, bool with_inline, bool may_
 	rc = commit_held(fs, df, with_inline);
 	if (may_pin && !data_sharing(df->ip) &&
 	    (rc == -FS_NEED_EX || (rc == -FS_NEED_META && !tok_revoke_pending(fs->tok, TOK_INODE, df->ip->ino))))
-		rc = commit_pinned(fs, df, with_inline);
+		for (unsigned i = 0; (rc = commit_pinned(fs, df, with_inline)) == -ENOMEM && i < FS_MEMORY_TRIES && fs->run != FS_RUN_STOPPED; i++)
+			ts_sleep_until(ts_exec_now(fs->exec) + FS_MEMORY_WAIT_NS);
 	if (may_pin && rc && rc != -FS_NEED_EX && fs->run != FS_RUN_STOPPED) {
 		ts_mutex_lock(&df->map_lock, "block map, to give up");
 		lose_ready(fs, df, with_inline);

@@ -10,7 +10,7 @@
 #define FENCED_MAX 3 /* refusals with the gate open before it is believed to be a reservation conflict */
 
 struct io_op {
-	struct ts_list link; /* free, or parked until the gate opens */
+	struct ts_list link; /* free, or parked until the gate opens, or there is memory */
 	struct fs *fs;
 	struct nsd_req *r;
 	struct fs_disk *d;
@@ -18,6 +18,7 @@ struct io_op {
 	void *arg;
 	bool data;
 	unsigned fenced;
+	uint64_t starved_ns; /* since when there is no memory for it; 0: there is */
 };
 struct fs_io {
 	struct io_op op[IO_OPS];
@@ -135,6 +136,16 @@ static void op_done(struct nsd_req *r, int rc)
 		poll_gate(fs);
 		return;
 	}
+	if (rc == -ENOMEM && r->op != NSD_READ && fs->run != FS_RUN_STOPPED) { /* what was accepted is not lost for that */
+		uint64_t now = ts_exec_now(fs->exec);
+
+		op->starved_ns = op->starved_ns ? op->starved_ns : now;
+		if (now < op->starved_ns + FS_MEMORY_TRIES * FS_MEMORY_WAIT_NS) {
+			ts_list_push_back(&fs->io->parked, &op->link);
+			poll_gate(fs);
+			return;
+		}
+	}
 	op_end(op, rc);
 }
 
@@ -186,6 +197,7 @@ static void pump(struct fs *fs)
 		op->done = r->done;
 		op->arg = r->arg;
 		op->fenced = 0;
+		op->starved_ns = 0;
 		op_send(op);
 	}
 	if (!stopped && closed && (!ts_list_empty(&io->waiting) || !ts_list_empty(&io->parked)))

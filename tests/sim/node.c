@@ -120,7 +120,7 @@ static void tie_fiber(void *arg)
 	struct quorum_info i;
 	int rc;
 	while ((rc = quorum_tie_disk_open(l->tie_dev, cluster, s->tie_uuid, &t))) {
-		if (rc != -EIO) { /* a power failure of everything */
+		if (rc != -EIO && rc != -ENOMEM) { /* a power failure of everything, or no memory for a while */
 			sim_fail(s, "n%u: the tiebreaker cannot be opened: %d", l->node->id, rc);
 			return;
 		}
