@@ -7,7 +7,7 @@
 
 #define PEER_HELLO	0x301
 #define PEER_CONFIRM	0x302 /* one-way: an operator says that this incarnation's machine is off */
-#define PEER_TIE	0x303 /* have you this tiebreaker open? */
+#define PEER_TIE	0x304 /* (0x303 is route.c's) have you this tiebreaker open? */
 #define PEER_TIMEOUT_NS (3 * TS_NS_PER_S)
 
 struct peer_confirm_msg {
