@@ -42,6 +42,18 @@ const struct verb verb_table[] = {
 	 "Status, health, events, configuration, the newest lines of the log and what `diag` says, of every member that answers, as JSON. No key and no password "
 	 "is in it; names of files, paths and addresses are. FILE is tessera-snap.tar if not given, and must not be there.",
 	 {{0}}},
+	{"preflight", "[ADDRESS...]", 0, 63, VERB_LOCAL, "before a cluster is made or a node joins: do machines, network, disks and settings fit?",
+	 "Runs in this command, needs no tesserad and no ssh. On every other node: `tessera preflight --listen`; then on one node: `tessera preflight "
+	 "ADDRESS ...` with the addresses of the others. Looked at: versions, names and identities, clocks, UDP and MTU with whole packets, TCP to the port of "
+	 "tesserad from every node to every other, the same LUNs everywhere, corosync.conf. On a LUN that carries nothing, and has no registration, "
+	 "reservations are tried as `fs create` does (its 4 KiB at 800 KiB are written with what is there); others are only read. Nodes talk on the port of "
+	 "tesserad plus 2 (TCP and UDP), under the cluster key. The exit status says which is the worst row: 0 ok, 20 warn, 21 fail.",
+	 {{"listen", 'l', NULL, "answer others, and show nothing"},
+	  {"seconds", 0, "N", "with --listen: so long (default 600)", 1, 86400},
+	  {"no-probe", 0, NULL, "do not try reservations"},
+	  {"config", 'c', "FILE", "of tesserad (default TESSERA_CONFIG, else /etc/tessera/tesserad.conf)"},
+	  {"corosync", 0, "FILE", "its file (default TESSERA_COROSYNC, else /etc/corosync/corosync.conf)"}},
+	 .json = "[{check:s result:s object:s detail:s remedy:s}]"},
 	{"fs create", "NAME URL...", 2, 4097, VERB_DAEMON, "make a file system over shared disks",
 	 "Every URL must name a disk that all nodes reach (iscsi://host:port/iqn/lun, nvme-tcp://host:port/nqn?ns=1 or file:///path). A disk that carries a "
 	 "partition table, another file system, LVM or a Tessera label is refused; --force overwrites foreign contents, never "
