@@ -175,9 +175,15 @@ void confirm_dead(struct daemon *d, unsigned node, uint64_t incarnation, unsigne
 json_t *diag_recovery(struct daemon *d, const char *name);
 
 /* mounts.c */
+struct answer;
 int mount_start(struct daemon *d, const char *name, const char *dir, const char *opts, char *errmsg, size_t errlen) TS_MUST_CHECK;
 int mount_stop(struct daemon *d, const char *which, bool lazy, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void mounts_stop_all(struct daemon *d);
+int mount_options_check(const char *opts, char *errmsg, size_t errlen) TS_MUST_CHECK;
+/* fs_set.c */
+const char *fs_default_options(const struct disk *first); /* "": none */
+json_t *fs_default_options_json(struct daemon *d, const char *name); /* NULL: the disk that has them cannot be read. From a fiber */
+void fs_set(struct daemon *d, const char *name, const char *key, const char *value, struct answer *a);
 struct mount *mount_find(struct daemon *d, const char *name_or_dir);
 struct mount *mount_by_group(struct daemon *d, uint64_t group);
 

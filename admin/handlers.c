@@ -416,6 +416,8 @@ static void h_fs_show(struct call *k)
 	fs_show(k->d, pos_str(k, 0), k->a);
 }
 
+static void h_fs_set(struct call *k) { fs_set(k->d, pos_str(k, 0), pos_str(k, 1), pos_str(k, 2), k->a); }
+
 static void h_events(struct call *k)
 {
 	if (opt_set(k, "hooks")) {
@@ -480,7 +482,7 @@ static const struct {
 	{"node info", h_node_info, false}, {"cluster status", h_cluster_status, false}, {"quorum status", h_quorum_status, false},
 	{"diag leases", h_leases, false}, {"diag iohist", h_iohist, false},    {"diag net", h_net, false},
 	{"diag counters", h_counters, false}, {"diag messages", h_messages, false}, {"fs df", h_fs_df, false},
-	{"fs show", h_fs_show, false},
+	{"fs show", h_fs_show, false},   {"fs set", h_fs_set, true},
 	{"disk show", h_disk_show, false}, {"disk places", h_disk_places, false}, {"disk add", h_disk_add, true},
 	{"disk drain", h_disk_drain, true}, {"disk remove", h_disk_remove, true}, {"disk rebalance", h_disk_rebalance, true},
 	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},

@@ -71,8 +71,14 @@ const struct verb verb_table[] = {
 	 .json = "[{name:s disks:i disks_found:i size_bytes:i mounted_on:[i] pending_recovery:[*] own_cluster:b}]"},
 	{"fs show", "NAME", 1, 1, VERB_DAEMON, "show one file system: disks, mounts, space", "", {{0}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
-	 .json = "{name:s disks:i disks_found:i size_bytes:i mounted_on:[i] pending_recovery:[*] own_cluster:b disk_list:[*] mounted_at?:s options?:s "
+	 .json = "{name:s disks:i disks_found:i size_bytes:i mounted_on:[i] pending_recovery:[*] own_cluster:b disk_list:[*] default_options?:s mounted_at?:s options?:s "
 		 "block_size?:i space?:*}"},
+	{"fs set", "NAME KEY VALUE", 3, 3, VERB_DAEMON, "change a setting of a file system, for all nodes",
+	 "KEY is mount_options: what every mount of it begins with, on every node, from its next mount on, such as `ro` or `noatime,nosuid`; options given to "
+	 "mount win (rw, relatime, suid, ...). VALUE `none` takes them away. They are in the label of the first disk. It may be mounted meanwhile: mounts that "
+	 "are there stay as they are. Name, block size, number and size of the logs are fixed when a file system is made.",
+	 {{0}},
+	 .json = "{name:s key:s value:s in_force:s}"},
 	{"fs df", "[NAME]", 0, 1, VERB_DAEMON, "space and inodes of the file systems mounted on this node",
 	 "As exact as this node can say without waiting for others: what it was told last is shown, with its age.", {{0}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
@@ -112,7 +118,7 @@ const struct verb verb_table[] = {
 	  {"no-wait", 'n', NULL, "only begin"}}},
 	{"mount", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount a file system on this node",
 	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, relatime (default), strictatime, nodiratime; lazytime changes nothing. "
-	 "strictatime: every read counts, on every node at once, and none is served by the kernel's page cache. locallocks: fcntl and "
+	 "Those that `fs set` has given to the file system come first. strictatime: every read counts, on every node at once, and none is served by the kernel's page cache. locallocks: fcntl and "
 	 "flock locks count on this node only, and closing a file costs less. nonamecache: the kernel keeps no names; "
 	 "each is asked for when used, as on kernels before 6.18. `mount -o remount,ro` works as ever, for this node; another "
 	 "change needs umount and mount. Waits for the recovery of nodes that crashed.",
