@@ -54,6 +54,7 @@ int conf_key_set(struct conf *c, const struct conf_key *k, const char *v) TS_MUS
 void conf_key_get(const struct conf *c, const struct conf_key *k, char *buf, size_t n); /* its value or what it is without; "" for lists */
 
 int conf_load(const char *path, struct conf *c, char *errmsg, size_t errlen) TS_MUST_CHECK;
+int conf_key_read(const char *path, uint8_t key[32], char *errmsg, size_t errlen) TS_MUST_CHECK; /* -ENOENT: there is none */
 void conf_free(struct conf *c);
 struct quorum_times conf_times(const struct conf *c);
 /* A number for this life of the daemon, greater than all before on this node; durable in state_dir before it is used. */

@@ -5,6 +5,7 @@
 
 #include "admin/conf.h"
 #include "admin/health.h"
+#include "admin/key_rotate.h"
 #include "admin/verbs.h"
 #include "fuse/fuse.h"
 
@@ -29,6 +30,7 @@ struct disk {
 	struct disk_watch watch;
 };
 
+struct answer;
 enum mount_state { MOUNT_STARTING, MOUNT_LIVE, MOUNT_STOPPING };
 struct mount {
 	struct ts_list link;
@@ -91,6 +93,7 @@ struct daemon {
 	unsigned clients;
 	uint64_t view_seen[QUORUM_MAX_NODES * 4]; /* incarnation per node id, as given to net */
 	struct tie tie;
+	struct keyring keyring;
 	struct quorum_member confirmed[64]; /* switched off for certain, says an operator or a power switch; a ring */
 	unsigned nconfirmed;
 	char conf_path[320];
@@ -133,6 +136,13 @@ uint64_t key_of(void *arg, unsigned node, uint64_t incarnation);
 int keys_register(struct daemon *d, struct disk **disks, unsigned n, bool *have, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void keys_unregister(struct daemon *d, struct disk **disks, unsigned n);
 int keys_lost(void *arg, struct nsd_dev *dev) TS_MUST_CHECK; /* nsd_gate.registration_lost */
+
+/* key_rotate.c: the cluster key */
+int key_rotate_open(struct daemon *d, char *errmsg, size_t errlen) TS_MUST_CHECK; /* net is open, nobody is a peer yet */
+bool key_message(struct daemon *d, const struct net_msg *m); /* false: not for it */
+void key_rotate(struct daemon *d, bool without_away, const char *stop, struct answer *a); /* from a fiber */
+json_t *key_status(struct daemon *d);
+void key_look(struct daemon *d); /* of health */
 
 /* able.c: what the disks can do about nodes that must not write */
 int able_probe(struct daemon *d, struct disk **disks, unsigned n, uint32_t *able, char *errmsg, size_t errlen) TS_MUST_CHECK;

@@ -18,7 +18,7 @@ static void on_message(void *arg, const struct net_msg *m)
 {
 	struct daemon *d = arg;
 	struct ts_rd rd = {.p = m->payload, .left = m->len};
-	if (route_message(d, m))
+	if (route_message(d, m) || key_message(d, m))
 		return;
 	if (m->type == PEER_CONFIRM) {
 		uint64_t node = ts_rd_u64(&rd), incarnation = ts_rd_u64(&rd);

@@ -148,6 +148,19 @@ const struct verb verb_table[] = {
 	 .flags = VERB_LOOKS,
 	 .json = "[{node:i state:s version?:s incarnation?:i uptime_ms?:i lease_left_ms?:i time_ms?:i initiator?:s kernel?:s mounts:[s] critical?:i errors?:i "
 		 "warnings?:i clock_ms?:i took_ms?:i}]"},
+	{"cluster key status", "", 0, 0, VERB_DAEMON, "which cluster key this node has, and whether it is being changed",
+	 "Keys are named by a hash; the same name is the same key. With --node all: of every member.", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{node:i state:s file:s key:s next?:s old?:s retired?:s}"},
+	{"cluster key rotate", "", 0, 0, VERB_DAEMON, "give the cluster a new key while everything runs",
+	 "A new key is made here and given to every member, sealed, over the connections that are there; when all accept both, all change to the new one; when all "
+	 "have, the old one is dropped and connections under it are made anew. Files are going on being used meanwhile. If it breaks off (a node dies, a key "
+	 "file cannot be written) both keys are accepted until somebody says it again, on any member that has the new one. The key is written to each node's "
+	 "cluster_key_file; beside it NAME.next, NAME.old, NAME.retired. Refused while a node of corosync's nodelist is away: it would come back with the old key.",
+	 {{"without-away", 0, NULL, "go on without nodes that are away; the key file is copied to them by hand before they start"},
+	  {"stop-after", 0, "STEP", "for tests (fault_points = yes): break off behind add or switch"}},
+	 .flags = VERB_ROUTED,
+	 .json = "{key:s state:s nodes:[i] away:[i] file:s}"},
 	{"quorum status", "", 0, 0, VERB_DAEMON, "whether this node has quorum, by what, what is missing, and whose lease is how old",
 	 "BY is majority, tie (half of the nodes, and the tiebreaker has let them go on) or force (an operator's word).", {{0}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
