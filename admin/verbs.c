@@ -148,6 +148,19 @@ const struct verb verb_table[] = {
 	 .flags = VERB_LOOKS,
 	 .json = "[{node:i state:s version?:s incarnation?:i uptime_ms?:i lease_left_ms?:i time_ms?:i initiator?:s kernel?:s mounts:[s] critical?:i errors?:i "
 		 "warnings?:i clock_ms?:i took_ms?:i}]"},
+	{"cluster backup", "FILE", 1, 1, VERB_LOCAL, "save what this node needs to be itself again: configuration and keys, no data",
+	 "A tar file, mode 0600: tesserad.conf, the cluster key, corosync.conf and its key, files of fence agents, which tiebreaker there is, and a list of disks. "
+	 "Needs no daemon. FILE must not be there. One of each node is worth having, anew after a change of configuration or key.",
+	 {{"no-keys", 0, NULL, "without keys, files of fence agents and passwords of disks"},
+	  {"config", 'c', "FILE", "of tesserad (default TESSERA_CONFIG, else /etc/tessera/tesserad.conf)"},
+	  {"corosync", 0, "FILE", "its file (default TESSERA_COROSYNC, else /etc/corosync/corosync.conf)"}},
+	 .json = "{format:i cluster:s node:i version:s time:i keys:b files:[{name:s path:s mode:i}] disks:[s]}"},
+	{"cluster restore", "FILE", 1, 1, VERB_LOCAL, "put back what `cluster backup` has saved",
+	 "On the reinstalled machine, before corosync and tesserad start. The files go where they were. All is judged before anything is written; a file that is "
+	 "there and differs is kept, and nothing done, without --force. The number of the last life is only put back where there is none. Restore only what "
+	 "you trust: programs named in it are run by root.",
+	 {{"force", 'f', NULL, "replace files that are there"}},
+	 .json = "{format:i cluster:s node:i version:s time:i keys:b files:[{name:s path:s mode:i}] disks:[s]}"},
 	{"cluster key status", "", 0, 0, VERB_DAEMON, "which cluster key this node has, and whether it is being changed",
 	 "Keys are named by a hash; the same name is the same key. With --node all: of every member.", {{0}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
