@@ -382,6 +382,8 @@ static int local_verb(const struct verb *v, json_t *pos, json_t *opt)
 		return schema(pos);
 	else if (!strcmp(v->name, "top"))
 		return cli_top(opt, nodes);
+	else if (!strcmp(v->name, "fs changes"))
+		return cli_changes(pos, opt);
 	else if (!strcmp(v->name, "cluster backup"))
 		return cli_backup(pos, opt);
 	else if (!strcmp(v->name, "cluster restore"))

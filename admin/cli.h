@@ -18,6 +18,8 @@ int cli_ask(const struct verb *v, json_t *pos, json_t *opt, const char *nodes, v
 /* cli_top.c, cli_snap.c: exit statuses */
 int cli_top(json_t *opt, const char *nodes);
 int cli_snap(const char *path);
+/* cli_changes.c */
+int cli_changes(json_t *pos, json_t *opt);
 /* cli_tar.c */
 bool cli_tar_member(FILE *f, const char *name, const char *text, size_t len, time_t when); /* errno says why not */
 int cli_tar_next(FILE *f, char name[101], char **text, size_t *len, size_t max) TS_MUST_CHECK; /* 1, 0 at the end, -EINVAL; text is malloc'd, ended by 0 */

@@ -79,6 +79,17 @@ const struct verb verb_table[] = {
 	 "are there stay as they are. Name, block size, number and size of the logs are fixed when a file system is made.",
 	 {{0}},
 	 .json = "{name:s key:s value:s in_force:s}"},
+	{"fs changes", "NAME", 1, 1, VERB_LOCAL, "list what has changed since a time, for a backup",
+	 "Paths below the mount on this node, one a line, of everything whose inode has changed since (ctime: data, attributes, names of a directory), by a walk over "
+	 "directories and inodes with several threads. What was removed shows as its directory. A directory that was renamed is listed, what is in it is "
+	 "not. TIME is '2026-11-27 10:00', a time ago (90s, 15m, 12h, 3d), or @SECONDS. With --since-file the time is that of FILE, everything if there is none; "
+	 "when the list is complete FILE gets the time when the walk began, less 2 s for clocks that differ: run it again for what comes next. Its status is 1 when "
+	 "something could not be read.",
+	 {{"since", 0, "TIME", "changed at this time or later"},
+	  {"since-file", 0, "FILE", "changed since FILE, and move its time on"},
+	  {"null", '0', NULL, "end each path with a NUL instead of a line's end"},
+	  {"threads", 't', "N", "walk with so many (default 4)", 1, 64}},
+	 .json = "{name:s dir:s next_since_ns:i entries:i dirs:i errors:i changed:[{type:s ino:i size:i ctime_ns:i mtime_ns:i path?:s path_hex?:s}]}"},
 	{"fs df", "[NAME]", 0, 1, VERB_DAEMON, "space and inodes of the file systems mounted on this node",
 	 "As exact as this node can say without waiting for others: what it was told last is shown, with its age.", {{0}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,

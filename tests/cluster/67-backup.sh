@@ -3,7 +3,7 @@
 #
 # A node whose system disk is gone: backed up, wiped of its configuration, keys and state, restored, and it joins and mounts again, with a key that
 # is nowhere else on it. A backup is 0600 and never written over a file; --no-keys has no secret in it; a damaged or foreign file, and one that would
-# replace something, changes nothing.
+# replace something, changes nothing. And `fs changes`, for backups of data.
 # timeout: 90
 . "$(dirname "$0")/lib.sh"
 
@@ -76,3 +76,46 @@ echo back >"$(mnt 3)/backup-4" && [ "$(cat "$(mnt 1)/backup-4")" = back ] || fai
 [ "$(on 3 tessera --json node info | jq .incarnation)" -gt "$old" ] || fail "its life is no newer than the one before"
 on 3 tessera --json health >"$TMP/health"
 jq -e 'all(.conditions[]; .condition != "key_old")' "$TMP/health" >/dev/null || fail "health of the restored node: $(jq -c .conditions "$TMP/health")"
+
+# --- what has changed since: exactly that, whoever changed it; a list that is not complete does not move the stamp ---
+top1=$(mnt 1)/changes top2=$(mnt 2)/changes
+mkdir -p "$top1/sub/deep" "$top2/other" "$top1/empty"
+for i in $(seq 200); do echo "$i" >"$top1/sub/f$i"; done
+touch "$top1/other/gone" "$top1/other/chmod" "$top1/sub/deep/write" "$top1/other/old" "$top1/other/link"
+t=$(($(date +%s) + 1))
+while [ "$(date +%s)" -lt $((t + 1)) ]; do sleep 0.05; done
+since=@$((t + 1))
+odd=$'li\nne' bytes=$'\xff\xfe'
+echo more >>"$top2/sub/deep/write"
+chmod 600 "$top2/other/chmod"
+rm "$top2/other/gone"
+mv "$top1/other/old" "$top1/empty/new"
+touch "$top2/$odd" "$top2/$bytes"
+ln "$top1/other/link" "$top1/link2"
+printf '%s\n' changes changes/sub/deep/write changes/other changes/other/chmod changes/empty changes/empty/new "changes/$odd" "changes/$bytes" changes/other/link changes/link2 |
+	tr '\n' ' ' | tr -s ' ' | sed 's/li ne/li\nne/' | tr ' ' '\0' | sort -z >"$TMP/want"
+t=${EPOCHREALTIME/./}
+on 1 tessera fs changes "$FS" --since "$since" --null | sort -z >"$TMP/got"
+note "a walk over $(find "$(mnt 1)" -xdev | wc -l) entries: $(((${EPOCHREALTIME/./} - t) / 1000)) ms"
+cmp -s "$TMP/want" "$TMP/got" || fail "fs changes: expected $(tr '\0' '|' <"$TMP/want"), got $(tr '\0' '|' <"$TMP/got")"
+on 3 tessera --json fs changes "$FS" --since "$since" >"$TMP/json"
+jq -e '[.changed[] | .path // .path_hex] | length == 10 and any(. == "6368616e6765732ffffe") and any(. == "changes/li\nne")' "$TMP/json" >/dev/null || fail "fs changes --json: $(jq -c . "$TMP/json")"
+assert_eq "nothing since" "" "$(on 1 tessera fs changes "$FS" --since @$(($(date +%s) + 60)))"
+assert_ok "the first of a row" on 1 tessera fs changes "$FS" --since-file "$TMP/stamp"
+stamp=$(stat -c %.Y "$TMP/stamp")
+python3 -c '
+import os, sys
+os.chdir(sys.argv[1])
+for i in range(20): os.mkdir("d" * 250); os.chdir("d" * 250)' "$top1/empty"
+on 1 tessera fs changes "$FS" --since-file "$TMP/stamp" >/dev/null 2>"$TMP/err"
+rc=$?
+[ $rc = 1 ] && grep -q "too long; the list is not complete" "$TMP/err" || fail "a path that is too long: status $rc, $(cut -c 1-200 "$TMP/err")"
+assert_eq "the stamp after an error" "$stamp" "$(stat -c %.Y "$TMP/stamp")"
+rm -rf "$top1/empty"
+for bad in "" "--since x" "--since 1.5h" "--since @" "--since 2026-13-01" "--since 1h --since-file $TMP/stamp"; do
+	# shellcheck disable=SC2086 # words
+	on 1 tessera fs changes "$FS" $bad >/dev/null 2>"$TMP/err"
+	rc=$?
+	[ $rc = 2 ] && [ "$(grep -c . "$TMP/err")" = 1 ] || fail "fs changes $bad: expected status 2 and one line, got $rc: $(cat "$TMP/err")"
+done
+assert_refused "not mounted" "not mounted on this node" 1 tessera fs changes nosuch --since 1h
