@@ -70,6 +70,11 @@ static int set_metrics(struct conf *c, const char *v)
 	return inet_pton(AF_INET, host, &a) == 1 ? text(c->metrics, sizeof(c->metrics), v) : -EINVAL;
 }
 
+static int set_web(struct conf *c, const char *v)
+{
+	return !strcmp(v, "local") || !strcmp(v, "yes") || !strcmp(v, "no") ? text(c->web, sizeof(c->web), v) : -EINVAL;
+}
+
 static int set_hooks(struct conf *c, const char *v)
 {
 	return v[0] == '/' ? text(c->hooks_dir, sizeof(c->hooks_dir), v) : -EINVAL;
@@ -111,6 +116,8 @@ const struct conf_key conf_keys[] = {
 	 .help = "The power switch of a node: a fence agent, and the file whose lines it gets on stdin. One line a node."},
 	{"metrics", set_metrics, TEXT(metrics), .unit = "IPv4 address:port, or off", .def = "127.0.0.1:7421", .live = true,
 	 .help = "Where GET /metrics is answered in the Prometheus text format. Nobody is asked who he is: keep it on the loopback, or behind a firewall."},
+	{"web", set_web, TEXT(web), .unit = "local, yes or no", .def = "local", .live = true,
+	 .help = "The page of `tessera web`, where metrics are: local serves it on the loopback only, yes also beyond. Nobody is asked who he is."},
 	{"hooks_dir", set_hooks, TEXT(hooks_dir), .unit = "directory", .def = "none", .live = true,
 	 .help = "Programs there are run on events, with no capability; see tessera(8), events."},
 	{"warn_space", NULL, UINT(warn_space), 1, 100, .unit = "percent", .def = "90", .live = true,
@@ -276,6 +283,8 @@ static int complete(const char *path, struct conf *c, char *errmsg, size_t errle
 	for (size_t i = 0; i < TS_ARRAY_LEN(warns); i++)
 		if (!*warns[i].at)
 			*warns[i].at = warns[i].def;
+	if (!c->web[0])
+		strcpy(c->web, "local");
 	if (!c->metrics[0])
 		strcpy(c->metrics, "127.0.0.1:7421");
 	if (!c->initiator[0])

@@ -24,6 +24,7 @@ struct conf {
 	bool encrypt;	   /* messages between nodes */
 	bool fault_points; /* `diag fault` is served: tests only */
 	char metrics[64];	/* ADDRESS:PORT or "off" */
+	char web[8];		/* local, yes, no */
 	char hooks_dir[256];	/* "": none */
 	unsigned warn_space, warn_log, warn_wait_ms, warn_disk_ms, warn_clock_ms;
 	uint8_t key[32];

@@ -7,6 +7,7 @@
 #include "admin/health.h"
 #include "admin/key_rotate.h"
 #include "admin/verbs.h"
+#include "admin/web.h"
 #include "fuse/fuse.h"
 
 enum disk_state { DISK_OPENING, DISK_OPEN, DISK_FAILED };
@@ -109,6 +110,7 @@ struct daemon {
 	} past[16]; /* mounts of this life that ended; a ring */
 	unsigned npast;
 	struct metrics *metrics;
+	struct web web;
 };
 
 /* disks.c */
@@ -273,6 +275,11 @@ json_t *health_json(struct daemon *d);
 int metrics_open(struct daemon *d, const char *where, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void metrics_close(struct daemon *d);
 char *metrics_text(struct daemon *d, size_t *len); /* malloc'd */
+/* web.c: outside fibers, but for web_json */
+bool web_on(const struct daemon *d, const char **why);
+bool web_host_ok(const char *host);
+const char *web_text(struct daemon *d, size_t *len); /* until the next wait */
+json_t *web_json(struct daemon *d);
 /* waiters.c. plain: nobody else is asked */
 json_t *diag_waiters(struct daemon *d, bool plain);
 /* nodes.c */

@@ -38,6 +38,12 @@ const struct verb verb_table[] = {
 	 "Rates between two looks; on a terminal again and again. Processes are those of this node that used a mount lately.",
 	 {{"interval", 'i', "MS", "between two looks (default 2000)", 100, 3600000}, {"count", 'n', "N", "so many looks, then end", 1, 1000000}},
 	 .flags = VERB_ROUTED},
+	{"web", "", 0, 0, VERB_DAEMON, "where the page of this node is, or why there is none",
+	 "A page for a browser, for looking only: nodes, disks and what goes between them, health, rates, who waits for and holds what, events, made anew every 2 s. "
+	 "Every daemon serves it where its metrics are: on the loopback, so use `ssh -L 7421:127.0.0.1:7421 NODE`. Keys `metrics` and `web` change that.",
+	 {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{node:i on:b url:s why:s}"},
 	{"snap", "[FILE]", 0, 1, VERB_LOCAL, "collect what support needs into a tar file",
 	 "Status, health, events, configuration, the newest lines of the log and what `diag` says, of every member that answers, as JSON. No key and no password "
 	 "is in it; names of files, paths and addresses are. FILE is tessera-snap.tar if not given, and must not be there.",

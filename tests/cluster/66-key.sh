@@ -126,10 +126,10 @@ note "node 2 worked through all of it: $(cat "$TMP/count2") rounds, no error"
 
 # --- secrets ---
 for n in 1 2 3; do
-	on $n tessera --json --node all cluster key status >>"$TMP/said"
-	on $n tessera --json events >>"$TMP/said"
-	cat "$(state_dir)/n$n/tesserad.log" >>"$TMP/said"
-done
+	on $n tessera --json --node all cluster key status
+	on $n tessera --json events
+	cat "$(state_dir)/n$n/tesserad.log"
+done >"$TMP/said"
 for s in "${secrets[@]}"; do grep -qF "$s" "$TMP/said" && fail "a key is in a log or an answer"; done
 grep -q "$(key_name 1 key)" "$TMP/said" || fail "the name of the key is in no answer: nothing is proven"
 assert_refused "a step that there is none" "must be add or switch" 1 tessera cluster key rotate --stop-after x
