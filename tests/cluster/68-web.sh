@@ -20,7 +20,7 @@ look() { # N FILE JQ-CONDITION
 }
 
 # --- a mount point that is markup ---
-evil="$TMP/<img src=x onerror=document.title=\"planted\">"
+evil="$TMP/<img src=x onerror=document.title=1>"
 mkdir -p "$evil"
 trap 'umount -l "$evil" 2>/dev/null; cleanup_lib' EXIT # lib.sh knows no blanks in mount points
 assert_ok "umount 1" on 1 tessera umount "$FS"
