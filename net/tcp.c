@@ -380,11 +380,6 @@ void net_tcp_keys_set(struct net *n, const struct net_keys *k)
 
 	t->keys = *k;
 	t->replaced_by = 0;
-	for (unsigned i = 0; i < NET_MAX_NODES; i++)
-		if (t->peers[i]) {
-			t->peers[i]->key_try = 0;
-			t->peers[i]->old_key = false;
-		}
 	ts_list_for_safe(l, tmp, &t->conns)
 	{
 		struct net_conn *c = ts_list_entry(l, struct net_conn, link);
@@ -392,6 +387,11 @@ void net_tcp_keys_set(struct net *n, const struct net_keys *k)
 		if ((c->state == NET_C_OPEN || c->state == NET_C_PARKED || c->state == NET_C_WELCOME) && !key_known(k, c->key))
 			net_conn_close(c);
 	}
+	for (unsigned i = 0; i < NET_MAX_NODES; i++)
+		if (t->peers[i]) {
+			t->peers[i]->key_try = 0;
+			t->peers[i]->old_key = false;
+		}
 }
 
 unsigned net_tcp_key_replaced(const struct net *n)
