@@ -157,6 +157,8 @@ static void note_old_key(struct net_tcp *t, unsigned node)
 
 static void note_replaced(struct net_tcp *t, unsigned by)
 {
+	if (t->keys.n > 1) /* the other key is tried next */
+		return;
 	if (!t->replaced_by)
 		ts_err("net: node %u says that the cluster key was replaced while this node was away: copy the key file of a member here and restart tesserad", by);
 	t->replaced_by = by;

@@ -27,7 +27,7 @@ listeners=()
 listen() { # N [ENV...]
 	local n=$1
 	shift
-	EXEC="exec" in_ns "$n" env "$@" "$TESSERA_BINDIR/tessera" preflight --listen --seconds 60 --config "$TMP/n$n.conf" --corosync "$TMP/n$n.corosync" >"$TMP/listen$n" 2>&1 &
+	EXEC="exec" in_ns "$n" env "$@" "${TESSERA:-$TESSERA_BINDIR/tessera}" preflight --listen --seconds 60 --config "$TMP/n$n.conf" --corosync "$TMP/n$n.corosync" >"$TMP/listen$n" 2>&1 &
 	listeners+=("$!")
 	BACKGROUND+=("$!")
 }
@@ -119,15 +119,20 @@ table inet preflight {
 	}
 }
 END
-listen 2
+sed -i "s/^cluster_name = .*/cluster_name = another/" "$TMP/n2.conf"
+version=$("$TESSERA_BINDIR/tessera" version | awk '{print $2}')
+LC_ALL=C sed "s/\x00${version//./\\.}\x00/\x009${version:1}\x00/g" "$TESSERA_BINDIR/tessera" >"$TMP/tessera" && chmod +x "$TMP/tessera"
+TESSERA=$TMP/tessera listen 2
 listen 3 LD_PRELOAD="$TMP/clock.so"
 fly 21
 ip -n "$TESSERA_SANDBOX_NAME-n2" link set eth0 mtu 1500
 nsenter --net="/run/netns/$TESSERA_SANDBOX_NAME-n3" nft delete table inet preflight
 unlisten
 want identity "node 3" fail "initiator"
-want identity "node 2" warn "machine_id|host"
+for p in machine_id host; do want identity "node 2" warn "$p"; done
 want lease "node 2" fail "5000"
+want cluster "node 2" fail "another"
+want version "node 2" warn "\"9"
 want lun "" "fail ok" "node 2 does not have it"
 want clock "node 3" fail "before"
 want clock "node 2" ok
@@ -135,8 +140,8 @@ want mtu "node 2" fail "1400"
 want udp "node 3" fail
 want port "node 3" fail "7520"
 want port "node 2" fail "from there, TCP to 10.77.0.3"
-want corosync "node 3" fail "no address of that node|nodelist|key"
-want corosync "node 2" warn "not authenticated|token"
+for p in "no address of that node" "its nodelist is not" "its key is not"; do want corosync "node 3" fail "$p"; done
+for p in "not authenticated" "token is 9000" "cluster_name is"; do want corosync "node 2" "fail warn" "$p"; done
 note "faults seen: $(jq -r '.[] | select(.result != "ok") | .check + " " + .object' "$TMP/rows" | sed 's/iscsi:.*//' | sort -u | paste -sd ',')"
 
 # --- the path carries less than the interfaces say; another cluster key ---
