@@ -458,6 +458,7 @@ static void t_keys(void *arg)
 			CHECK(a.got[0] == sent && b.got[0] == sent);
 		}
 	CHECK(made_under(&a, 2, key_b) && made_under(&b, 1, key_b));
+	CHECK(!((struct net_tcp *)a.n->priv)->auth_log_ns && !((struct net_tcp *)b.n->priv)->auth_log_ns); /* at no step was one refused */
 	net_close(a.n);
 	net_close(b.n);
 }
