@@ -29,6 +29,13 @@ int fail(int status, const char *fmt, ...)
 	return status;
 }
 
+const char *cli_file(json_t *opt, const char *name)
+{
+	bool config = !strcmp(name, "config");
+	const char *s = json_string_value(json_object_get(opt, name)), *env = getenv(config ? "TESSERA_CONFIG" : "TESSERA_COROSYNC");
+	return s ? s : env && *env ? env : config ? "/etc/tessera/tesserad.conf" : "/etc/corosync/corosync.conf";
+}
+
 static const struct verb_opt *opt_long(const struct verb *v, const char *name, size_t len)
 {
 	for (size_t i = 0; i < VERB_MAX_OPTS && v->opts[i].name; i++)
@@ -375,6 +382,14 @@ static int local_verb(const struct verb *v, json_t *pos, json_t *opt)
 		return schema(pos);
 	else if (!strcmp(v->name, "top"))
 		return cli_top(opt, nodes);
+	else if (!strcmp(v->name, "fs changes"))
+		return cli_changes(pos, opt);
+	else if (!strcmp(v->name, "cluster backup"))
+		return cli_backup(pos, opt);
+	else if (!strcmp(v->name, "cluster restore"))
+		return cli_restore(pos, opt);
+	else if (!strcmp(v->name, "preflight"))
+		return cli_preflight(v, pos, opt);
 	else if (!strcmp(v->name, "snap"))
 		return cli_snap(json_string_value(json_array_get(pos, 0)));
 	else {

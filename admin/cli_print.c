@@ -63,7 +63,7 @@ static const char *colour(const char *code)
 static const char *colour_of(const char *word)
 {
 	static const char *const words[][2] = {
-		{"critical", "\033[1;31m"}, {"error", "\033[31m"}, {"warning", "\033[33m"}, {"ok", "\033[32m"}, {"ready", "\033[32m"}, {"member", "\033[32m"},
+		{"warn", "\033[33m"}, {"fail", "\033[31m"}, {"critical", "\033[1;31m"}, {"error", "\033[31m"}, {"warning", "\033[33m"}, {"ok", "\033[32m"}, {"ready", "\033[32m"}, {"member", "\033[32m"},
 		{"does not answer", "\033[31m"}, {"failed", "\033[31m"}, {"dead, to recover", "\033[31m"}, {"no daemon", "\033[33m"}, {"excluded", "\033[1;31m"},
 	};
 	for (size_t i = 0; word && i < TS_ARRAY_LEN(words); i++)
@@ -288,6 +288,15 @@ static void print_names(json_t *rows)
 		printf("%s\n", json_string_value(x));
 }
 
+static void print_preflight(json_t *rows)
+{
+	json_t *x;
+	size_t i;
+	json_array_foreach(rows, i, x)
+		printf("%s%-4s%s %-9s %s: %s%s%s\n", colour_of(str(x, "result")), str(x, "result"), PLAIN, str(x, "check"), str(x, "object"), str(x, "detail"),
+		       *str(x, "remedy") ? "; " : "", str(x, "remedy"));
+}
+
 static void print_set(json_t *d)
 {
 	printf("%s = %s in %s; %s\n", str(d, "key"), str(d, "value"), str(d, "file"),
@@ -302,6 +311,7 @@ void cli_print(const struct verb *v, json_t *data)
 	} own[] = {
 		{"health", print_health},    {"events", print_events},	    {"diag waiters", print_waiters}, {"diag leases", print_leases},
 		{"quorum status", print_leases}, {"diag messages", print_messages}, {"names", print_names},	     {"config set", print_set},
+		{"preflight", print_preflight},
 	};
 	for (size_t i = 0; i < TS_ARRAY_LEN(own); i++)
 		if (!strcmp(own[i].verb, v->name)) {

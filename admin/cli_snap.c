@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `tessera snap`: a tar file (POSIX ustar, written here) of what every verb that only looks answers, for this node and every member.
+/* `tessera snap`: a tar file (cli_tar.c) of what every verb that only looks answers, for this node and every member.
  * Must never happen: a secret in it (the daemon masks keys and passwords before it answers), a file that others can read, or one
  * that was there overwritten. */
 #include "admin/cli.h"
@@ -7,31 +7,6 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-
-struct ustar {
-	char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], chksum[8], typeflag, linkname[100], magic[6], version[2], uname[32], gname[32],
-		devmajor[8], devminor[8], prefix[155], pad[12];
-};
-_Static_assert(sizeof(struct ustar) == 512, "a tar header is one block");
-
-static bool member(FILE *f, const char *name, const char *text, size_t len, time_t when)
-{
-	static const char zeros[512];
-	struct ustar h = {.typeflag = '0', .magic = "ustar", .version = {'0', '0'}};
-	unsigned sum = 0;
-	snprintf(h.name, sizeof(h.name), "%s", name);
-	snprintf(h.mode, sizeof(h.mode), "%07o", 0600u);
-	snprintf(h.uid, sizeof(h.uid), "%07o", 0u);
-	snprintf(h.gid, sizeof(h.gid), "%07o", 0u);
-	snprintf(h.size, sizeof(h.size), "%011llo", (unsigned long long)len);
-	snprintf(h.mtime, sizeof(h.mtime), "%011llo", (unsigned long long)when);
-	memset(h.chksum, ' ', sizeof(h.chksum));
-	for (size_t i = 0; i < sizeof(h); i++)
-		sum += ((const unsigned char *)&h)[i];
-	snprintf(h.chksum, sizeof(h.chksum), "%06o", sum);
-	size_t pad = (512 - len % 512) % 512;
-	return fwrite(&h, sizeof(h), 1, f) == 1 && (!len || fwrite(text, len, 1, f) == 1) && (!pad || fwrite(zeros, pad, 1, f) == 1);
-}
 
 /* One file a verb; every node's answer is in it. */
 static bool collect(FILE *f, const struct verb *v, time_t when, unsigned *files, int *rc)
@@ -54,7 +29,7 @@ static bool collect(FILE *f, const struct verb *v, time_t when, unsigned *files,
 		if (*p == ' ')
 			*p = '-';
 	char *text = json_dumps(o, JSON_INDENT(1));
-	bool ok = text && member(f, name, text, strlen(text), when);
+	bool ok = text && cli_tar_member(f, name, text, strlen(text), when);
 	free(text);
 	json_decref(o);
 	++*files;
@@ -87,7 +62,7 @@ int cli_snap(const char *path)
 	char version[64];
 	int n = snprintf(version, sizeof(version), "tessera %s\n", TESSERA_VERSION);
 	static const char end[1024];
-	ok = ok && member(f, "tessera-snap/version", version, (size_t)n, when) && fwrite(end, sizeof(end), 1, f) == 1;
+	ok = ok && cli_tar_member(f, "tessera-snap/version", version, (size_t)n, when) && fwrite(end, sizeof(end), 1, f) == 1;
 	int err = errno;
 	if (fclose(f)) {
 		err = errno;

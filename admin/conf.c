@@ -70,6 +70,11 @@ static int set_metrics(struct conf *c, const char *v)
 	return inet_pton(AF_INET, host, &a) == 1 ? text(c->metrics, sizeof(c->metrics), v) : -EINVAL;
 }
 
+static int set_web(struct conf *c, const char *v)
+{
+	return !strcmp(v, "local") || !strcmp(v, "yes") || !strcmp(v, "no") ? text(c->web, sizeof(c->web), v) : -EINVAL;
+}
+
 static int set_hooks(struct conf *c, const char *v)
 {
 	return v[0] == '/' ? text(c->hooks_dir, sizeof(c->hooks_dir), v) : -EINVAL;
@@ -111,6 +116,8 @@ const struct conf_key conf_keys[] = {
 	 .help = "The power switch of a node: a fence agent, and the file whose lines it gets on stdin. One line a node."},
 	{"metrics", set_metrics, TEXT(metrics), .unit = "IPv4 address:port, or off", .def = "127.0.0.1:7421", .live = true,
 	 .help = "Where GET /metrics is answered in the Prometheus text format. Nobody is asked who he is: keep it on the loopback, or behind a firewall."},
+	{"web", set_web, TEXT(web), .unit = "local, yes or no", .def = "local", .live = true,
+	 .help = "The page of `tessera web`, where metrics are: local serves it on the loopback only, yes also beyond. Nobody is asked who he is."},
 	{"hooks_dir", set_hooks, TEXT(hooks_dir), .unit = "directory", .def = "none", .live = true,
 	 .help = "Programs there are run on events, with no capability; see tessera(8), events."},
 	{"warn_space", NULL, UINT(warn_space), 1, 100, .unit = "percent", .def = "90", .live = true,
@@ -214,14 +221,14 @@ static int hexval(int ch)
 	return isdigit(ch) ? ch - '0' : isxdigit(ch) ? tolower(ch) - 'a' + 10 : -1;
 }
 
-static int key_load(struct conf *c, char *errmsg, size_t errlen)
+int conf_key_read(const char *path, uint8_t key[32], char *errmsg, size_t errlen)
 {
 	uint8_t buf[80];
 	struct stat st;
-	int fd = open(c->key_file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); /* a FIFO must not hold up the start */
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); /* a FIFO must not hold up the start */
 	if (fd < 0 || fstat(fd, &st)) {
 		int err = errno;
-		snprintf(errmsg, errlen, "cluster key %s: %s; copy the key of the cluster there, mode 0600", c->key_file, strerror(err));
+		snprintf(errmsg, errlen, "cluster key %s: %s; copy the key of the cluster there, mode 0600", path, strerror(err));
 		if (fd >= 0)
 			close(fd);
 		return -err;
@@ -229,26 +236,26 @@ static int key_load(struct conf *c, char *errmsg, size_t errlen)
 	ssize_t n = S_ISREG(st.st_mode) ? read(fd, buf, sizeof(buf)) : -1;
 	close(fd);
 	if (st.st_uid != 0 && st.st_uid != geteuid()) {
-		snprintf(errmsg, errlen, "cluster key %s: belongs to user %u, who could change it; chown it to root", c->key_file, st.st_uid);
+		snprintf(errmsg, errlen, "cluster key %s: belongs to user %u, who could change it; chown it to root", path, st.st_uid);
 		return -EPERM;
 	}
 	if (st.st_mode & 077) {
-		snprintf(errmsg, errlen, "cluster key %s: readable by others (mode %03o); chmod 600 it", c->key_file, st.st_mode & 0777u);
+		snprintf(errmsg, errlen, "cluster key %s: readable by others (mode %03o); chmod 600 it", path, st.st_mode & 0777u);
 		return -EPERM;
 	}
 	if (n == 32) {
-		memcpy(c->key, buf, 32);
+		memcpy(key, buf, 32);
 		return 0;
 	}
 	bool ok = n == 64 || (n == 65 && buf[64] == '\n');
 	for (int i = 0; ok && i < 32; i++) {
 		int h = hexval(buf[2 * i]), l = hexval(buf[2 * i + 1]);
 		ok = h >= 0 && l >= 0;
-		c->key[i] = ok ? (uint8_t)(h << 4 | l) : 0;
+		key[i] = ok ? (uint8_t)(h << 4 | l) : 0;
 	}
 	if (ok)
 		return 0;
-	snprintf(errmsg, errlen, "cluster key %s: neither 32 bytes nor 64 hex digits; make one with: openssl rand -hex 32", c->key_file);
+	snprintf(errmsg, errlen, "cluster key %s: neither 32 bytes nor 64 hex digits; make one with: openssl rand -hex 32", path);
 	return -EINVAL;
 }
 
@@ -276,11 +283,13 @@ static int complete(const char *path, struct conf *c, char *errmsg, size_t errle
 	for (size_t i = 0; i < TS_ARRAY_LEN(warns); i++)
 		if (!*warns[i].at)
 			*warns[i].at = warns[i].def;
+	if (!c->web[0])
+		strcpy(c->web, "local");
 	if (!c->metrics[0])
 		strcpy(c->metrics, "127.0.0.1:7421");
 	if (!c->initiator[0])
 		snprintf(c->initiator, sizeof(c->initiator), "iqn.2026-11.io.tessera:%s-n%u", c->cluster_name, c->node_id);
-	return key_load(c, errmsg, errlen);
+	return conf_key_read(c->key_file, c->key, errmsg, errlen);
 }
 
 /* All that depends on the lease keeps its proportion. */

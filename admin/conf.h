@@ -24,6 +24,7 @@ struct conf {
 	bool encrypt;	   /* messages between nodes */
 	bool fault_points; /* `diag fault` is served: tests only */
 	char metrics[64];	/* ADDRESS:PORT or "off" */
+	char web[8];		/* local, yes, no */
 	char hooks_dir[256];	/* "": none */
 	unsigned warn_space, warn_log, warn_wait_ms, warn_disk_ms, warn_clock_ms;
 	uint8_t key[32];
@@ -54,6 +55,7 @@ int conf_key_set(struct conf *c, const struct conf_key *k, const char *v) TS_MUS
 void conf_key_get(const struct conf *c, const struct conf_key *k, char *buf, size_t n); /* its value or what it is without; "" for lists */
 
 int conf_load(const char *path, struct conf *c, char *errmsg, size_t errlen) TS_MUST_CHECK;
+int conf_key_read(const char *path, uint8_t key[32], char *errmsg, size_t errlen) TS_MUST_CHECK; /* -ENOENT: there is none */
 void conf_free(struct conf *c);
 struct quorum_times conf_times(const struct conf *c);
 /* A number for this life of the daemon, greater than all before on this node; durable in state_dir before it is used. */

@@ -5,7 +5,9 @@
 
 #include "admin/conf.h"
 #include "admin/health.h"
+#include "admin/key_rotate.h"
 #include "admin/verbs.h"
+#include "admin/web.h"
 #include "fuse/fuse.h"
 
 enum disk_state { DISK_OPENING, DISK_OPEN, DISK_FAILED };
@@ -29,6 +31,7 @@ struct disk {
 	struct disk_watch watch;
 };
 
+struct answer;
 enum mount_state { MOUNT_STARTING, MOUNT_LIVE, MOUNT_STOPPING };
 struct mount {
 	struct ts_list link;
@@ -91,6 +94,7 @@ struct daemon {
 	unsigned clients;
 	uint64_t view_seen[QUORUM_MAX_NODES * 4]; /* incarnation per node id, as given to net */
 	struct tie tie;
+	struct keyring keyring;
 	struct quorum_member confirmed[64]; /* switched off for certain, says an operator or a power switch; a ring */
 	unsigned nconfirmed;
 	char conf_path[320];
@@ -106,6 +110,7 @@ struct daemon {
 	} past[16]; /* mounts of this life that ended; a ring */
 	unsigned npast;
 	struct metrics *metrics;
+	struct web web;
 };
 
 /* disks.c */
@@ -133,6 +138,13 @@ uint64_t key_of(void *arg, unsigned node, uint64_t incarnation);
 int keys_register(struct daemon *d, struct disk **disks, unsigned n, bool *have, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void keys_unregister(struct daemon *d, struct disk **disks, unsigned n);
 int keys_lost(void *arg, struct nsd_dev *dev) TS_MUST_CHECK; /* nsd_gate.registration_lost */
+
+/* key_rotate.c: the cluster key */
+int key_rotate_open(struct daemon *d, char *errmsg, size_t errlen) TS_MUST_CHECK; /* net is open, nobody is a peer yet */
+bool key_message(struct daemon *d, const struct net_msg *m); /* false: not for it */
+void key_rotate(struct daemon *d, bool without_away, const char *stop, struct answer *a); /* from a fiber */
+json_t *key_status(struct daemon *d);
+void key_look(struct daemon *d); /* of health */
 
 /* able.c: what the disks can do about nodes that must not write */
 int able_probe(struct daemon *d, struct disk **disks, unsigned n, uint32_t *able, char *errmsg, size_t errlen) TS_MUST_CHECK;
@@ -175,9 +187,15 @@ void confirm_dead(struct daemon *d, unsigned node, uint64_t incarnation, unsigne
 json_t *diag_recovery(struct daemon *d, const char *name);
 
 /* mounts.c */
+struct answer;
 int mount_start(struct daemon *d, const char *name, const char *dir, const char *opts, char *errmsg, size_t errlen) TS_MUST_CHECK;
 int mount_stop(struct daemon *d, const char *which, bool lazy, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void mounts_stop_all(struct daemon *d);
+int mount_options_check(const char *opts, char *errmsg, size_t errlen) TS_MUST_CHECK;
+/* fs_set.c */
+const char *fs_default_options(const struct disk *first); /* "": none */
+json_t *fs_default_options_json(struct daemon *d, const char *name); /* NULL: the disk that has them cannot be read. From a fiber */
+void fs_set(struct daemon *d, const char *name, const char *key, const char *value, struct answer *a);
 struct mount *mount_find(struct daemon *d, const char *name_or_dir);
 struct mount *mount_by_group(struct daemon *d, uint64_t group);
 
@@ -257,6 +275,11 @@ json_t *health_json(struct daemon *d);
 int metrics_open(struct daemon *d, const char *where, char *errmsg, size_t errlen) TS_MUST_CHECK;
 void metrics_close(struct daemon *d);
 char *metrics_text(struct daemon *d, size_t *len); /* malloc'd */
+/* web.c: outside fibers, but for web_json */
+bool web_on(const struct daemon *d, const char **why);
+bool web_host_ok(const char *host);
+const char *web_text(struct daemon *d, size_t *len); /* until the next wait */
+json_t *web_json(struct daemon *d);
 /* waiters.c. plain: nobody else is asked */
 json_t *diag_waiters(struct daemon *d, bool plain);
 /* nodes.c */

@@ -27,6 +27,7 @@ const struct event_kind event_kinds[EV_COUNT] = {
 	[EV_RECOVERY_DONE] = {"recovery.done", SEV_INFO, "a recovery is complete"},
 	[EV_RECOVERY_FAILED] = {"recovery.failed", SEV_ERROR, "an attempt of a recovery failed; it is tried again"},
 	[EV_CONFIG_CHANGED] = {"config.changed", SEV_INFO, "a key of the configuration was set"},
+	[EV_KEY_CHANGED] = {"key.changed", SEV_INFO, "the cluster key is being changed, or has been"},
 	[EV_HEALTH_RAISED] = {"health.raised", SEV_WARNING, "a condition of `tessera health` has become true; the event has its severity"},
 	[EV_HEALTH_CLEARED] = {"health.cleared", SEV_INFO, "a condition of `tessera health` is over"},
 };

@@ -398,6 +398,9 @@ static void h_config_get(struct call *k) { config_get(k->d, pos_str(k, 0), k->a)
 static void h_config_set(struct call *k) { config_set(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
 static void h_node_info(struct call *k) { k->a->data = node_info(k->d); }
 static void h_cluster_status(struct call *k) { k->a->data = cluster_status(k->d); }
+static void h_web(struct call *k) { k->a->data = web_json(k->d); }
+static void h_key_status(struct call *k) { k->a->data = key_status(k->d); }
+static void h_key_rotate(struct call *k) { key_rotate(k->d, opt_set(k, "without-away"), opt_str(k, "stop-after"), k->a); }
 static void h_quorum_status(struct call *k)
 {
 	json_t *view = quorum_status(k->d);
@@ -415,6 +418,8 @@ static void h_fs_show(struct call *k)
 	(void)disks_label_refresh(k->d);
 	fs_show(k->d, pos_str(k, 0), k->a);
 }
+
+static void h_fs_set(struct call *k) { fs_set(k->d, pos_str(k, 0), pos_str(k, 1), pos_str(k, 2), k->a); }
 
 static void h_events(struct call *k)
 {
@@ -478,9 +483,10 @@ static const struct {
 	{"names", h_names, false},	 {"health", h_health, false},	     {"events", h_events, false},
 	{"config list", h_config_list, false}, {"config get", h_config_get, false}, {"config set", h_config_set, true},
 	{"node info", h_node_info, false}, {"cluster status", h_cluster_status, false}, {"quorum status", h_quorum_status, false},
+	{"web", h_web, false}, {"cluster key status", h_key_status, false}, {"cluster key rotate", h_key_rotate, true},
 	{"diag leases", h_leases, false}, {"diag iohist", h_iohist, false},    {"diag net", h_net, false},
 	{"diag counters", h_counters, false}, {"diag messages", h_messages, false}, {"fs df", h_fs_df, false},
-	{"fs show", h_fs_show, false},
+	{"fs show", h_fs_show, false},   {"fs set", h_fs_set, true},
 	{"disk show", h_disk_show, false}, {"disk places", h_disk_places, false}, {"disk add", h_disk_add, true},
 	{"disk drain", h_disk_drain, true}, {"disk remove", h_disk_remove, true}, {"disk rebalance", h_disk_rebalance, true},
 	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},

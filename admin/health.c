@@ -299,6 +299,7 @@ void health_look(struct daemon *d)
 	}
 	look_lost(d);
 	look_hooks(d);
+	key_look(d);
 	health_end(&d->health, d);
 }
 

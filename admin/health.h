@@ -32,6 +32,8 @@ enum condition_id {
 	HC_MOUNT_LOST,
 	HC_NO_NAME_CACHE,
 	HC_HOOKS_FAILING,
+	HC_KEY_OLD,
+	HC_KEY_CHANGING,
 	HC_COUNT
 };
 struct condition {

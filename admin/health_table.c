@@ -55,6 +55,9 @@ const struct condition conditions[HC_COUNT] = {
 			      "nothing; a newer kernel makes paths faster"},
 	[HC_HOOKS_FAILING] = {"hooks_failing", SEV_WARNING, "programs in hooks_dir cannot be run, end with an error, or events for them were dropped",
 			      "see `tessera events --hooks` for the last error"},
+	[HC_KEY_OLD] = {"key_old", SEV_ERROR, "a node has the cluster key that was replaced while it was away: no member talks to it",
+			"copy the file `cluster_key_file` of a member there (mode 0600), and restart tesserad there"},
+	[HC_KEY_CHANGING] = {"key_changing", SEV_WARNING, "a change of the cluster key is not finished: two keys are accepted", "`tessera cluster key rotate` on any member finishes it"},
 };
 
 void health_begin(struct health *h)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* GET /metrics in the Prometheus text format, by libmicrohttpd without a thread of its own: its epoll descriptor is one of the loop's, so
+/* GET /metrics in the Prometheus text format, and the page of web.c, by libmicrohttpd without a thread of its own: its epoll descriptor is one of the loop's, so
  * the text is made on the executor, from looks that do not wait. Must never happen: another thread that reads what is shown here,
  * a sample without its family, or two with the same labels. */
 #include "admin/daemon.h"
@@ -389,16 +389,46 @@ char *metrics_text(struct daemon *d, size_t *len)
 
 /* ---- HTTP ------------------------------------------------------------------------------------------------------------------- */
 
+/* Of every answer: nothing from elsewhere is loaded, nothing is framed, sent on, guessed or kept. */
+static const char *const headers[][2] = {
+	{"Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
+	{"X-Content-Type-Options", "nosniff"}, {"X-Frame-Options", "DENY"}, {"Referrer-Policy", "no-referrer"}, {"Cache-Control", "no-store"},
+	{"Cross-Origin-Resource-Policy", "same-origin"},
+};
+
 static enum MHD_Result reply(struct MHD_Connection *c, unsigned status, char *text, size_t len, enum MHD_ResponseMemoryMode mode, const char *type)
 {
 	struct MHD_Response *r = MHD_create_response_from_buffer(len, text, mode);
 	if (!r)
 		return MHD_NO;
 	enum MHD_Result rc = MHD_add_response_header(r, "Content-Type", type);
+	for (size_t i = 0; rc == MHD_YES && i < TS_ARRAY_LEN(headers); i++)
+		rc = MHD_add_response_header(r, headers[i][0], headers[i][1]);
 	if (rc == MHD_YES)
 		rc = MHD_queue_response(c, status, r);
 	MHD_destroy_response(r);
 	return rc;
+}
+
+/* The page, if there is one here: *rc is what came of it. */
+static bool page(struct metrics *m, struct MHD_Connection *c, const char *url, enum MHD_Result *rc)
+{
+	static char elsewhere[] = "the page is served to whoever names this node by its address\n";
+	const struct web_file *f = web_file(url);
+	const char *why, *host = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Host");
+	bool json = !strcmp(url, "/web.json");
+	if ((!f && !json) || !web_on(m->d, &why))
+		return false;
+	if (!web_host_ok(host))
+		*rc = reply(c, MHD_HTTP_FORBIDDEN, elsewhere, sizeof(elsewhere) - 1, MHD_RESPMEM_PERSISTENT, "text/plain");
+	else if (f)
+		*rc = reply(c, MHD_HTTP_OK, (char *)(uintptr_t)f->data, (size_t)(f->end - f->data), MHD_RESPMEM_PERSISTENT, f->type);
+	else {
+		size_t len;
+		const char *text = web_text(m->d, &len);
+		*rc = reply(c, MHD_HTTP_OK, (char *)(uintptr_t)text, len, MHD_RESPMEM_MUST_COPY, "application/json");
+	}
+	return true;
 }
 
 static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const char *url, const char *method, const char *version, const char *body,
@@ -414,6 +444,9 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
 	*body_len = 0;
 	if (!get)
 		return reply(c, MHD_HTTP_METHOD_NOT_ALLOWED, no_method, sizeof(no_method) - 1, MHD_RESPMEM_PERSISTENT, "text/plain");
+	enum MHD_Result rc;
+	if (page(m, c, url, &rc))
+		return rc;
 	if (strcmp(url, "/metrics"))
 		return reply(c, MHD_HTTP_NOT_FOUND, no_page, sizeof(no_page) - 1, MHD_RESPMEM_PERSISTENT, "text/plain");
 	size_t len = 0;

@@ -20,7 +20,7 @@ static const struct {
 	{"noatime", MS_NOATIME, MS_STRICTATIME}, {"relatime", 0, MS_NOATIME | MS_STRICTATIME}, {"strictatime", MS_STRICTATIME, MS_NOATIME},
 	{"nodiratime", MS_NODIRATIME, 0}, {"diratime", 0, MS_NODIRATIME},
 	{"lazytime", 0, 0}, {"nolazytime", 0, 0}, /* times that reads set are written lazily anyway, others are not */
-	{"locallocks", OPT_LOCAL_LOCKS, 0}, {"namecache", 0, OPT_NO_NAMES}, {"nonamecache", OPT_NO_NAMES, 0},
+	{"locallocks", OPT_LOCAL_LOCKS, 0}, {"nolocallocks", 0, OPT_LOCAL_LOCKS}, {"namecache", 0, OPT_NO_NAMES}, {"nonamecache", OPT_NO_NAMES, 0},
 	{"defaults", 0, 0},	  {"_netdev", 0, 0},	    {"auto", 0, 0},	      {"noauto", 0, 0}, {"nofail", 0, 0},
 };
 
@@ -44,6 +44,25 @@ static int options_parse(const char *opts, unsigned long *flags, char *errmsg, s
 		p += *p == ',';
 	}
 	return 0;
+}
+
+int mount_options_check(const char *opts, char *errmsg, size_t errlen)
+{
+	unsigned long flags;
+	return options_parse(opts, &flags, errmsg, errlen);
+}
+
+/* The file system's own come first, so that those of this mount win. */
+static int options_all(struct mount *m, const char *given, unsigned long *flags, char *errmsg, size_t errlen)
+{
+	const char *own = fs_default_options(m->disks[0]);
+	char why[256];
+	snprintf(m->opts, sizeof(m->opts), "%s%s%s", own, *own && *given ? "," : "", given);
+	int rc = strlen(own) + strlen(given) + 2 > sizeof(m->opts) ? -E2BIG : options_parse(m->opts, flags, why, sizeof(why));
+	if (rc)
+		snprintf(errmsg, errlen, "file system %s: its default options are '%s': %s; set them anew: tessera fs set %s mount_options LIST", m->name, own,
+			 rc == -E2BIG ? "too long together with those given" : why, m->name);
+	return rc;
 }
 
 struct mount *mount_find(struct daemon *d, const char *s)
@@ -295,7 +314,9 @@ int mount_start(struct daemon *d, const char *name, const char *path, const char
 		rc = mount_new(d, name, dir, opts, &m, errmsg, errlen);
 	}
 	if (rc == 0) {
-		rc = mount_bring_up(m, flags, errmsg, errlen);
+		rc = options_all(m, opts, &flags, errmsg, errlen);
+		if (rc == 0)
+			rc = mount_bring_up(m, flags, errmsg, errlen);
 		if (rc)
 			mount_free(m);
 		else

@@ -7,7 +7,7 @@
 
 #define PEER_HELLO	0x301
 #define PEER_CONFIRM	0x302 /* one-way: an operator says that this incarnation's machine is off */
-#define PEER_TIE	0x303 /* have you this tiebreaker open? */
+#define PEER_TIE	0x304 /* (0x303 is route.c's) have you this tiebreaker open? */
 #define PEER_TIMEOUT_NS (3 * TS_NS_PER_S)
 
 struct peer_confirm_msg {
@@ -18,7 +18,7 @@ static void on_message(void *arg, const struct net_msg *m)
 {
 	struct daemon *d = arg;
 	struct ts_rd rd = {.p = m->payload, .left = m->len};
-	if (route_message(d, m))
+	if (route_message(d, m) || key_message(d, m))
 		return;
 	if (m->type == PEER_CONFIRM) {
 		uint64_t node = ts_rd_u64(&rd), incarnation = ts_rd_u64(&rd);

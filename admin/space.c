@@ -104,6 +104,9 @@ void fs_show(struct daemon *d, const char *name, struct answer *a)
 	}
 	json_decref(all);
 	json_object_set_new(a->data, "disk_list", disks);
+	json_t *options = fs_default_options_json(d, name);
+	if (options)
+		json_object_set_new(a->data, "default_options", options);
 	struct mount *m = mount_find(d, name);
 	if (m && m->state == MOUNT_LIVE) {
 		space_fresh(d, m);

@@ -188,6 +188,9 @@ static int start(struct daemon *d, char *errmsg, size_t errlen)
 	rc = net_tcp_open(&n, &d->net, errmsg, errlen);
 	if (rc)
 		return rc;
+	rc = key_rotate_open(d, errmsg, errlen);
+	if (rc)
+		return rc;
 	peers_open(d);
 	uint64_t v[CONF_DURABLE];
 	conf_durable_load(&d->conf, v);

@@ -3,6 +3,7 @@
  * clear refusal, and by the daemon, which believes nobody. Also what can be read off the table: exit statuses, pages, answers.
  * Must never happen: something passes here that the usage line does not allow. */
 #include "admin/verbs.h"
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <stdarg.h>
 
@@ -26,7 +27,7 @@ void verb_arg_word(const struct verb *v, unsigned i, char *buf, size_t n)
 		word = p += strspn(p, " ");
 		len = strcspn(p, " ");
 		p += len;
-		if (k == i || (!strncmp(p, " ...", 4) && !p[4]))
+		if (k == i || !strcmp(p, " ...") || !strcmp(p, " ...]"))
 			break;
 	}
 	if (len && *word == '[') {
@@ -61,6 +62,11 @@ static bool arg_name(const char *s) { return verb_name_ok(s); }
 static bool arg_url(const char *s) { return strstr(s, "://") != NULL && s[0] != ':'; }
 static bool arg_dir(const char *s) { return strchr(s, '/') != NULL && !strstr(s, "://"); }
 static bool arg_node(const char *s) { return number_ok(s, 1, 255); }
+static bool arg_address(const char *s)
+{
+	struct in_addr a;
+	return inet_pton(AF_INET, s, &a) == 1;
+}
 static bool arg_number(const char *s) { return number_ok(s, 0, UINT64_MAX); }
 
 static const struct {
@@ -73,6 +79,7 @@ static const struct {
 	{"DIRECTORY", arg_dir, "not a directory's path", "write it with a '/'"},
 	{"NODE", arg_node, "not a node number", "see `tessera node list`"},
 	{"N", arg_number, "not a number", "use digits only"},
+	{"ADDRESS", arg_address, "not an IPv4 address", "write it as numbers, such as 10.0.0.2"},
 };
 
 /* Is s what that alternative allows? what and remedy are set if not. */
@@ -166,8 +173,8 @@ const struct verb_exit_row verb_exits[] = {
 	{VERB_NO_DAEMON, "no tesserad answers at the socket"},
 	{VERB_NOT_NOW, "not now: no quorum, no lease, or the daemon is stopping; nothing was changed"},
 	{VERB_NOT_PERMITTED, "not permitted: the socket is for root, the act was not confirmed, or the configuration forbids it; nothing was changed"},
-	{VERB_WARNING, "`health`: the worst that is true is a warning"},
-	{VERB_ERROR, "`health`: an error"},
+	{VERB_WARNING, "`health`, `preflight`: the worst that is true is a warning"},
+	{VERB_ERROR, "`health`: an error; `preflight`: something failed"},
 	{VERB_CRITICAL, "`health`: critical"},
 };
 const size_t verb_exit_count = TS_ARRAY_LEN(verb_exits);

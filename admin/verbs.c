@@ -38,10 +38,28 @@ const struct verb verb_table[] = {
 	 "Rates between two looks; on a terminal again and again. Processes are those of this node that used a mount lately.",
 	 {{"interval", 'i', "MS", "between two looks (default 2000)", 100, 3600000}, {"count", 'n', "N", "so many looks, then end", 1, 1000000}},
 	 .flags = VERB_ROUTED},
+	{"web", "", 0, 0, VERB_DAEMON, "where the page of this node is, or why there is none",
+	 "A page for a browser, for looking only: nodes, disks and what goes between them, health, rates, who waits for and holds what, events, made anew every 2 s. "
+	 "Every daemon serves it where its metrics are: on the loopback, so use `ssh -L 7421:127.0.0.1:7421 NODE`. Keys `metrics` and `web` change that.",
+	 {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{node:i on:b url:s why:s}"},
 	{"snap", "[FILE]", 0, 1, VERB_LOCAL, "collect what support needs into a tar file",
 	 "Status, health, events, configuration, the newest lines of the log and what `diag` says, of every member that answers, as JSON. No key and no password "
 	 "is in it; names of files, paths and addresses are. FILE is tessera-snap.tar if not given, and must not be there.",
 	 {{0}}},
+	{"preflight", "[ADDRESS...]", 0, 63, VERB_LOCAL, "before a cluster is made or a node joins: do machines, network, disks and settings fit?",
+	 "Runs in this command, needs no tesserad and no ssh. On every other node: `tessera preflight --listen`; then on one node: `tessera preflight "
+	 "ADDRESS ...` with the addresses of the others. Looked at: versions, names and identities, clocks, UDP and MTU with whole packets, TCP to the port of "
+	 "tesserad from every node to every other, the same LUNs everywhere, corosync.conf. On a LUN that carries nothing, and has no registration, "
+	 "reservations are tried as `fs create` does (its 4 KiB at 800 KiB are written with what is there); others are only read. Nodes talk on the port of "
+	 "tesserad plus 2 (TCP and UDP), under the cluster key. The exit status says which is the worst row: 0 ok, 20 warn, 21 fail.",
+	 {{"listen", 'l', NULL, "answer others, and show nothing"},
+	  {"seconds", 0, "N", "with --listen: so long (default 600)", 1, 86400},
+	  {"no-probe", 0, NULL, "do not try reservations"},
+	  {"config", 'c', "FILE", "of tesserad (default TESSERA_CONFIG, else /etc/tessera/tesserad.conf)"},
+	  {"corosync", 0, "FILE", "its file (default TESSERA_COROSYNC, else /etc/corosync/corosync.conf)"}},
+	 .json = "[{check:s result:s object:s detail:s remedy:s}]"},
 	{"fs create", "NAME URL...", 2, 4097, VERB_DAEMON, "make a file system over shared disks",
 	 "Every URL must name a disk that all nodes reach (iscsi://host:port/iqn/lun, nvme-tcp://host:port/nqn?ns=1 or file:///path). A disk that carries a "
 	 "partition table, another file system, LVM or a Tessera label is refused; --force overwrites foreign contents, never "
@@ -59,8 +77,25 @@ const struct verb verb_table[] = {
 	 .json = "[{name:s disks:i disks_found:i size_bytes:i mounted_on:[i] pending_recovery:[*] own_cluster:b}]"},
 	{"fs show", "NAME", 1, 1, VERB_DAEMON, "show one file system: disks, mounts, space", "", {{0}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
-	 .json = "{name:s disks:i disks_found:i size_bytes:i mounted_on:[i] pending_recovery:[*] own_cluster:b disk_list:[*] mounted_at?:s options?:s "
+	 .json = "{name:s disks:i disks_found:i size_bytes:i mounted_on:[i] pending_recovery:[*] own_cluster:b disk_list:[*] default_options?:s mounted_at?:s options?:s "
 		 "block_size?:i space?:*}"},
+	{"fs set", "NAME KEY VALUE", 3, 3, VERB_DAEMON, "change a setting of a file system, for all nodes",
+	 "KEY is mount_options: what every mount of it begins with, on every node, from its next mount on, such as `ro` or `noatime,nosuid`; options given to "
+	 "mount win (rw, relatime, suid, ...). VALUE `none` takes them away. They are in the label of the first disk. It may be mounted meanwhile: mounts that "
+	 "are there stay as they are. Name, block size, number and size of the logs are fixed when a file system is made.",
+	 {{0}},
+	 .json = "{name:s key:s value:s in_force:s}"},
+	{"fs changes", "NAME", 1, 1, VERB_LOCAL, "list what has changed since a time, for a backup",
+	 "Paths below the mount on this node, one a line, of everything whose inode has changed since (ctime: data, attributes, names of a directory), by a walk over "
+	 "directories and inodes with several threads. What was removed shows as its directory. A directory that was renamed is listed, what is in it is "
+	 "not. TIME is '2026-11-27 10:00', a time ago (90s, 15m, 12h, 3d), or @SECONDS. With --since-file the time is that of FILE, everything if there is none; "
+	 "when the list is complete FILE gets the time when the walk began, less 2 s for clocks that differ: run it again for what comes next. Its status is 1 when "
+	 "something could not be read.",
+	 {{"since", 0, "TIME", "changed at this time or later"},
+	  {"since-file", 0, "FILE", "changed since FILE, and move its time on"},
+	  {"null", '0', NULL, "end each path with a NUL instead of a line's end"},
+	  {"threads", 't', "N", "walk with so many (default 4)", 1, 64}},
+	 .json = "{name:s dir:s next_since_ns:i entries:i dirs:i errors:i changed:[{type:s ino:i size:i ctime_ns:i mtime_ns:i path?:s path_hex?:s}]}"},
 	{"fs df", "[NAME]", 0, 1, VERB_DAEMON, "space and inodes of the file systems mounted on this node",
 	 "As exact as this node can say without waiting for others: what it was told last is shown, with its age.", {{0}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,
@@ -100,7 +135,7 @@ const struct verb verb_table[] = {
 	  {"no-wait", 'n', NULL, "only begin"}}},
 	{"mount", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount a file system on this node",
 	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, relatime (default), strictatime, nodiratime; lazytime changes nothing. "
-	 "strictatime: every read counts, on every node at once, and none is served by the kernel's page cache. locallocks: fcntl and "
+	 "Those that `fs set` has given to the file system come first. strictatime: every read counts, on every node at once, and none is served by the kernel's page cache. locallocks: fcntl and "
 	 "flock locks count on this node only, and closing a file costs less. nonamecache: the kernel keeps no names; "
 	 "each is asked for when used, as on kernels before 6.18. `mount -o remount,ro` works as ever, for this node; another "
 	 "change needs umount and mount. Waits for the recovery of nodes that crashed.",
@@ -130,6 +165,32 @@ const struct verb verb_table[] = {
 	 .flags = VERB_LOOKS,
 	 .json = "[{node:i state:s version?:s incarnation?:i uptime_ms?:i lease_left_ms?:i time_ms?:i initiator?:s kernel?:s mounts:[s] critical?:i errors?:i "
 		 "warnings?:i clock_ms?:i took_ms?:i}]"},
+	{"cluster backup", "FILE", 1, 1, VERB_LOCAL, "save what this node needs to be itself again: configuration and keys, no data",
+	 "A tar file, mode 0600: tesserad.conf, the cluster key, corosync.conf and its key, files of fence agents, which tiebreaker there is, and a list of disks. "
+	 "Needs no daemon. FILE must not be there. One of each node is worth having, anew after a change of configuration or key.",
+	 {{"no-keys", 0, NULL, "without keys, files of fence agents and passwords of disks"},
+	  {"config", 'c', "FILE", "of tesserad (default TESSERA_CONFIG, else /etc/tessera/tesserad.conf)"},
+	  {"corosync", 0, "FILE", "its file (default TESSERA_COROSYNC, else /etc/corosync/corosync.conf)"}},
+	 .json = "{format:i cluster:s node:i version:s time:i keys:b files:[{name:s path:s mode:i}] disks:[s]}"},
+	{"cluster restore", "FILE", 1, 1, VERB_LOCAL, "put back what `cluster backup` has saved",
+	 "On the reinstalled machine, before corosync and tesserad start. The files go where they were. All is judged before anything is written; a file that is "
+	 "there and differs is kept, and nothing done, without --force. The number of the last life is only put back where there is none. Restore only what "
+	 "you trust: programs named in it are run by root.",
+	 {{"force", 'f', NULL, "replace files that are there"}},
+	 .json = "{format:i cluster:s node:i version:s time:i keys:b files:[{name:s path:s mode:i}] disks:[s]}"},
+	{"cluster key status", "", 0, 0, VERB_DAEMON, "which cluster key this node has, and whether it is being changed",
+	 "Keys are named by a hash; the same name is the same key. With --node all: of every member.", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "{node:i state:s file:s key:s next?:s old?:s retired?:s}"},
+	{"cluster key rotate", "", 0, 0, VERB_DAEMON, "give the cluster a new key while everything runs",
+	 "A new key is made here and given to every member, sealed, over the connections that are there; when all accept both, all change to the new one; when all "
+	 "have, the old one is dropped and connections under it are made anew. Files are going on being used meanwhile. If it breaks off (a node dies, a key "
+	 "file cannot be written) both keys are accepted until somebody says it again, on any member that has the new one. The key is written to each node's "
+	 "cluster_key_file; beside it NAME.next, NAME.old, NAME.retired. Refused while a node of corosync's nodelist is away: it would come back with the old key.",
+	 {{"without-away", 0, NULL, "go on without nodes that are away; the key file is copied to them by hand before they start"},
+	  {"stop-after", 0, "STEP", "for tests (fault_points = yes): break off behind add or switch"}},
+	 .flags = VERB_ROUTED,
+	 .json = "{key:s state:s nodes:[i] away:[i] file:s}"},
 	{"quorum status", "", 0, 0, VERB_DAEMON, "whether this node has quorum, by what, what is missing, and whose lease is how old",
 	 "BY is majority, tie (half of the nodes, and the tiebreaker has let them go on) or force (an operator's word).", {{0}},
 	 .flags = VERB_LOOKS | VERB_ROUTED,

@@ -16,7 +16,7 @@ static void keyed_hash(const struct net_conn *c, const char *label, size_t len, 
 {
 	crypto_generichash_blake2b_state st;
 
-	crypto_generichash_blake2b_init(&st, c->t->key, NET_KEY_BYTES, outlen);
+	crypto_generichash_blake2b_init(&st, c->key, NET_KEY_BYTES, outlen);
 	crypto_generichash_blake2b_update(&st, (const uint8_t *)label, strlen(label) + 1);
 	crypto_generichash_blake2b_update(&st, (const uint8_t *)&c->hs, len);
 	crypto_generichash_blake2b_final(&st, out, outlen);
@@ -43,7 +43,7 @@ static void session_keys(const struct net_conn *c, const char *label, const uint
 	crypto_generichash_blake2b_state st;
 
 	_Static_assert(2 * NET_KEY_BYTES <= crypto_generichash_blake2b_BYTES_MAX, "two keys of one hash");
-	crypto_generichash_blake2b_init(&st, c->t->key, NET_KEY_BYTES, 2 * NET_KEY_BYTES);
+	crypto_generichash_blake2b_init(&st, c->key, NET_KEY_BYTES, 2 * NET_KEY_BYTES);
 	crypto_generichash_blake2b_update(&st, (const uint8_t *)label, strlen(label) + 1);
 	crypto_generichash_blake2b_update(&st, (const uint8_t *)&c->hs, offsetof(struct net_hs, welcome));
 	if (shared)
@@ -118,10 +118,57 @@ static bool take_rx(struct net_peer *p, const le64 in[8])
 	return true;
 }
 
+/* ---- which key (net_keys) ---------------------------------------------------------------------------------------- */
+
+/* Of whoever dials: one after the other, the retired one last, to tell who still has it. */
+static bool choose_key(struct net_conn *c)
+{
+	const struct net_keys *k = &c->t->keys;
+	unsigned i = c->peer->key_try % (k->n + k->has_retired);
+
+	memcpy(c->key, i < k->n ? k->key[i] : k->retired, NET_KEY_BYTES);
+	return i < k->n;
+}
+
+static bool proves(struct net_conn *c, const uint8_t key[NET_KEY_BYTES])
+{
+	uint8_t mac[32];
+
+	memcpy(c->key, key, NET_KEY_BYTES);
+	proof_mac(c, mac);
+	return !crypto_verify_32(mac, c->hs.proof.mac);
+}
+
+static bool proof_known(struct net_conn *c)
+{
+	for (unsigned i = 0; i < c->t->keys.n; i++)
+		if (proves(c, c->t->keys.key[i]))
+			return true;
+	return false;
+}
+
+static void note_old_key(struct net_tcp *t, unsigned node)
+{
+	if (node >= NET_MAX_NODES || !t->peers[node] || t->peers[node]->old_key)
+		return;
+	t->peers[node]->old_key = true;
+	ts_warn("net: node %u still has the cluster key that was replaced: refused; copy the key file of this node there and restart its tesserad", node);
+}
+
+static void note_replaced(struct net_tcp *t, unsigned by)
+{
+	if (t->keys.n > 1) /* the other key is tried next */
+		return;
+	if (!t->replaced_by)
+		ts_err("net: node %u says that the cluster key was replaced while this node was away: copy the key file of a member here and restart tesserad", by);
+	t->replaced_by = by;
+}
+
 bool net_hs_start(struct net_conn *c)
 {
 	struct net *n = c->t->net;
 	struct net_hello_msg *h = &c->hs.hello;
+	bool good = choose_key(c);
 
 	*h = (struct net_hello_msg){.magic = le32_make(HS_HELLO),
 				    .size = le16_make(sizeof(*h)),
@@ -131,7 +178,7 @@ bool net_hs_start(struct net_conn *c)
 				    .dst_node = le16_make((uint16_t)c->peer->node),
 				    .src_incarnation = le64_make(n->incarnation),
 				    .dst_incarnation = le64_make(c->peer->incarnation),
-				    .flags = c->t->encrypt ? NET_HS_SECRET : 0};
+				    .flags = (uint8_t)((c->t->encrypt ? NET_HS_SECRET : 0) | (good ? 0 : NET_HS_TELLS))};
 	nonce_make(c, h->nonce);
 	c->state = NET_C_CHALLENGE;
 	return net_conn_send_raw(c, h, sizeof(*h));
@@ -219,15 +266,22 @@ static bool on_proof(struct net_conn *c)
 	struct net *n = c->t->net;
 	const struct net_hello_msg *h = &c->hs.hello;
 	unsigned src = le16_get(h->src_node);
-	uint8_t mac[32];
 
-	proof_mac(c, mac);
-	if (le32_get(c->hs.proof.magic) != HS_PROOF || crypto_verify_32(mac, c->hs.proof.mac)) {
+	if (le32_get(c->hs.proof.magic) == HS_PROOF && c->t->keys.has_retired && proves(c, c->t->keys.retired)) {
+		if (!(h->flags & NET_HS_TELLS)) /* else it knows */
+			note_old_key(c->t, src);
+		return send_welcome(c, NET_HS_RETIRED, NULL);
+	}
+	if (le32_get(c->hs.proof.magic) != HS_PROOF || !proof_known(c)) {
 		net_auth_log(c->t, "offers no proof of this cluster's key: refused; compare the key files", c);
 		return false;
 	}
 	c->proven = true;
 	c->t->nunproven--;
+	if (h->flags & NET_HS_TELLS) {
+		note_replaced(c->t, src);
+		return send_welcome(c, NET_HS_TOLD, NULL);
+	}
 	if (!pick_version(c)) {
 		ts_warn("net: node %u speaks protocol %u to %u, this one %u to %u: refused; upgrade the older one", src,
 			le16_get(h->ver_min), le16_get(h->ver_max), NET_PROTO_MIN, NET_PROTO_MAX);
@@ -250,7 +304,8 @@ static bool on_welcome(struct net_conn *c)
 {
 	static const char *const why[] = {"", "no common protocol version: upgrade the older node",
 					  "it is another incarnation by now", "both ends would dial: node ids differ",
-					  "encryption is demanded, and one of the two cannot: upgrade the older node"};
+					  "encryption is demanded, and one of the two cannot: upgrade the older node",
+					  "the cluster key was replaced", "it has the old cluster key, and was told"};
 	const struct net_welcome_msg *w = &c->hs.welcome;
 	unsigned status = le16_get(w->status);
 	uint8_t mac[32];
@@ -260,13 +315,20 @@ static bool on_welcome(struct net_conn *c)
 		net_auth_log(c->t, "answers without proof of this cluster's key: not trusted; compare the key files", c);
 		return false;
 	}
+	if (status == NET_HS_TOLD)
+		note_old_key(c->t, c->peer->node);
+	if (status == NET_HS_RETIRED && !(c->hs.hello.flags & NET_HS_TELLS))
+		note_replaced(c->t, c->peer->node);
+	if (status == NET_HS_OK && c->hs.hello.flags & NET_HS_TELLS) /* an older version, which does not know what was said */
+		return false;
 	if (status == NET_HS_OK && !pick_version(c))
 		status = NET_HS_VERSION;
 	if (status == NET_HS_OK && plain_refused(c))
 		status = NET_HS_PLAIN;
 	if (status != NET_HS_OK) {
-		ts_info("net: node %u refuses: %s", c->peer->node,
-			status < TS_ARRAY_LEN(why) ? why[status] : "for a reason unknown here");
+		if (status != NET_HS_RETIRED && status != NET_HS_TOLD) /* these were told once */
+			ts_info("net: node %u refuses: %s", c->peer->node,
+				status < TS_ARRAY_LEN(why) ? why[status] : "for a reason unknown here");
 		return false;
 	}
 	if (!take_rx(c->peer, w->rx_seq)) {

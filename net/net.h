@@ -116,6 +116,18 @@ struct net_tcp_args {
 	unsigned port;
 	bool encrypt; /* payloads on every connection of this node, whoever else wants it; peers that cannot are refused */
 };
+/* The keys of a cluster while they are changed. Who dials proves itself with one after the other, beginning with the first. */
+#define NET_KEYS 2
+struct net_keys {
+	uint8_t key[NET_KEYS][32]; /* each is accepted */
+	unsigned n;
+	bool has_retired;
+	uint8_t retired[32]; /* accepted no more; who still has it is told so */
+};
+/* Connections that were made under a key that is not among them are closed, and made anew: nothing that was sent is lost. */
+void net_tcp_keys_set(struct net *n, const struct net_keys *k);
+/* The node that has told us, under our own key, that this key has been replaced; 0: none. */
+unsigned net_tcp_key_replaced(const struct net *n);
 /* What is known of each peer of a net that net_tcp_open() made. */
 struct net_peer_info {
 	unsigned node;
@@ -126,6 +138,7 @@ struct net_peer_info {
 	unsigned attempts; /* to connect, since the last connection that lasted */
 	uint64_t unacked, queued; /* messages sent and not acknowledged; of these and those still to be sent */
 	uint64_t connected_ns; /* since when (the clock's time) */
+	bool old_key; /* it has the key that was retired */
 };
 void net_tcp_each_peer(const struct net *n, void (*fn)(void *arg, const struct net_peer_info *i), void *arg);
 int net_tcp_open(const struct net_tcp_args *a, struct net **out, char *errmsg, size_t errlen) TS_MUST_CHECK;

@@ -82,8 +82,9 @@ void net_lane_rewind(struct net_lane_state *l); /* a new connection: nothing was
 void net_lane_free(struct net_lane_state *l);
 
 /* ---- handshake.c ---------------------------------------------------------------------------------------------- */
-enum net_hs_status { NET_HS_OK, NET_HS_VERSION, NET_HS_STALE, NET_HS_ROLE, NET_HS_PLAIN };
+enum net_hs_status { NET_HS_OK, NET_HS_VERSION, NET_HS_STALE, NET_HS_ROLE, NET_HS_PLAIN, NET_HS_RETIRED, NET_HS_TOLD };
 #define NET_HS_SECRET 1u /* flags: it wants payloads encrypted */
+#define NET_HS_TELLS  2u /* hello's flags: the key it proves is retired; it comes to say that, and nothing else */
 struct net_hello_msg {
 	le32 magic;
 	le16 size, ver_min, ver_max, src_node, dst_node, pad;
@@ -141,6 +142,7 @@ struct net_conn {
 	size_t rcap, rstart, rend;
 	bool big; /* a frame needed a grown buffer lately */
 	struct net_hs hs;
+	uint8_t key[NET_KEY_BYTES]; /* the cluster key it is made under */
 	uint8_t secret_key[crypto_scalarmult_SCALARBYTES]; /* of our nonce; gone when it is open */
 	uint16_t proto;
 	struct net_seal tx, rx;
@@ -166,6 +168,8 @@ struct net_peer {
 	uint64_t opened_ns;
 	size_t rx_bytes;
 	bool ack_now, flush_armed, was_open;
+	unsigned key_try; /* which key is next, and the retired one behind them */
+	bool old_key;
 	struct ts_task flush;
 };
 struct net_tcp {
@@ -174,7 +178,8 @@ struct net_tcp {
 	struct ts_loop *loop;
 	int listen_fd;
 	unsigned port;
-	uint8_t key[NET_KEY_BYTES];
+	struct net_keys keys;
+	unsigned replaced_by; /* node */
 	bool encrypt;
 	unsigned proto_max; /* NET_PROTO_MAX, but for tests */
 	struct net_peer *peers[NET_MAX_NODES];

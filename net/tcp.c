@@ -248,7 +248,8 @@ void net_tcp_each_peer(const struct net *n, void (*fn)(void *arg, const struct n
 		if (!p)
 			continue;
 		struct net_peer_info i = {.node = p->node, .incarnation = p->incarnation, .addr = p->addr, .port = p->port,
-					  .connected = p->conn && p->conn->state == NET_C_OPEN, .attempts = p->attempts, .connected_ns = p->opened_ns};
+					  .connected = p->conn && p->conn->state == NET_C_OPEN, .attempts = p->attempts, .connected_ns = p->opened_ns,
+					  .old_key = p->old_key};
 		for (unsigned l = 0; l < NET_LANES; l++) {
 			i.unacked += p->lane[l].inflight;
 			i.queued += p->lane[l].count;
@@ -270,7 +271,7 @@ static void tcp_close(struct net *n)
 		ts_loop_fd_del(t->loop, t->listen_fd);
 		close(t->listen_fd);
 	}
-	sodium_memzero(t->key, sizeof(t->key));
+	sodium_memzero(&t->keys, sizeof(t->keys));
 	ts_free(t);
 }
 
@@ -364,6 +365,42 @@ static int listen_on(struct net_tcp *t, const struct net_tcp_args *a, char *errm
 	return 0;
 }
 
+static bool key_known(const struct net_keys *k, const uint8_t key[NET_KEY_BYTES])
+{
+	bool known = false;
+
+	for (unsigned i = 0; i < k->n; i++)
+		known |= !sodium_memcmp(k->key[i], key, NET_KEY_BYTES);
+	return known;
+}
+
+void net_tcp_keys_set(struct net *n, const struct net_keys *k)
+{
+	struct net_tcp *t = n->priv;
+
+	t->keys = *k;
+	t->replaced_by = 0;
+	ts_list_for_safe(l, tmp, &t->conns)
+	{
+		struct net_conn *c = ts_list_entry(l, struct net_conn, link);
+
+		if ((c->state == NET_C_OPEN || c->state == NET_C_PARKED || c->state == NET_C_WELCOME) && !key_known(k, c->key))
+			net_conn_close(c);
+	}
+	for (unsigned i = 0; i < NET_MAX_NODES; i++)
+		if (t->peers[i]) {
+			t->peers[i]->key_try = 0;
+			t->peers[i]->old_key = false;
+		}
+}
+
+unsigned net_tcp_key_replaced(const struct net *n)
+{
+	const struct net_tcp *t = n->priv;
+
+	return t->replaced_by;
+}
+
 int net_tcp_open(const struct net_tcp_args *a, struct net **out, char *errmsg, size_t errlen)
 {
 	struct net_tcp *t;
@@ -382,7 +419,8 @@ int net_tcp_open(const struct net_tcp_args *a, struct net **out, char *errmsg, s
 	t->loop = ts_exec_loop(a->exec);
 	t->listen_fd = -1;
 	ts_list_init(&t->conns);
-	memcpy(t->key, a->key, NET_KEY_BYTES);
+	memcpy(t->keys.key[0], a->key, NET_KEY_BYTES);
+	t->keys.n = 1;
 	t->encrypt = a->encrypt;
 	t->proto_max = NET_PROTO_MAX;
 	t->net = net_new(a->exec, a->self_node, a->incarnation, &tcp_ops, t);

@@ -69,6 +69,7 @@ static void conn_free(struct net_conn *c)
 	sodium_memzero(&c->tx, sizeof(c->tx));
 	sodium_memzero(&c->rx, sizeof(c->rx));
 	sodium_memzero(c->secret_key, sizeof(c->secret_key));
+	sodium_memzero(c->key, sizeof(c->key));
 	net_conn_copies_free(c);
 	ts_free(c->rbuf);
 	ts_free(c);
@@ -88,6 +89,7 @@ void net_conn_close(struct net_conn *c)
 	c->t->nunproven -= !c->proven;
 	c->peer = NULL;
 	if (p && p->conn == c) {
+		p->key_try += c->dialler && c->state == NET_C_WELCOME; /* it may not have that key */
 		p->conn = NULL;
 		net_peer_conn_lost(p);
 	}
@@ -99,6 +101,8 @@ void net_conn_open(struct net_conn *c, struct net_peer *p)
 {
 	c->peer = p;
 	p->conn = c;
+	p->old_key = false;
+	c->t->replaced_by = 0;
 	c->state = NET_C_OPEN;
 	p->opened_ns = ts_exec_now(c->t->exec);
 	p->rx_msgs = 0;

@@ -153,7 +153,8 @@ struct nsd_label_disk {
 	char fs_name[64];
 	char nsd_name[64];
 	char pool[32];
-	uint8_t reserved[3832];
+	char mount_options[128]; /* disk 0: what every mount begins with; zeros: nothing */
+	uint8_t reserved[3832 - 128];
 	le64 csum; /* ts_csum64_skip over the whole struct, seed 0 */
 };
 _Static_assert(sizeof(struct nsd_label_disk) == NSD_LABEL_BYTES, "label size");

@@ -19,7 +19,7 @@ REMEDY = ("see ", "usage:", "use ", "write ", "needs ", "takes no", "must be", "
 GOOD = {"NAME": "nosuchfs", "URL": "file:///nonexistent/disk", "DIRECTORY": "/nonexistent/dir", "NODE": "77", "N": "1", "KEY": "port",
         "VALUE": "1", "VERB": "status", "PAGE": "tessera", "POINT": "read.before_pin", "...": "", "FILE": "/nonexistent/file"}
 BAD = {"NAME": ["../x", "a b", "x" * 64, "ä"], "URL": ["nonsense", "://x"], "DIRECTORY": [], "NODE": ["0", "256", "-1", "x", "1x", "99999999999999999999"],
-       "N": ["x", "-1"]}
+       "N": ["x", "-1"], "ADDRESS": ["x", "10.0.0", "10.0.0.256", "host.example", "::1"]}
 
 
 def words(args):

@@ -94,5 +94,38 @@ assert_eq "remounted ro: what node 2 wrote" behind "$(cat "$a/w")"
 assert_ok "remount,rw" on 1 mount -o remount,rw "$a"
 echo again >"$a/w" || fail "remounted rw: cannot write"
 assert_eq "remounted rw: what was written" again "$(cat "$b/w")"
+
+# fs set: what every mount begins with, set from node 1 while both have it mounted; options given win; node 2 finds what node 1 set.
+assert_ok "fs set" on 1 tessera fs set opt mount_options ro,noatime
+echo x >"$a/after" || fail "fs set: changed a mount that was there"
+gone
+assert_ok "mount without options" on 1 tessera mount opt "$a"
+touch "$a/new" 2>/dev/null && fail "fs set ro: a file was made"
+assert_eq "options of the mount" ro,noatime "$(on 1 tessera --json fs show opt | jq -r .options)"
+gone
+mounted rw,nosuid
+echo x >"$a/n2" || fail "fs set ro, mount -o rw: cannot write"
+grep " $a " /proc/mounts | grep -q nosuid || fail "options given are not there: $(grep " $a " /proc/mounts)"
+was=$(atime "$a/n2")
+sleep 0.02
+read_it "$a/n2"
+assert_eq "fs set noatime: time of the last read" "$was" "$(atime "$a/n2")"
+gone
+assert_eq "node 2 sees the default" ro,noatime "$(on 2 tessera --json fs show opt | jq -r .default_options)"
+assert_ok "umount 2" on 2 tessera umount opt
+assert_ok "mount 2 without options" on 2 tessera mount opt "$b"
+touch "$b/new" 2>/dev/null && fail "fs set ro: node 2 made a file"
+sb kill 1 && sb start 1
+wait_until 20 "node 1 to be ready" sh -c "[ \"\$($SANDBOX exec 1 -- tessera --json status | jq -r .state)\" = ready ]"
+for bad in "mount_options frobnicate|unknown" "mount_options remount|remount" "log_slots 16|cannot be changed.*--log-slots" "name other|cannot be changed" "block_size 1M|cannot be changed" \
+	"colour red|no such setting" "mount_options $(printf 'noatime,%.0s' $(seq 20))ro|longer than"; do
+	# shellcheck disable=SC2086 # words
+	assert_refused "fs set ${bad%%|*}" "${bad#*|}" 1 tessera fs set opt ${bad%%|*}
+done
+assert_refused "fs set of another" "no such file system" 1 tessera fs set nosuch mount_options ro
+assert_eq "after refusals" ro,noatime "$(on 1 tessera --json fs show opt | jq -r .default_options)"
+assert_ok "fs set none" on 1 tessera fs set opt mount_options none
+assert_ok "mount" on 1 tessera mount opt "$a"
+echo x >"$a/new" || fail "fs set none: cannot write"
 assert_ok "umount" sb umount
 fsck_clean "after all options" opt

@@ -82,7 +82,7 @@ def ask(method, path):
     c = http.client.HTTPConnection("127.0.0.1:7421", timeout=10)
     c.request(method, path)
     return c.getresponse().status
-assert ask("GET", "/") == 404 and ask("GET", "/../etc/passwd") == 404 and ask("POST", "/metrics") == 405 and ask("HEAD", "/metrics") == 200
+assert ask("GET", "/nosuch") == 404 and ask("GET", "/../etc/passwd") == 404 and ask("POST", "/metrics") == 405 and ask("HEAD", "/metrics") == 200
 idle = []
 for i in range(14): # they say half a request and stay
     s = socket.create_connection(("127.0.0.1", 7421), timeout=10)

@@ -408,6 +408,113 @@ static void t_wrong_key(void *arg)
 	net_close(b.n);
 }
 
+static struct net_keys keys_of(const uint8_t *first, const uint8_t *second, const uint8_t *retired)
+{
+	struct net_keys k = {.n = second ? 2 : 1, .has_retired = retired != NULL};
+
+	memcpy(k.key[0], first, 32);
+	if (second)
+		memcpy(k.key[1], second, 32);
+	if (retired)
+		memcpy(k.retired, retired, 32);
+	return k;
+}
+
+static bool made_under(struct node *a, unsigned node, const uint8_t *key)
+{
+	const struct net_peer *p = ((struct net_tcp *)a->n->priv)->peers[node];
+
+	return p->conn && p->conn->state == NET_C_OPEN && !memcmp(p->conn->key, key, 32);
+}
+
+/* The key is changed under traffic, on the two one after the other, in the order that admin/key_rotate.c has; at each step they are cut, so
+ * that a new handshake shows that they still agree. Nothing is lost or doubled. */
+static void t_keys(void *arg)
+{
+	const struct {
+		const uint8_t *first, *second, *retired;
+	} steps[] = {{key_a, key_b, NULL}, {key_b, key_a, NULL}, {key_b, NULL, key_a}};
+	struct node a, b;
+	uint64_t sent = 0;
+
+	up(&a, 1, 11);
+	up(&b, 2, 22);
+	pair(&a, &b);
+	wait_open(&a, &b);
+	for (unsigned s = 0; s < TS_ARRAY_LEN(steps); s++)
+		for (unsigned who = 0; who < 2; who++) {
+			struct net_keys k = keys_of(steps[s].first, steps[s].second, steps[s].retired);
+
+			net_tcp_keys_set(who ? a.n : b.n, &k);
+			for (unsigned i = 0; i < 200; i++, sent++) {
+				if (i == 100)
+					net_tcp_test_cut(a.n, 2);
+				CHECK(put(&a, 2, 0, sent, 4000) == 0 && put(&b, 1, 0, sent, 4000) == 0);
+				if (i % 50 == 0)
+					nap(1);
+			}
+			for (unsigned i = 0; i < 4000 && (a.got[0] < sent || b.got[0] < sent); i++)
+				nap(1);
+			CHECK(a.got[0] == sent && b.got[0] == sent);
+		}
+	CHECK(made_under(&a, 2, key_b) && made_under(&b, 1, key_b));
+	CHECK(!((struct net_tcp *)a.n->priv)->auth_log_ns && !((struct net_tcp *)b.n->priv)->auth_log_ns); /* at no step was one refused */
+	net_close(a.n);
+	net_close(b.n);
+}
+
+/* A connection under a key that is dropped is closed and made anew under the other, without being cut by anybody. */
+static void t_keys_drop(void *arg)
+{
+	struct net_keys both = keys_of(key_a, key_b, NULL), one = keys_of(key_b, NULL, key_a);
+	struct node a, b;
+
+	up(&a, 1, 11);
+	up(&b, 2, 22);
+	pair(&a, &b);
+	wait_open(&a, &b);
+	net_tcp_keys_set(a.n, &both);
+	net_tcp_keys_set(b.n, &both);
+	CHECK(made_under(&a, 2, key_a));
+	net_tcp_keys_set(b.n, &one);
+	CHECK(!net_tcp_test_open(b.n, 1));
+	for (uint64_t i = 0; i < 20; i++)
+		CHECK(put(&a, 2, 0, i, 8) == 0 && put(&b, 1, 0, i, 8) == 0);
+	for (unsigned i = 0; i < 4000 && (a.got[0] < 20 || b.got[0] < 20); i++) /* a, who dials, tries its second key */
+		nap(1);
+	CHECK(a.got[0] == 20 && b.got[0] == 20 && made_under(&a, 2, key_b) && !net_tcp_key_replaced(a.n));
+	net_close(a.n);
+	net_close(b.n);
+}
+
+/* Who was away and has the old key: nothing goes either way, and both ends know why, whoever dials. */
+static void t_keys_away(void *arg)
+{
+	for (unsigned away = 1; away <= 2; away++) {
+		struct net_keys one = keys_of(key_b, NULL, key_a);
+		struct node a, b;
+		struct node *stale = away == 1 ? &a : &b, *fresh = away == 1 ? &b : &a;
+
+		up(&a, 1, 11);
+		up(&b, 2, 22);
+		net_tcp_keys_set(fresh->n, &one);
+		pair(&a, &b);
+		CHECK(put(&a, 2, 0, 0, 8) == 0 && put(&b, 1, 0, 0, 8) == 0);
+		for (unsigned i = 0; i < 4000 && !net_tcp_key_replaced(stale->n); i++)
+			nap(1);
+		nap(50);
+		CHECK(net_tcp_key_replaced(stale->n) == fresh->id && !net_tcp_key_replaced(fresh->n));
+		CHECK(((struct net_tcp *)fresh->n->priv)->peers[stale->id]->old_key);
+		CHECK(!a.got[0] && !b.got[0] && !net_tcp_test_open(a.n, 2) && !net_tcp_test_open(b.n, 1));
+		net_tcp_keys_set(stale->n, &one); /* the file was copied */
+		for (unsigned i = 0; i < 4000 && (!a.got[0] || !b.got[0]); i++)
+			nap(1);
+		CHECK(a.got[0] == 1 && b.got[0] == 1 && !((struct net_tcp *)fresh->n->priv)->peers[stale->id]->old_key);
+		net_close(a.n);
+		net_close(b.n);
+	}
+}
+
 static void t_garbage(void *arg)
 {
 	struct node b;
@@ -862,7 +969,7 @@ static void run(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {T(t_seal),	   T(t_order),	 T(t_cuts),   T(t_drop),   T(t_late_view), T(t_three), T(t_lanes),
-					   T(t_bounds), T(t_wrong_key), T(t_garbage), T(t_replay), T(t_replay_back), T(t_flip),	   T(t_speed)};
+					   T(t_bounds), T(t_wrong_key), T(t_keys), T(t_keys_drop), T(t_keys_away), T(t_garbage), T(t_replay), T(t_replay_back), T(t_flip),	   T(t_speed)};
 	const struct CMUnitTest secrets[] = {T(t_seal_secret), T(t_secret), T(t_older), T(t_weak)};
 	const struct CMUnitTest encrypted[] = {T(t_order), T(t_cuts), T(t_drop), T(t_lanes), T(t_bounds), T(t_replay), T(t_replay_back), T(t_flip), T(t_speed)};
 	int failed = cmocka_run_group_tests_name("net_tcp", tests, NULL, NULL) + cmocka_run_group_tests_name("net_tcp secrets", secrets, NULL, NULL);
