@@ -2,11 +2,11 @@
 /* Tokens that nobody here needs yet, asked for because they are likely to be wanted next.
  *
  *   tok_ahead --> asked --granted--> came (unused) --first pin--> an ordinary token
- *                       --refused--> nothing          --revoked, or dropped--> lost
+ *                       --refused--> nothing          --revoked, or not used for 3 s--> lost
  *   a pin meanwhile waits for the answer, and asks in earnest when it is no
  *
  * Must never happen: a pin fails because what was asked ahead was refused; another node waits for the minimum hold of a token that
- * nobody here has used; asking or keeping ahead without bound. */
+ * nobody here has used; asking or keeping ahead without bound, or for ever what only a revoke would bring back. */
 #include "tokens/tokens_int.h"
 
 static void tell(struct tok_mgr *m, const struct tok *t, enum tok_mode mode, enum tok_ahead_news news)
@@ -79,6 +79,26 @@ static void leave_list(struct tok_mgr *m, struct tok *t)
 	m->nahead--;
 }
 
+/* Nobody came for them. Some at a time; one that cannot go now (it is being asked for in a higher mode) is looked at again. */
+static void age(void *arg)
+{
+	struct tok_mgr *m = arg;
+	uint64_t now = ts_exec_now(m->a.exec);
+	unsigned looked = 0;
+	ts_list_for_safe(n, tmp, &m->ahead)
+	{
+		struct tok *t = ts_list_entry(n, struct tok, ahead);
+		if (m->dropping >= TOK_DROPS_AT_ONCE || looked++ == TOK_DROPS_AT_ONCE || t->granted_ns + TOK_AHEAD_AGE_NS > now)
+			break;
+		if (!ts_list_empty(&t->lru))
+			tok_drop(m, t);
+	}
+	if (!ts_list_empty(&m->ahead)) {
+		uint64_t oldest = ts_list_entry(m->ahead.next, struct tok, ahead)->granted_ns;
+		ts_timer_arm(m->a.exec, &m->ahead_age, TS_MAX(now + 10 * TS_NS_PER_MS, oldest + TOK_AHEAD_AGE_NS), age, m);
+	}
+}
+
 /* The oldest that nobody wanted make room. */
 static void bound(struct tok_mgr *m)
 {
@@ -100,6 +120,8 @@ void tok_ahead_came(struct tok_mgr *m, struct tok *t)
 		ts_list_push_back(&m->ahead, &t->ahead);
 		m->nahead++;
 	}
+	if (!m->ahead_age.exec)
+		ts_timer_arm(m->a.exec, &m->ahead_age, t->granted_ns + TOK_AHEAD_AGE_NS, age, m);
 	tell(m, t, (enum tok_mode)t->req.mode, TOK_AHEAD_CAME);
 	bound(m);
 }

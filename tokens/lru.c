@@ -4,8 +4,6 @@
  * lock table to another node while this node's own tokens still fill it (segments go last). */
 #include "tokens/tokens_int.h"
 
-#define DROPS_AT_ONCE 64
-
 void tok_drop(struct tok_mgr *m, struct tok *t)
 {
 	if (t->drop || t->revoke_queued)
@@ -17,7 +15,7 @@ void tok_drop(struct tok_mgr *m, struct tok *t)
 
 void tok_lru_bound(struct tok_mgr *m)
 {
-	while (!m->failed && m->ntoks > m->a.max_tokens + m->dropping && m->dropping < DROPS_AT_ONCE &&
+	while (!m->failed && m->ntoks > m->a.max_tokens + m->dropping && m->dropping < TOK_DROPS_AT_ONCE &&
 	       !ts_list_empty(&m->lru))
 		tok_drop(m, ts_list_entry(m->lru.next, struct tok, lru));
 }

@@ -152,6 +152,7 @@ void tok_mgr_fail(struct tok_mgr *m)
 		return;
 	m->failed = true;
 	ts_timer_cancel(&m->retry);
+	ts_timer_cancel(&m->ahead_age);
 	ts_list_for(n, &m->all)
 	{
 		struct tok *t = ts_list_entry(n, struct tok, all);
@@ -171,6 +172,7 @@ void tok_mgr_free(struct tok_mgr *m)
 	if (!m)
 		return;
 	ts_timer_cancel(&m->retry);
+	ts_timer_cancel(&m->ahead_age);
 	ts_list_del(&m->flush.link);
 	tok_demux_del(m);
 	dlm_free(m->dlm);

@@ -13,6 +13,7 @@
 #define TOK_DATA_FIBERS	  192 /* of them: revokes of DATA and REGION may wait for INODE, and those of INODE must find a fiber everywhere */
 #define TOK_AHEAD_OUT	  512  /* asked for ahead and not answered */
 #define TOK_AHEAD_UNUSED  4096 /* here and not used: beyond, the oldest go back */
+#define TOK_AHEAD_AGE_NS  (3 * TS_NS_PER_S) /* unused so long: given back, for who may not revoke (QUICK) would find it in the way for ever */
 #define TOK_KEPT_MAX	  1024
 #define TOK_CONTENDED_NS  TS_NS_PER_S
 #define TOK_RETRY_NS	  TS_NS_PER_MS
@@ -66,6 +67,7 @@ struct tok_mgr {
 	size_t nkept, ngot;
 	struct ts_list ahead; /* toks that came ahead and were not used, oldest first */
 	unsigned nahead, ahead_out;
+	struct ts_timer ahead_age;
 	struct ts_task flush; /* what dlm collected goes out when all that is ready has run */
 	bool flushing;
 	unsigned revoke_fibers, data_fibers, dropping;
@@ -112,6 +114,7 @@ void tok_revoke_start(struct tok_mgr *m);
 
 /* lru.c */
 void tok_lru_bound(struct tok_mgr *m);
+#define TOK_DROPS_AT_ONCE 64
 void tok_drop(struct tok_mgr *m, struct tok *t);
 
 /* diag.c */

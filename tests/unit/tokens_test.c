@@ -981,13 +981,16 @@ static void asking_ahead_is_bounded(void **state)
 	assert_int_equal(ask_ahead(2, TOK_SH, first, 600), 512); /* TOK_AHEAD_OUT */
 	assert_int_equal(ask_ahead(2, TOK_SH, first + 512, 88), 0);
 	for (unsigned i = 0; i < 10; i++) {
-		settle();
+		run_until(W.now + 100 * TS_NS_PER_MS);
 		(void)ask_ahead(2, TOK_SH, first + 512 * i, 512);
 	}
-	settle();
+	run_until(W.now + 100 * TS_NS_PER_MS);
 	assert_int_equal(stats_of(2).held, 4096); /* TOK_AHEAD_UNUSED: the oldest went back */
 	assert_true(stats_of(2).ahead_lost >= 512);
 	assert_false(tok_holds(W.n[2].m, TOK_INODE, first, TOK_SH, 0, TOK_END));
+	run_until(W.now + 10 * TS_NS_PER_S); /* TOK_AHEAD_AGE_NS, some at a time */
+	assert_int_equal(stats_of(2).held, 0);
+	assert_int_equal(stats_of(2).ahead_came, stats_of(2).ahead_lost);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
