@@ -4,6 +4,8 @@
 #include "fs/alloc_int.h"
 #include "fs/disks.h"
 
+#include <stdio.h>
+
 #define ASK_NS	 (30 * TS_NS_PER_S)
 #define AGAIN_NS (50 * TS_NS_PER_MS)
 
@@ -12,6 +14,16 @@ enum fs_disk_state fs_disk_state(const struct fs *fs, unsigned disk)
 	const struct fs_disk_ent_disk *e = disk < fs->ndisks ? &fs->disks[disk].ent : NULL;
 
 	return !e || fs_disk_ent_none(e) ? FS_DISK_GONE : e->state;
+}
+
+unsigned fs_pool_known(const struct fs *fs, unsigned pool)
+{
+	return fs_pool_name_of(&fs->super, pool) ? pool : 0;
+}
+
+unsigned fs_disk_pool(const struct fs *fs, unsigned disk)
+{
+	return disk < fs->ndisks ? fs_pool_known(fs, fs->disks[disk].ent.pool) : 0;
 }
 
 bool fs_disk_holds(const struct fs *fs, unsigned disk)
@@ -95,7 +107,7 @@ static int read_table(struct fs *fs, struct fs_super_disk *s, struct fs_disk_ent
 
 	if (!rc) {
 		n = le32_get(s->ndisks);
-		if (n < fs->ndisks || n > TS_MAX(fs->ndisks, FS_DISKS_ONLINE))
+		if (fs_pools_wrong(s) || n < fs->ndisks || n > TS_MAX(fs->ndisks, FS_DISKS_ONLINE))
 			rc = -EUCLEAN;
 	}
 	if (!rc) {
@@ -147,6 +159,8 @@ static int refresh_locked(struct fs *fs)
 		uint32_t n = le32_get(s->ndisks);
 
 		fs_version_raise(fs, le64_get(s->h.version));
+		fs->super.feat_incompat = s->feat_incompat; /* the entries are judged by them */
+		memcpy(fs->super.pool, s->pool, sizeof(s->pool));
 		for (unsigned i = 0; i < n; i++) {
 			if (i >= fs->ndisks)
 				memset(&fs->disks[i].ent, 0, sizeof(fs->disks[i].ent));
@@ -343,7 +357,8 @@ int fs_disks_status(struct fs *fs, struct fs_disks_status *out)
 		struct fs_disk_use u;
 
 		*v = (struct fs_disk_info){.size_bytes = le64_get(e->size_subs) * sub, .failure_group = le16_get(e->failure_group),
-					   .usage = e->usage, .state = fs_disk_state(fs, i)};
+					   .usage = e->usage, .state = fs_disk_state(fs, i), .pool = fs_disk_pool(fs, i)};
+		snprintf(v->pool_name, sizeof(v->pool_name), "%s", fs_pool_name_of(&fs->super, v->pool));
 		memcpy(v->uuid, e->uuid, 16);
 		if (v->state == FS_DISK_GONE)
 			continue;

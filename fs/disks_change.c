@@ -15,6 +15,7 @@ struct change {
 	char *err;
 	size_t errlen;
 	struct tok_pin pin;
+	struct fs_super_disk *pools; /* as they will be */
 };
 
 static int refuse(struct change *c, int rc, const char *fmt, ...) TS_PRINTF(3, 4);
@@ -121,6 +122,10 @@ static int make_double(struct fs *fs)
 static void edit_super(const struct fs_disk_edit *e, struct fs_super_disk *s)
 {
 	s->feat_incompat = le64_make(le64_get(s->feat_incompat) | FS_FEAT_DISKS);
+	if (e->pools) {
+		s->feat_incompat = le64_make(le64_get(s->feat_incompat) | (le64_get(e->pools->feat_incompat) & FS_FEAT_POOLS));
+		memcpy(s->pool, e->pools->pool, sizeof(s->pool));
+	}
 	if (e->ndisks)
 		s->ndisks = le32_make(e->ndisks);
 	if (e->set_move) {
@@ -269,7 +274,8 @@ static int write_label(struct fs *fs, const struct fs_disk_add *a, unsigned no, 
 		*b = (struct nsd_label_disk){.version = le32_make(NSD_LABEL_VERSION), .flags = le32_make(a->able), .disk_no = le16_make((uint16_t)no),
 					     .disk_count = le16_make((uint16_t)TS_MAX(no + 1, fs->ndisks)), .failure_group = e->failure_group,
 					     .usage = e->usage, .size_bytes = le64_make(le64_get(e->size_subs) * FS_SUB),
-					     .write_time_ns = le64_make(ts_wall_ns(fs->env)), .sequence = le64_make(1), .pool = "system"};
+					     .write_time_ns = le64_make(ts_wall_ns(fs->env)), .sequence = le64_make(1)};
+		snprintf(b->pool, sizeof(b->pool), "%s", a->pool ? a->pool : "system");
 		memcpy(b->magic, "TSSRNSD\n", 8);
 		memcpy(b->cluster_id, fs->super.cluster_id, 16);
 		memcpy(b->fs_id, fs->super.fs_id, 16);
@@ -330,6 +336,16 @@ static int plan(struct change *c, const struct fs_disk_add *a, unsigned *no, str
 	uint64_t size = nsd_info(a->dev)->size_bytes / FS_SUB, start = TS_ALIGN_UP((uint64_t)FS_SYSTEM_SUB, fs->block_subs);
 	uint32_t rs = le32_get(fs->super.region_subs), n;
 
+	const char *name = a->pool ? a->pool : "system";
+	unsigned pool;
+	int rc = fs_pool_number(c->pools, name, &pool);
+
+	if (rc == -EINVAL)
+		return refuse(c, rc, "\"%.40s\" is no name of a pool: 1 to 31 characters of A-Z a-z 0-9 _ . -", name);
+	if (rc)
+		return refuse(c, rc, "file system %s has had %u pools: no number is left for \"%s\"; use one of its pools", fs->super.name, FS_POOLS, name);
+	if (pool && a->metadata)
+		return refuse(c, -EINVAL, "metadata is in the pool system only: leave out --metadata, or --pool %s", name);
 	if (size > 1ULL << 40)
 		return refuse(c, -EFBIG, "the disk is larger than this format can address");
 	if (size < start + rs)
@@ -343,7 +359,7 @@ static int plan(struct change *c, const struct fs_disk_add *a, unsigned *no, str
 	n = (uint32_t)TS_MIN((size - start) / rs, (uint64_t)le32_get(fs->super.nregions));
 	*e = (struct fs_disk_ent_disk){.size_subs = le64_make(size), .region_start = le64_make(start), .nchunks = le32_make(n),
 				       .failure_group = le16_make((uint16_t)a->failure_group), .state = FS_DISK_JOINING,
-				       .usage = a->metadata ? FS_DISK_ANY : FS_DISK_DATA};
+				       .usage = a->metadata ? FS_DISK_ANY : FS_DISK_DATA, .pool = (uint8_t)pool};
 	for (unsigned i = 0; i < 16; i += 8) {
 		uint64_t r = ts_random(fs->env) | 1;
 
@@ -380,7 +396,7 @@ static int make(struct change *c, const struct fs_disk_add *a, unsigned no, cons
 
 static int join(struct change *c, unsigned no, const struct fs_disk_ent_disk *e)
 {
-	struct fs_disk_edit edit = {.no = no, .ent = *e, .ndisks = TS_MAX(no + 1, c->fs->ndisks)};
+	struct fs_disk_edit edit = {.no = no, .ent = *e, .ndisks = TS_MAX(no + 1, c->fs->ndisks), .pools = c->pools};
 	unsigned who;
 	int rc = change_and_tell(c, &edit, &who);
 
@@ -407,6 +423,9 @@ static int add(struct change *c, const struct fs_disk_add *a, unsigned *no)
 		if (fs_disk_state(c->fs, *no) != FS_DISK_JOINING)
 			return refuse(c, -EEXIST, "the disk is number %u of file system %s already", *no, c->fs->super.name);
 		e = c->fs->disks[*no].ent;
+		if (a->pool && strcmp(a->pool, fs_pool_name_of(&c->fs->super, fs_disk_pool(c->fs, *no))))
+			return refuse(c, -EEXIST, "the disk began to join the pool %s: say so, or remove it first",
+				      fs_pool_name_of(&c->fs->super, fs_disk_pool(c->fs, *no)));
 	} else {
 		rc = plan(c, a, no, &e);
 		if (!rc)
@@ -431,7 +450,13 @@ int fs_disk_add(struct fs *fs, const struct fs_disk_add *a, unsigned *no, char *
 	rc = begin(&c, fs, errmsg, errlen);
 	if (rc)
 		return rc;
-	rc = add(&c, a, no);
+	c.pools = ts_alloc(sizeof(*c.pools));
+	rc = c.pools ? 0 : refuse(&c, -ENOMEM, "out of memory");
+	if (!rc) {
+		*c.pools = fs->super;
+		rc = add(&c, a, no);
+	}
+	ts_free(c.pools);
 	end(&c);
 	return rc;
 }
@@ -442,13 +467,14 @@ int fs_disk_add(struct fs *fs, const struct fs_disk_add *a, unsigned *no, char *
 static int room_elsewhere(struct change *c, unsigned no)
 {
 	uint64_t room = 0, used = 0;
-	unsigned others = 0;
+	unsigned others = 0, pool = fs_disk_pool(c->fs, no);
+	const char *name = fs_pool_name_of(&c->fs->super, pool);
 	int rc = 0;
 
 	for (unsigned d = 0; d < c->fs->ndisks && !rc; d++) {
 		struct fs_disk_use u;
 
-		if (d != no && !fs_disk_takes(c->fs, d, FS_REGION_DATA))
+		if (d != no && (!fs_disk_takes(c->fs, d, FS_REGION_DATA) || fs_disk_pool(c->fs, d) != pool))
 			continue;
 		rc = fs_disk_use_read(c->fs, d, &u);
 		if (rc)
@@ -461,11 +487,12 @@ static int room_elsewhere(struct change *c, unsigned no)
 	}
 	if (rc)
 		return refuse(c, rc, "disk %u: what is on the disks cannot be read (%s)", no, strerror(abs(rc)));
-	if (!others)
-		return refuse(c, -EBUSY, "disk %u: no other disk takes file data; add one first", no);
+	if (!others && (used || !pool)) /* a pool without files may lose its last disk */
+		return refuse(c, -EBUSY, "disk %u: it is the last of pool %s that takes file data, and %llu KiB are on it; add one to the pool first, or move "
+			      "the files (tessera layout migrate)", no, name, (unsigned long long)used * 4);
 	if (used > room)
-		return refuse(c, -ENOSPC, "disk %u: %llu MiB are on it, and the other disks have room for %llu MiB; add a disk first", no,
-			      (unsigned long long)(used * FS_SUB >> 20), (unsigned long long)(room * FS_SUB >> 20));
+		return refuse(c, -ENOSPC, "disk %u: %llu MiB are on it, and the other disks of pool %s have room for %llu MiB; add a disk first", no,
+			      (unsigned long long)(used * FS_SUB >> 20), name, (unsigned long long)(room * FS_SUB >> 20));
 	return 0;
 }
 
