@@ -283,13 +283,21 @@ static int refill(struct fs *fs, unsigned type, uint32_t subs)
 	return rc;
 }
 
-/* Is there room in the region's share of that disk? As it lies there. */
+/* Is there room in the region's share of that disk? As it lies there, or is here: what was freed a moment ago is not at home yet. */
 static int room_on(struct fs *fs, uint32_t id, unsigned disk, uint32_t subs, bool *out)
 {
 	fs_addr at = fs_chunk_addr(fs, disk, id);
-	struct fs_bitmap_disk *d = ts_alloc_aligned(FS_SUB, FS_SUB);
-	int rc = d ? fs_io_read(fs, at, d, FS_SUB) : -ENOMEM;
+	struct fs_buf *b = fs_buf_peek(fs, at);
+	struct fs_bitmap_disk *d;
+	int rc;
 
+	if (b) {
+		*out = le32_get(fs_bitmap_of(b)->free) >= subs;
+		fs_buf_put(fs, b);
+		return 0;
+	}
+	d = ts_alloc_aligned(FS_SUB, FS_SUB);
+	rc = d ? fs_io_read(fs, at, d, FS_SUB) : -ENOMEM;
 	*out = !rc && !fs_mdhdr_wrong(d, fs->super.fs_id, FS_BT_BITMAP, at) && le32_get(d->free) >= subs;
 	ts_free(d);
 	return rc;
