@@ -101,12 +101,18 @@ static int take(struct fs *fs, unsigned cls, uint32_t subs, fs_addr goal, const 
 		if (take_near(fs, cls, subs, goal, out))
 			return 0;
 		for (unsigned k = 0; k < n; k++) {
+			unsigned disk = a->ring[cls][ring_turn(t, n, k)];
+
 			ts_list_for(l, &a->owned[type])
 			{
 				struct fs_region *r = ts_list_entry(l, struct fs_region, link);
 
-				if (r->pfree[pool] >= subs && take_in(fs, r, a->ring[cls][ring_turn(t, n, k)], subs, FS_NO_SUB, out))
+				if (r->pfree[pool] >= subs && take_in(fs, r, disk, subs, FS_NO_SUB, out))
 					return 0;
+			}
+			if (k < t->width && ts_exec_now(fs->exec) >= fs->disks[disk].full_until) { /* not here, but perhaps in other regions */
+				a->want_on[cls] = disk + 1;
+				break;
 			}
 		}
 	}

@@ -63,6 +63,7 @@ struct fs_alloc {
 	unsigned nowned[3], max_owned;
 	uint64_t free[FS_CLASSES];    /* of listed regions */
 	uint32_t want[FS_CLASSES];    /* subs of the last take that failed */
+	unsigned want_on[FS_CLASSES]; /* it was to be on that disk, number + 1 */
 	uint64_t gen[FS_CLASSES];     /* grows when space became available */
 	uint64_t promised;	      /* frees and orphans logged by this node: space that will come */
 	uint64_t full_promised;

@@ -11,6 +11,7 @@ enum pass { PASS_ROOMY, PASS_FREE, PASS_ANY, PASS_RETYPE, PASS_TAKE, PASS_TAKE_F
 #define AHEAD	      64u
 #define FULL_NS	      (200 * TS_NS_PER_MS)
 #define WAIT_FREES_NS (3 * TS_NS_PER_S)
+#define STRIPE_FULL_NS (5 * TS_NS_PER_S)
 #define OTHERS_NS     (100 * TS_NS_PER_MS)
 
 /* The last untyped region is kept for metadata unless metadata has room elsewhere: deleting must stay possible. */
@@ -319,7 +320,7 @@ static bool owned_takes(struct fs *fs, unsigned disk, uint32_t subs)
 static int refill_on(struct fs *fs, unsigned disk, uint32_t subs, unsigned flags)
 {
 	struct fs_alloc *a = fs->alloc;
-	uint32_t start = (uint32_t)(ts_hash_2(fs->self, FS_REGION_DATA) % a->nregions);
+	uint32_t start = fs->disks[disk].search_at ? fs->disks[disk].search_at : (uint32_t)(ts_hash_2(fs->self, FS_REGION_DATA) % a->nregions);
 
 	for (uint32_t k = 0; k < a->nregions; k++) {
 		uint32_t id = (uint32_t)(((uint64_t)start + k) % a->nregions);
@@ -338,8 +339,10 @@ static int refill_on(struct fs *fs, unsigned disk, uint32_t subs, unsigned flags
 			rc = claim(fs, id, FS_CLASS(FS_REGION_DATA, fs_disk_pool(fs, disk)), subs, flags);
 		if (rc < 0)
 			return rc;
-		if (rc && owned_takes(fs, disk, subs))
+		if (rc && owned_takes(fs, disk, subs)) {
+			fs->disks[disk].search_at = id;
 			return 0;
+		}
 	}
 	return -ENOSPC;
 }
@@ -358,6 +361,21 @@ int fs_alloc_refill_on(struct fs *fs, unsigned disk, uint32_t subs)
 	return rc;
 }
 
+/* A disk of a stripe: more regions with room there, or it is left out for a while. */
+static int refill_stripe(struct fs *fs, unsigned cls)
+{
+	struct fs_alloc *a = fs->alloc;
+	unsigned disk = a->want_on[cls] - 1;
+	int rc;
+
+	a->want_on[cls] = 0;
+	rc = fs_alloc_refill_on(fs, disk, TS_MAX(a->want[cls], 1u));
+	if (rc != -ENOSPC)
+		return rc;
+	fs->disks[disk].full_until = ts_exec_now(fs->exec) + STRIPE_FULL_NS;
+	return 0; /* it looks again, at the others */
+}
+
 int fs_alloc_refill(struct fs *fs, int need_err)
 {
 	unsigned type;
@@ -365,6 +383,8 @@ int fs_alloc_refill(struct fs *fs, int need_err)
 
 	if (fs_needs_space(-abs(need_err))) {
 		type = FS_CLASS(FS_REGION_DATA, (unsigned)(abs(need_err) - FS_NEED_SPACE));
+		if (fs->alloc->want_on[type])
+			return refill_stripe(fs, type);
 		return refill(fs, type, TS_MAX(fs->alloc->want[type], 1u));
 	}
 	switch (abs(need_err)) {

@@ -88,6 +88,8 @@ struct fs_move_plan {
 	unsigned ndisks;
 	uint64_t moved, missed;	       /* out: sub-blocks moved; blocks that were to go and could not */
 	bool unpaced;		       /* somebody waits for it */
+	void (*step)(void *arg, uint64_t bytes); /* NULL, or: so much was moved, now and then */
+	void *arg;
 	bool all;		       /* some disk is to be empty: attributes, too */
 };
 /* Moves what the plan wants of one inode's data. No pins held. -ESTALE: it is no file any more. */

@@ -212,8 +212,8 @@ int fs_layout_get(struct fs *fs, uint64_t ino, struct fs_layout *out) TS_MUST_CH
 /* -EBUSY: a file that has blocks does not change its pool so; -ENOENT: no such pool; -EOPNOTSUPP. A stripe counts for new blocks. */
 int fs_layout_set(struct fs *fs, uint64_t ino, const struct fs_layout_set *s) TS_MUST_CHECK;
 /* A file to another pool (NULL: to its own, what lies elsewhere). Broken off, it is half there and half here, and sound: say it again.
- * -ENOSPC: the pool is full. *moved: bytes. */
-int fs_layout_migrate(struct fs *fs, uint64_t ino, const char *pool, uint64_t *moved) TS_MUST_CHECK;
+ * -ENOSPC: the pool is full. *moved: bytes; step (or NULL): so many by now. */
+int fs_layout_migrate(struct fs *fs, uint64_t ino, const char *pool, void (*step)(void *arg, uint64_t bytes), void *arg, uint64_t *moved) TS_MUST_CHECK;
 int fs_file_places(struct fs *fs, uint64_t ino, uint64_t **bytes, unsigned *ndisks) TS_MUST_CHECK; /* bytes of its data on each disk; ts_free */
 
 uint64_t fs_group_id(const struct fs *fs);

@@ -50,6 +50,8 @@ struct fs_disk {
 	uint64_t losses;      /* nsd_losses() under the oldest write that is not stable */
 	bool flushing;
 	int flush_rc; /* of the last flush */
+	uint64_t full_until;  /* no region had room on it: stripes leave it out */
+	uint32_t search_at;   /* region where room on it was found last */
 	struct nsd_req flush_req;
 	struct ts_cond flush_cond;
 };

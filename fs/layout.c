@@ -99,6 +99,8 @@ struct change {
 	bool with_data;
 	unsigned pool; /* out: of the file now */
 	bool done;     /* out: nothing is left to be moved */
+	void (*step)(void *arg, uint64_t bytes);
+	void *arg;
 };
 
 static int write_it(struct fs *fs, struct fs_inode *ip, unsigned pool, int stripe, uint8_t flags)
@@ -262,6 +264,8 @@ static int migrate(struct fs *fs, struct change *c, uint64_t *moved)
 		if (rc || c->done)
 			break;
 		rc = plan_for(fs, c->pool, p);
+		p->step = c->step;
+		p->arg = c->arg;
 		if (!rc)
 			rc = fs_move_inode(fs, c->ino, p);
 		*moved += p->moved * FS_SUB;
@@ -274,10 +278,10 @@ static int migrate(struct fs *fs, struct change *c, uint64_t *moved)
 	return rc;
 }
 
-int fs_layout_migrate(struct fs *fs, uint64_t ino, const char *pool, uint64_t *moved)
+int fs_layout_migrate(struct fs *fs, uint64_t ino, const char *pool, void (*step)(void *arg, uint64_t bytes), void *arg, uint64_t *moved)
 {
 	struct fs_layout_set s = {.stripe = -1};
-	struct change c = {.ino = ino, .set = &s, .migrate = true};
+	struct change c = {.ino = ino, .set = &s, .migrate = true, .step = step, .arg = arg};
 	int rc;
 
 	*moved = 0;

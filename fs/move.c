@@ -332,6 +332,8 @@ static int run(struct mover *m, int (*some)(struct mover *m))
 			rc = get_room(m, rc);
 		else if (!rc && some == xattrs_some)
 			break;
+		if (m->p->step)
+			m->p->step(m->p->arg, m->p->moved * FS_SUB);
 	}
 	return rc;
 }

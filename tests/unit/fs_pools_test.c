@@ -237,6 +237,19 @@ static void placement_fiber(void *arg)
 	assert_string_equal(l.pool, "fast");
 	assert_int_equal(l.stripe, 2);
 	assert_false(l.elsewhere || l.dir);
+	/* Also when it is more than its disk has in one region: the others follow when the disk is full. */
+	assert_int_equal(lay(sub, "", 1), 0);
+	uint64_t one = make(sub, "one", S_IFREG | 0644), n = 0;
+
+	while (n < 14 << 20 && put(one, 8 * BS, n, 6) == 8 * BS)
+		n += 8 * BS;
+	assert_int_equal(__builtin_popcount(disks_of(one)), 1);
+	while (n < 40 << 20 && put(one, 8 * BS, n, 6) == 8 * BS)
+		n += 8 * BS;
+	assert_int_equal(n, 40 << 20);
+	assert_true(__builtin_popcount(disks_of(one)) > 1);
+	assert_int_equal(fs_unlink(fs, &root, sub, "one", 3), 0);
+	assert_int_equal(lay(sub, "", 2), 0);
 	/* A file with blocks keeps its pool, and may get another width. */
 	assert_int_equal(lay(plain, "fast", -1), -EBUSY);
 	assert_int_equal(lay(plain, "system", 1), 0);
@@ -341,17 +354,17 @@ static void migrate_fiber(void *arg)
 	uint64_t moved, file = make(FS_ROOT_INO, "file", S_IFREG | 0644), tiny = make(FS_ROOT_INO, "tiny", S_IFREG | 0644);
 
 	assert_int_equal(put(file, 50 * BS + 777, 0, 1), 50 * BS + 777);
-	assert_int_equal(fs_layout_migrate(fs, file, "nowhere", &moved), -ENOENT);
-	assert_int_equal(fs_layout_migrate(fs, FS_ROOT_INO, "fast", &moved), -EOPNOTSUPP);
-	assert_int_equal(fs_layout_migrate(fs, file, "fast", &moved), 0);
+	assert_int_equal(fs_layout_migrate(fs, file, "nowhere", NULL, NULL, &moved), -ENOENT);
+	assert_int_equal(fs_layout_migrate(fs, FS_ROOT_INO, "fast", NULL, NULL, &moved), -EOPNOTSUPP);
+	assert_int_equal(fs_layout_migrate(fs, file, "fast", NULL, NULL, &moved), 0);
 	assert_true(moved >= 50 * BS);
 	assert_int_equal(disks_of(file) & ~FAST, 0);
 	assert_int_equal(fs_layout_get(fs, file, &l), 0);
 	assert_false(l.elsewhere);
 	same(file, 50 * BS + 777, 1);
-	assert_int_equal(fs_layout_migrate(fs, file, NULL, &moved), 0);
+	assert_int_equal(fs_layout_migrate(fs, file, NULL, NULL, NULL, &moved), 0);
 	assert_int_equal(moved, 0);
-	assert_int_equal(fs_layout_migrate(fs, tiny, "fast", &moved), 0); /* without blocks: as good as set */
+	assert_int_equal(fs_layout_migrate(fs, tiny, "fast", NULL, NULL, &moved), 0); /* without blocks: as good as set */
 	assert_int_equal(fs_layout_get(fs, tiny, &l), 0);
 	assert_string_equal(l.pool, "fast");
 	plain = file;
@@ -364,7 +377,7 @@ static void migrate_full_fiber(void *arg)
 
 	while (put(big, BS, n * BS, 7) == BS)
 		n++;
-	assert_int_equal(fs_layout_migrate(fs, plain, "system", &moved), -ENOSPC);
+	assert_int_equal(fs_layout_migrate(fs, plain, "system", NULL, NULL, &moved), -ENOSPC);
 	assert_int_equal(fs_layout_get(fs, plain, &l), 0);
 	assert_string_equal(l.pool, "system");
 	assert_true(l.elsewhere);
@@ -382,7 +395,7 @@ static void migrate_on_fiber(void *arg)
 	assert_true(!rc || rc == -ENOENT);
 	assert_int_equal(fs_sync(fs), 0);
 	ts_sleep_until(ts_exec_now(fs->exec) + 8 * TS_NS_PER_S);
-	assert_int_equal(fs_layout_migrate(fs, plain, NULL, &moved), 0);
+	assert_int_equal(fs_layout_migrate(fs, plain, NULL, NULL, NULL, &moved), 0);
 	assert_int_equal(disks_of(plain) & ~SYSTEM, 0);
 	assert_int_equal(fs_layout_get(fs, plain, &l), 0);
 	assert_false(l.elsewhere);
