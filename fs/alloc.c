@@ -157,7 +157,7 @@ static struct fs_region *region_of(struct fs *fs, const struct fs_ext *e, struct
 {
 	struct fs_region *r;
 
-	TS_ASSERT(fs_alloc_place(fs, e->addr, e->subs, p));
+	TS_ASSERT(fs_alloc_place_taken(fs, e->addr, e->subs, p));
 	r = fs->alloc->hints[p->region].reg;
 	TS_ASSERT(r && r->taken && r->by_disk[p->disk]); /* a region stays until what was taken from it is settled */
 	return r;

@@ -98,6 +98,8 @@ struct fs_place { /* an address taken apart */
 	unsigned disk;
 };
 bool fs_alloc_place(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *out); /* false: not in any region */
+/* The same of what was taken: a node that was thrown out meanwhile may have learnt that the disk holds nothing any more. */
+bool fs_alloc_place_taken(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *out);
 fs_addr fs_chunk_addr(struct fs *fs, unsigned disk, uint32_t region);
 bool fs_chunk_exists(struct fs *fs, unsigned disk, uint32_t region);
 struct fs_bitmap_disk *fs_bitmap_of(struct fs_buf *b);

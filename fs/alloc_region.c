@@ -23,10 +23,15 @@ fs_addr fs_chunk_addr(struct fs *fs, unsigned disk, uint32_t region)
 
 bool fs_alloc_place(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *out)
 {
+	return !(a >> 52) && fs_disk_holds(fs, FS_ADDR_DISK(a)) && fs_alloc_place_taken(fs, a, subs, out);
+}
+
+bool fs_alloc_place_taken(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *out)
+{
 	uint64_t start, sub = FS_ADDR_SUB(a), rs = le32_get(fs->super.region_subs);
 
 	out->disk = FS_ADDR_DISK(a);
-	if (a >> 52 || !fs_disk_holds(fs, out->disk))
+	if (a >> 52 || out->disk >= fs->ndisks)
 		return false;
 	start = le64_get(fs->disks[out->disk].ent.region_start);
 	if (sub < start || (sub - start) / rs >= le32_get(fs->disks[out->disk].ent.nchunks))
