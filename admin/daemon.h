@@ -224,6 +224,7 @@ void disk_verb_show(struct daemon *d, const char *name, const char *disk, struct
 void disk_verb_places(struct daemon *d, const char *name, const char *ino, struct answer *a);
 void disk_verb_add(struct daemon *d, const char *name, const char *url, json_t *opt, struct answer *a);
 void disk_verb_drain(struct daemon *d, struct client *c, const char *name, const char *disk, json_t *opt, struct answer *a);
+void disk_verb_grow(struct daemon *d, const char *name, const char *disk, struct answer *a);
 void disk_verb_remove(struct daemon *d, const char *name, const char *disk, struct answer *a);
 void disk_verb_rebalance(struct daemon *d, struct client *c, const char *name, json_t *opt, struct answer *a);
 /* pool_verbs.c */

@@ -342,6 +342,32 @@ void disk_verb_remove(struct daemon *d, const char *name, const char *disk, stru
 	mount_end(m);
 }
 
+void disk_verb_grow(struct daemon *d, const char *name, const char *disk, struct answer *a)
+{
+	struct mount *m = mount_live(d, name, a);
+	struct fs_disks_status s;
+	unsigned n = 0;
+	char why[400] = "";
+	if (!m)
+		return;
+	mount_begin(m);
+	if (status(m, &s, a) == 0) {
+		int rc = number_of(m, &s, disk, &n, a);
+		uint64_t before = rc == 0 && n < s.ndisks ? s.disk[n].size_bytes : 0;
+		ts_free(s.disk);
+		if (rc == 0)
+			rc = mount_still(m) ? fs_disk_grow(m->fs, &(struct fs_disk_grow){.no = n}, why, sizeof(why)) : -ENOENT;
+		if (rc)
+			no(a, rc, "%s", a->error[0] ? a->error : why);
+		else if (mount_still(m) && status(m, &s, a) == 0) {
+			a->data = json_pack("{s:s,s:i,s:I,s:I}", "name", m->name, "number", (int)n, "size_bytes", (json_int_t)s.disk[n].size_bytes, "before_bytes",
+					    (json_int_t)before);
+			ts_free(s.disk);
+		}
+	}
+	mount_end(m);
+}
+
 void disk_verb_rebalance(struct daemon *d, struct client *c, const char *name, json_t *opt, struct answer *a)
 {
 	struct mount *m = mount_live(d, name, a);

@@ -51,6 +51,7 @@ static void h_layout_get(struct call *k) { layout_verb_get(k->d, pos_str(k, 0), 
 static void h_layout_set(struct call *k) { layout_verb_set(k->d, pos_str(k, 0), k->opt, k->a); }
 static void h_layout_migrate(struct call *k) { layout_verb_migrate(k->d, k->c, pos_str(k, 0), k->opt, k->a); }
 static void h_disk_drain(struct call *k) { disk_verb_drain(k->d, k->c, pos_str(k, 0), pos_str(k, 1), k->opt, k->a); }
+static void h_disk_grow(struct call *k) { disk_verb_grow(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
 static void h_disk_remove(struct call *k) { disk_verb_remove(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
 static void h_disk_rebalance(struct call *k) { disk_verb_rebalance(k->d, k->c, pos_str(k, 0), k->opt, k->a); }
 static void h_fs_list(struct call *k)
@@ -521,7 +522,7 @@ static const struct {
 	{"disk show", h_disk_show, false}, {"disk places", h_disk_places, false}, {"disk add", h_disk_add, true},
 	{"pool list", h_pool_list, false}, {"pool show", h_pool_show, false}, {"layout get", h_layout_get, false},
 	{"layout set", h_layout_set, true}, {"layout migrate", h_layout_migrate, true},
-	{"disk drain", h_disk_drain, true}, {"disk remove", h_disk_remove, true}, {"disk rebalance", h_disk_rebalance, true},
+	{"disk drain", h_disk_drain, true}, {"disk grow", h_disk_grow, true}, {"disk remove", h_disk_remove, true}, {"disk rebalance", h_disk_rebalance, true},
 	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},
 };
 

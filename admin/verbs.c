@@ -93,6 +93,10 @@ const struct verb verb_table[] = {
 	 {{"cancel", 0, NULL, "the disk takes data again; what was moved stays where it is now"},
 	  {"rate", 'r', "SIZE", "each node moves at most so much a second (default: as it comes)"},
 	  {"no-wait", 'n', NULL, "only begin"}}},
+	{"disk grow", "NAME DISK", 2, 2, VERB_DAEMON, "use the new part of a disk that has become larger, while the file system is used",
+	 "Make the LUN larger first, for all nodes. Every node that has the file system mounted asks the disk for its size; if one still sees the old one, it is "
+	 "named and nothing is changed. If this node dies meanwhile, say the same again on another. Data that is there stays where it is: see `disk rebalance`.", {{0}},
+	 .json = "{name:s number:i size_bytes:i before_bytes:i}"},
 	{"disk remove", "NAME DISK", 2, 2, VERB_DAEMON, "take an empty disk out of a file system",
 	 "Refused while anything is on it: `disk drain` first. All nodes let the disk go, and its label is erased. Its number is not used again.", {{0}}},
 	{"disk rebalance", "NAME", 1, 1, VERB_DAEMON, "spread file data evenly over the disks, while the file system is used",

@@ -231,7 +231,7 @@ int fs_alloc_ring(struct fs *fs)
 	}
 	for (unsigned d = 0; d < fs->ndisks; d++)
 		if (fs_disk_holds(fs, d))
-			total += (uint64_t)TS_MIN(le32_get(fs->disks[d].ent.nchunks), a->nregions) *
+			total += (uint64_t)TS_MIN(fs_disk_chunks(&fs->disks[d].ent), a->nregions) *
 				 (le32_get(fs->super.region_subs) - FS_CHUNK_HEAD);
 	a->total_subs = total;
 	return 0;
@@ -250,7 +250,8 @@ int fs_alloc_init(struct fs *fs)
 	a = ts_alloc(sizeof(*a));
 	if (!a)
 		return -ENOMEM;
-	a->hints = ts_alloc((size_t)n * sizeof(*a->hints));
+	a->room = FS_REGIONS_ROOM(n);
+	a->hints = ts_alloc((size_t)a->room * sizeof(*a->hints));
 	if (!a->hints) {
 		ts_free(a);
 		return -ENOMEM;

@@ -6,6 +6,7 @@
 #include "fs/fs_int.h"
 
 #define FS_NO_SUB	   UINT32_MAX
+#define FS_REGIONS_ROOM(n) (2 * (n) + 4096u) /* a file system grows to so many regions without a new mount */
 /* Classes of space: none, metadata, and data of each pool. Of pool 0 it is the type's number. */
 #define FS_CLASSES	   (FS_REGION_DATA + FS_POOLS)
 #define FS_CLASS(type, pool) ((type) == FS_REGION_DATA ? FS_REGION_DATA + (pool) : (unsigned)(type))
@@ -57,7 +58,7 @@ struct fs_region_hint { /* what is believed about a region; stale unless reg is 
 };
 struct fs_alloc {
 	struct fs_region_hint *hints; /* [nregions] */
-	uint32_t nregions, stamp;
+	uint32_t nregions, stamp, room; /* room: there is memory for so many regions, should a disk grow */
 	uint32_t unit[3];	      /* by type: aligned unit of whole allocations */
 	struct ts_list owned[3];
 	unsigned nowned[3], max_owned;
@@ -101,6 +102,7 @@ bool fs_alloc_place(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *ou
 /* The same of what was taken: a node that was thrown out meanwhile may have learnt that the disk holds nothing any more. */
 bool fs_alloc_place_taken(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *out);
 fs_addr fs_chunk_addr(struct fs *fs, unsigned disk, uint32_t region);
+uint32_t fs_disk_chunks(const struct fs_disk_ent_disk *e); /* that may be used */
 bool fs_chunk_exists(struct fs *fs, unsigned disk, uint32_t region);
 struct fs_bitmap_disk *fs_bitmap_of(struct fs_buf *b);
 /* Region EX pinned: reads and checks the bitmaps, settles a type change that was cut short. */

@@ -10,9 +10,14 @@ struct fs_bitmap_disk *fs_bitmap_of(struct fs_buf *b)
 	return (struct fs_bitmap_disk *)b->data;
 }
 
+uint32_t fs_disk_chunks(const struct fs_disk_ent_disk *e)
+{
+	return le32_get(e->grow_from) ? le32_get(e->grow_from) : le32_get(e->nchunks);
+}
+
 bool fs_chunk_exists(struct fs *fs, unsigned disk, uint32_t region)
 {
-	return fs_disk_holds(fs, disk) && region < le32_get(fs->disks[disk].ent.nchunks);
+	return fs_disk_holds(fs, disk) && region < fs_disk_chunks(&fs->disks[disk].ent);
 }
 
 fs_addr fs_chunk_addr(struct fs *fs, unsigned disk, uint32_t region)

@@ -68,6 +68,7 @@ struct fs_disk_edit {
 	bool set_move;
 	uint8_t move;
 	uint32_t move_mib_s;
+	uint32_t nregions;		   /* 0: as it is */
 	const struct fs_super_disk *pools; /* NULL, or: its pools become those of the file system */
 };
 int fs_disks_write(struct fs *fs, const struct fs_disk_edit *e) TS_MUST_CHECK;

@@ -122,6 +122,10 @@ static int make_double(struct fs *fs)
 static void edit_super(const struct fs_disk_edit *e, struct fs_super_disk *s)
 {
 	s->feat_incompat = le64_make(le64_get(s->feat_incompat) | FS_FEAT_DISKS);
+	if (e->nregions) {
+		s->feat_incompat = le64_make(le64_get(s->feat_incompat) | FS_FEAT_POOLS);
+		s->nregions = le32_make(TS_MAX(e->nregions, le32_get(s->nregions)));
+	}
 	if (e->pools) {
 		s->feat_incompat = le64_make(le64_get(s->feat_incompat) | (le64_get(e->pools->feat_incompat) & FS_FEAT_POOLS));
 		memcpy(s->pool, e->pools->pool, sizeof(s->pool));
@@ -236,14 +240,15 @@ static void head_done(struct nsd_req *r, int rc)
 	ts_group_done(r->arg, rc);
 }
 
-static int write_heads(struct fs *fs, struct nsd_dev *dev, unsigned no, const struct fs_disk_ent_disk *e)
+/* Of the chunks from that one on. */
+static int write_heads(struct fs *fs, struct nsd_dev *dev, unsigned no, const struct fs_disk_ent_disk *e, uint32_t from)
 {
 	uint32_t n = le32_get(e->nchunks), rs = le32_get(fs->super.region_subs);
 	uint8_t *buf = ts_alloc_aligned(FS_SUB, HEADS * 2 * FS_SUB);
 	struct heads *h = ts_alloc(sizeof(*h));
 	int rc = buf && h ? 0 : -ENOMEM;
 
-	for (uint32_t r = 0; r < n && !rc; r += HEADS) {
+	for (uint32_t r = from; r < n && !rc; r += HEADS) {
 		ts_group_init(&h->group);
 		for (uint32_t i = 0; i < HEADS && r + i < n; i++) {
 			uint8_t *b = buf + (size_t)i * 2 * FS_SUB;
@@ -381,7 +386,7 @@ static int make(struct change *c, const struct fs_disk_add *a, unsigned no, cons
 	if (!rc)
 		rc = step(a, "allocation maps");
 	if (!rc)
-		rc = write_heads(fs, a->dev, no, e);
+		rc = write_heads(fs, a->dev, no, e, 0);
 	if (!rc)
 		rc = step(a, "label");
 	if (!rc)
@@ -539,7 +544,7 @@ static int undrain(struct change *c, unsigned no)
 	if (s != FS_DISK_DRAINING && s != FS_DISK_EMPTY)
 		return refuse(c, -EINVAL, "disk %u is %s: it is not being drained", no, fs_disk_state_name(s));
 	if (s == FS_DISK_EMPTY) { /* regions may have changed their type meanwhile, without their share of it */
-		rc = write_heads(fs, fs->disks[no].dev, no, &fs->disks[no].ent);
+		rc = write_heads(fs, fs->disks[no].dev, no, &fs->disks[no].ent, 0);
 		if (rc)
 			return refuse(c, rc, "disk %u cannot be written (%s)", no, strerror(abs(rc)));
 	}
@@ -582,6 +587,115 @@ int fs_disk_rebalance(struct fs *fs, bool stop, uint32_t mib_s, char *errmsg, si
 	if (rc)
 		return rc;
 	rc = set_rate(&c, stop ? le32_get(fs->super.move_mib_s) : mib_s, stop ? 0 : FS_MOVE_REBALANCE);
+	end(&c);
+	return rc;
+}
+
+/* ---- growing --------------------------------------------------------------------------------------------------------- */
+
+/* 1: maps of the new chunks, which nothing points to; 2: the table names them (grow_from), every node sees the disk so large and knows the
+ * regions; 3: the label; 4: the table says that they may be used. Between them each state is sound, and the next call goes on. */
+static int grow_plan(struct change *c, unsigned no, struct fs_disk_ent_disk *e, uint32_t *from)
+{
+	struct fs *fs = c->fs;
+	uint64_t was = le64_get(e->size_subs), start = le64_get(e->region_start), size, n;
+	uint32_t rs = le32_get(fs->super.region_subs);
+	int rc = nsd_resize(fs->disks[no].dev);
+
+	if (rc)
+		return refuse(c, rc, "disk %u does not say how large it is (%s)", no, strerror(abs(rc)));
+	size = nsd_info(fs->disks[no].dev)->size_bytes / FS_SUB;
+	n = size > start ? (size - start) / rs : 0;
+	*from = le32_get(e->nchunks);
+	if (size <= was)
+		return refuse(c, -EALREADY, "disk %u is as large as it was, %llu MiB; make the LUN larger first", no, (unsigned long long)(was >> 8));
+	if (size > 1ULL << 40 || n > UINT32_MAX)
+		return refuse(c, -EFBIG, "disk %u is larger than this format can address", no);
+	if (n <= *from)
+		return refuse(c, -ENOSPC, "disk %u has grown by less than it takes: space is used in pieces of %llu MiB", no, (unsigned long long)rs >> 8);
+	if (n > fs->alloc->room)
+		return refuse(c, -EFBIG, "disk %u has grown by more than can be used while the file system is mounted: unmount it on all nodes and mount it again first", no);
+	e->size_subs = le64_make(size);
+	e->nchunks = le32_make((uint32_t)n);
+	e->grow_from = le32_make(*from);
+	return 0;
+}
+
+static int grow_label(struct fs *fs, unsigned no)
+{
+	struct nsd_label_disk *l = ts_alloc_aligned(FS_SUB, sizeof(*l));
+	enum nsd_label_state state;
+	char what[96];
+	int rc = l ? nsd_label_read(fs->disks[no].dev, l, &state, what, sizeof(what)) : -ENOMEM;
+
+	if (!rc && state == NSD_LABEL_OK && le16_get(l->disk_no) == no) { /* else it is fsck's */
+		l->size_bytes = le64_make(le64_get(fs->disks[no].ent.size_subs) * FS_SUB);
+		l->sequence = le64_make(le64_get(l->sequence) + 1);
+		rc = nsd_label_write(fs->disks[no].dev, l);
+	}
+	ts_free(l);
+	return rc;
+}
+
+static int grow(struct change *c, const struct fs_disk_grow *g)
+{
+	struct fs_disk_edit e = {.no = g->no, .ent = c->fs->disks[g->no].ent}, back = e;
+	enum fs_disk_state s = fs_disk_state(c->fs, g->no);
+	uint32_t from = 0;
+	unsigned who;
+	int rc = 0;
+
+	if (s != FS_DISK_READY && s != FS_DISK_DRAINING)
+		return refuse(c, -EINVAL, "disk %u is %s: only a disk that is in use grows", g->no, fs_disk_state_name(s));
+	if (g->no >= FS_DISKS_ONLINE)
+		return refuse(c, -EOPNOTSUPP, "disk %u: only disks with numbers below %u change while mounted", g->no, FS_DISKS_ONLINE);
+	if (!le32_get(e.ent.grow_from)) {
+		rc = grow_plan(c, g->no, &e.ent, &from);
+		if (!rc && g->step)
+			rc = g->step(g->arg, "allocation maps");
+		if (!rc) {
+			rc = write_heads(c->fs, c->fs->disks[g->no].dev, g->no, &e.ent, from);
+			if (rc)
+				refuse(c, rc, "disk %u: its new part cannot be written (%s)", g->no, strerror(abs(rc)));
+		}
+		if (!rc && g->step)
+			rc = g->step(g->arg, "table");
+		if (rc)
+			return rc;
+		e.nregions = le32_get(e.ent.nchunks);
+	}
+	rc = change_and_tell(c, &e, &who);
+	if (rc) {
+		refuse(c, rc, "disk %u: node %u does not see it so large (%s); see its log. Nothing was changed", g->no, who, strerror(abs(rc)));
+		if (!le32_get(back.ent.grow_from) && change_and_tell(c, &back, &who))
+			ts_warn("%s: disk %u: that it grows could not be taken back everywhere; `tessera disk grow` again", c->fs->super.name, g->no);
+		return rc;
+	}
+	if (g->step)
+		rc = g->step(g->arg, "label");
+	if (!rc)
+		rc = grow_label(c->fs, g->no);
+	if (rc)
+		return refuse(c, rc, "disk %u: its label cannot be written (%s); say it again", g->no, strerror(abs(rc)));
+	if (g->step)
+		rc = g->step(g->arg, "use");
+	if (rc)
+		return rc;
+	e.ent.grow_from = le32_make(0);
+	rc = change_and_tell(c, &e, &who);
+	return rc ? refuse(c, rc, "disk %u: node %u does not use its new part yet (%s); say it again when that node is well", g->no, who, strerror(abs(rc))) : 0;
+}
+
+int fs_disk_grow(struct fs *fs, const struct fs_disk_grow *g, char *errmsg, size_t errlen)
+{
+	struct change c;
+	int rc = begin(&c, fs, errmsg, errlen);
+
+	if (rc)
+		return rc;
+	rc = known(&c, g->no);
+	if (!rc)
+		rc = grow(&c, g);
 	end(&c);
 	return rc;
 }

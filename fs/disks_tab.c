@@ -154,6 +154,8 @@ const char *fs_disk_ent_wrong(const struct fs_super_disk *s, const struct fs_dis
 	if (e->state >= FS_DISK_STATES || e->usage > FS_DISK_NEITHER || start < FS_SYSTEM_SUB || start > size ||
 	    le32_get(e->nchunks) > le32_get(s->nregions) || (uint64_t)le32_get(e->nchunks) * le32_get(s->region_subs) > size - start)
 		return "entry in the disk table";
+	if (le32_get(e->grow_from) && (le32_get(e->grow_from) >= le32_get(e->nchunks) || !(le64_get(s->feat_incompat) & FS_FEAT_POOLS)))
+		return "entry in the disk table: it grows to less than it was";
 	if (!fs_pool_name_of(s, e->pool))
 		return "entry in the disk table: its pool is none";
 	if (e->pool && e->usage != FS_DISK_DATA)

@@ -149,7 +149,8 @@ struct fs_disk_ent_disk { /* 64 bytes */
 	le32 nchunks;	   /* regions that have a chunk here */
 	le16 failure_group;
 	uint8_t usage, state;
-	uint8_t pool, reserved0[7];
+	uint8_t pool, reserved0[3];
+	le32 grow_from; /* not 0: it grows, every node learns of the chunks from here on, and nobody uses them yet */
 	le64 reserved[2];
 };
 #define FS_DISKS_PER_BLOCK 63

@@ -181,6 +181,13 @@ struct fs_disk_add {
 int fs_disk_add(struct fs *fs, const struct fs_disk_add *a, unsigned *no, char *errmsg, size_t errlen) TS_MUST_CHECK;
 int fs_disk_drain(struct fs *fs, unsigned no, bool cancel, uint32_t mib_s, char *errmsg, size_t errlen) TS_MUST_CHECK; /* begins; every node works on it */
 int fs_disk_remove(struct fs *fs, unsigned no, char *errmsg, size_t errlen) TS_MUST_CHECK;	 /* one that is empty, or never joined */
+struct fs_disk_grow {
+	unsigned no;
+	int (*step)(void *arg, const char *what); /* as of fs_disk_add */
+	void *arg;
+};
+/* The LUN has become larger: its new part is used from now on. One that an earlier call did not finish with is finished. -EALREADY: it has not. */
+int fs_disk_grow(struct fs *fs, const struct fs_disk_grow *g, char *errmsg, size_t errlen) TS_MUST_CHECK;
 int fs_disk_rebalance(struct fs *fs, bool stop, uint32_t mib_s, char *errmsg, size_t errlen) TS_MUST_CHECK; /* begins */
 struct fs_disks_status {
 	struct fs_disk_info *disk; /* ts_free */

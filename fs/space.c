@@ -341,7 +341,7 @@ static int make(struct fs *fs, struct fs_space **out)
 	*out = s;
 	if (!s || a->space)
 		return s ? 0 : -ENOMEM;
-	s->seen = ts_alloc((size_t)a->nregions * sizeof(*s->seen));
+	s->seen = ts_alloc((size_t)a->room * sizeof(*s->seen));
 	s->table = ts_alloc((size_t)fs_segtab_blocks(fs) * sizeof(*s->table));
 	if (!s->seen || !s->table) {
 		ts_free(s->seen);

@@ -376,7 +376,7 @@ static void seed_run(uint64_t seed, struct shared *sh)
 	}
 	s->shared_load = ts_hash_2(seed, 0x5ea1) % 100 < opt_shared;
 	s->disks_load = ts_hash_2(seed, 0xd15c) % 100 < opt_disks;
-	s->pools_load = s->disks_load && ts_hash_2(seed, 0x9001) % 100 < 50;
+	s->pools_load = s->disks_load && !s->shared_load && ts_hash_2(seed, 0x9001) % 100 < 50;
 	s->disk_ops = s->disks_load ? s->pools_load ? 16 : 8 : 0;
 	sim_disks_new(s);
 	sim_net_new(s);

@@ -273,7 +273,7 @@ TABLE(fs_segtab_ext_disk, T_EXT);
 #define T_DISK(X, Q)                                                                                                                \
 	X(Q, uuid, STRICT, "") X(Q, size_subs, STRICT, "") X(Q, region_start, STRICT, "") X(Q, nchunks, STRICT, "")                     \
 	X(Q, failure_group, STRICT, "") X(Q, usage, STRICT, "") X(Q, state, STRICT, "") X(Q, pool, STRICT, "") X(Q, reserved0, STRICT, "") \
-	X(Q, reserved, STRICT, "")
+	X(Q, grow_from, STRICT, "") X(Q, reserved, STRICT, "")
 TABLE(fs_disk_ent_disk, T_DISK);
 #define T_DISKTAB(X, Q) X(Q, h, NEST, "") X(Q, d, NEST, "")
 TABLE(fs_disktab_disk, T_DISKTAB);
