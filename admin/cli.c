@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -173,8 +174,33 @@ static int confirmed(const struct verb *v, json_t *pos, json_t *opt)
 
 /* The daemon takes no symbolic link on the way to a mount point: they are followed here, by who asks. Of what is to be unmounted only
  * the way to it is looked at: the mount itself may not answer. */
+/* PATH of a file becomes NAME:INODE: the daemon looks up no path through its own mounts, and these have the rights of who asks. What is no file of
+ * ours is left as it is, and refused there. */
+static void resolve_file(json_t *pos)
+{
+	const char *path = json_string_value(json_array_get(pos, 0));
+	struct stat st;
+	char line[4096], want[32];
+	FILE *f = !path || stat(path, &st) ? NULL : fopen("/proc/self/mountinfo", "re");
+	if (!f)
+		return;
+	snprintf(want, sizeof(want), "%u:%u", major(st.st_dev), minor(st.st_dev));
+	while (fgets(line, sizeof(line), f)) {
+		char dev[32], name[64], *type = strstr(line, " - fuse.tessera " MOUNT_SOURCE);
+		if (type && sscanf(line, "%*s %*s %31s", dev) == 1 && !strcmp(dev, want) && sscanf(type, " - fuse.tessera " MOUNT_SOURCE "%63s", name) == 1) {
+			json_array_set_new(pos, 0, json_sprintf("%s:%llu", name, (unsigned long long)st.st_ino));
+			break;
+		}
+	}
+	fclose(f);
+}
+
 static void resolve(const struct verb *v, json_t *pos)
 {
+	if (!strncmp(v->name, "layout ", 7)) {
+		resolve_file(pos);
+		return;
+	}
 	size_t i = !strcmp(v->name, "mount") ? 1 : 0;
 	const char *s = json_string_value(json_array_get(pos, i));
 	char path[PATH_MAX], above[PATH_MAX], full[PATH_MAX];

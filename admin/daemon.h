@@ -50,6 +50,7 @@ struct mount {
 	unsigned inside;      /* commands that are in fs: it is not torn down under them, they look at state and end */
 	struct salvage *salvage; /* NULL: a mount as any other */
 	struct statvfs vfs;   /* as it said last */
+	struct fs_pool_info pools[FS_POOLS_MAX]; /* the same, by pool */
 	uint64_t vfs_ns;      /* when; 0: never */
 	/* For events: recovery as last seen */
 	enum fs_recovery_step rec_step;
@@ -230,13 +231,26 @@ void text_make_utf8(char *s); /* bytes that JSON does not take become '?' */
 /* c may be NULL: asked by another node. */
 void handle_verb(struct daemon *d, struct client *c, const struct verb *v, json_t *pos, json_t *opt, struct answer *a);
 /* disk_verbs.c */
+/* The mount of that name, if it is live here; NULL: a has the refusal. What waits says mount_begin first, and asks mount_still behind each wait. */
+struct mount *mount_live(struct daemon *d, const char *name, struct answer *a);
+void mount_begin(struct mount *m);
+void mount_end(struct mount *m);
+bool mount_still(const struct mount *m);
+json_t *disk_row(const struct mount *m, unsigned i, const struct fs_disk_info *v);
 void disk_verb_list(struct daemon *d, const char *name, struct answer *a);
 void disk_verb_show(struct daemon *d, const char *name, const char *disk, struct answer *a);
 void disk_verb_places(struct daemon *d, const char *name, const char *ino, struct answer *a);
 void disk_verb_add(struct daemon *d, const char *name, const char *url, json_t *opt, struct answer *a);
 void disk_verb_drain(struct daemon *d, struct client *c, const char *name, const char *disk, json_t *opt, struct answer *a);
+void disk_verb_grow(struct daemon *d, const char *name, const char *disk, struct answer *a);
 void disk_verb_remove(struct daemon *d, const char *name, const char *disk, struct answer *a);
 void disk_verb_rebalance(struct daemon *d, struct client *c, const char *name, json_t *opt, struct answer *a);
+/* pool_verbs.c */
+void pool_verb_list(struct daemon *d, const char *name, struct answer *a);
+void pool_verb_show(struct daemon *d, const char *name, const char *pool, struct answer *a);
+void layout_verb_get(struct daemon *d, const char *file, struct answer *a);
+void layout_verb_set(struct daemon *d, const char *file, json_t *opt, struct answer *a);
+void layout_verb_migrate(struct daemon *d, struct client *c, const char *file, json_t *opt, struct answer *a);
 /* route.c: verbs on other nodes */
 #define ROUTE_REQUEST_MAX (64u << 10)
 void route_verb(struct daemon *d, const struct verb *v, json_t *pos, json_t *opt, const char *nodes, struct answer *a);

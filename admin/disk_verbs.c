@@ -18,7 +18,7 @@ static int no(struct answer *a, int rc, const char *fmt, ...)
 	return a->rc = rc;
 }
 
-static struct mount *mounted(struct daemon *d, const char *name, struct answer *a)
+struct mount *mount_live(struct daemon *d, const char *name, struct answer *a)
 {
 	struct mount *m = mount_find(d, name);
 	if (m && m->state == MOUNT_LIVE && m->fs)
@@ -27,14 +27,14 @@ static struct mount *mounted(struct daemon *d, const char *name, struct answer *
 	return NULL;
 }
 
-static bool still(const struct mount *m)
+bool mount_still(const struct mount *m)
 {
 	return m->state == MOUNT_LIVE && m->fs;
 }
 
 /* The mount's struct stays while we wait; its file system need not. */
-static void begin(struct mount *m) { m->users++; }
-static void end(struct mount *m)
+void mount_begin(struct mount *m) { m->users++; }
+void mount_end(struct mount *m)
 {
 	m->users--;
 	ts_cond_broadcast(&m->d->changed);
@@ -67,13 +67,13 @@ static int status(struct mount *m, struct fs_disks_status *s, struct answer *a)
 	return rc ? no(a, rc, "file system %s: its disks cannot be looked at: %s", m->name, strerror(-rc)) : 0;
 }
 
-static json_t *row(const struct mount *m, unsigned i, const struct fs_disk_info *v)
+json_t *disk_row(const struct mount *m, unsigned i, const struct fs_disk_info *v)
 {
 	char uuid[33];
 	for (unsigned k = 0; k < 16; k++)
 		snprintf(uuid + 2 * k, 3, "%02x", v->uuid[k]);
 	return json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:i,s:I,s:I,s:I,s:I,s:i}", "number", (int)i, "url", place(m, i, v), "uuid", uuid, "state",
-			 fs_disk_state_name(v->state), "usage", fs_disk_usage_name(v->usage), "pool", "system", "failure_group", (int)v->failure_group,
+			 fs_disk_state_name(v->state), "usage", fs_disk_usage_name(v->usage), "pool", v->pool_name, "failure_group", (int)v->failure_group,
 			 "size_bytes", (json_int_t)v->size_bytes, "used_bytes", (json_int_t)v->used_bytes, "room_bytes", (json_int_t)v->room_bytes,
 			 "metadata_bytes", (json_int_t)v->meta_bytes, "used_permille",
 			 v->room_bytes ? (int)(v->used_bytes * 1000 / v->room_bytes) : 0);
@@ -81,35 +81,35 @@ static json_t *row(const struct mount *m, unsigned i, const struct fs_disk_info 
 
 void disk_verb_list(struct daemon *d, const char *name, struct answer *a)
 {
-	struct mount *m = mounted(d, name, a);
+	struct mount *m = mount_live(d, name, a);
 	struct fs_disks_status s;
-	if (!m || (begin(m), status(m, &s, a))) {
+	if (!m || (mount_begin(m), status(m, &s, a))) {
 		if (m)
-			end(m);
+			mount_end(m);
 		return;
 	}
 	a->data = json_array();
 	for (unsigned i = 0; i < s.ndisks; i++)
 		if (strcmp(fs_disk_state_name(s.disk[i].state), "gone"))
-			json_array_append_new(a->data, row(m, i, &s.disk[i]));
+			json_array_append_new(a->data, disk_row(m, i, &s.disk[i]));
 	ts_free(s.disk);
-	end(m);
+	mount_end(m);
 }
 
 void disk_verb_show(struct daemon *d, const char *name, const char *disk, struct answer *a)
 {
-	struct mount *m = mounted(d, name, a);
+	struct mount *m = mount_live(d, name, a);
 	struct fs_disks_status s;
 	unsigned n;
 	if (!m)
 		return;
-	begin(m);
+	mount_begin(m);
 	if (status(m, &s, a) == 0) {
 		if (number_of(m, &s, disk, &n, a) == 0) {
 			if (n >= s.ndisks || !strcmp(fs_disk_state_name(s.disk[n].state), "gone"))
 				no(a, -ENOENT, "file system %s: it has no disk of number %u; see `tessera disk list %s`", name, n, name);
 			else
-				a->data = row(m, n, &s.disk[n]);
+				a->data = disk_row(m, n, &s.disk[n]);
 		}
 		if (a->data) {
 			json_object_update_new(a->data, json_pack("{s:b,s:i,s:I,s:I}", "rebalancing", s.rebalancing, "rate_mib_s", (int)s.mib_s, "moved_bytes_here",
@@ -119,12 +119,12 @@ void disk_verb_show(struct daemon *d, const char *name, const char *disk, struct
 		}
 		ts_free(s.disk);
 	}
-	end(m);
+	mount_end(m);
 }
 
 void disk_verb_places(struct daemon *d, const char *name, const char *ino, struct answer *a)
 {
-	struct mount *m = mounted(d, name, a);
+	struct mount *m = mount_live(d, name, a);
 	char *end_of;
 	uint64_t n = strtoull(ino, &end_of, 10), *bytes;
 	unsigned ndisks;
@@ -134,7 +134,7 @@ void disk_verb_places(struct daemon *d, const char *name, const char *ino, struc
 		no(a, -EINVAL, "inode %s: not a number; `stat -c %%i FILE` tells it", ino);
 		return;
 	}
-	begin(m);
+	mount_begin(m);
 	int rc = fs_file_places(m->fs, n, &bytes, &ndisks);
 	if (rc)
 		no(a, rc, "inode %s of file system %s: %s", ino, name, strerror(-rc));
@@ -149,7 +149,7 @@ void disk_verb_places(struct daemon *d, const char *name, const char *ino, struc
 		a->data = json_pack("{s:I,s:o}", "inode", (json_int_t)n, "bytes_on_disk", o);
 		ts_free(bytes);
 	}
-	end(m);
+	mount_end(m);
 }
 
 /* ---- adding ----------------------------------------------------------------------------------------------------------- */
@@ -181,7 +181,8 @@ static bool has_password(const char *url)
 
 static int add_to(struct daemon *d, struct mount *m, struct disk *k, const char *url, json_t *opt, struct answer *a)
 {
-	struct fs_disk_add add = {.dev = k->dev, .url = has_password(url) ? "" : url, .metadata = json_object_get(opt, "metadata") != NULL};
+	struct fs_disk_add add = {.dev = k->dev, .url = has_password(url) ? "" : url, .metadata = json_object_get(opt, "metadata") != NULL,
+				  .pool = json_string_value(json_object_get(opt, "pool"))};
 	const char *group = json_string_value(json_object_get(opt, "failure-group"));
 	unsigned number = 0;
 	char why[400] = "";
@@ -212,7 +213,7 @@ static int add_to(struct daemon *d, struct mount *m, struct disk *k, const char 
 
 void disk_verb_add(struct daemon *d, const char *name, const char *url, json_t *opt, struct answer *a)
 {
-	struct mount *m = mounted(d, name, a);
+	struct mount *m = mount_live(d, name, a);
 	struct disk *k;
 	if (!m)
 		return;
@@ -220,11 +221,11 @@ void disk_verb_add(struct daemon *d, const char *name, const char *url, json_t *
 		no(a, -EAGAIN, "file system %s: this node has no quorum; start more nodes, see `tessera status`", name);
 		return;
 	}
-	begin(m);
+	mount_begin(m);
 	ts_mutex_lock(&d->mount_lock, "another mount or format");
 	a->rc = disk_open(d, url, &k, a->error, sizeof(a->error));
 	if (a->rc == 0) {
-		if (!still(m))
+		if (!mount_still(m))
 			no(a, -ENOENT, "file system %s: it was unmounted meanwhile", name);
 		else if (may_take(d, m, k, json_object_get(opt, "force") != NULL, a) == 0)
 			(void)add_to(d, m, k, url, opt, a); /* a->rc */
@@ -232,7 +233,7 @@ void disk_verb_add(struct daemon *d, const char *name, const char *url, json_t *
 			disk_forget(d, k);
 	}
 	ts_mutex_unlock(&d->mount_lock);
-	end(m);
+	mount_end(m);
 }
 
 /* ---- moving ----------------------------------------------------------------------------------------------------------- */
@@ -274,7 +275,7 @@ static int follow(struct mount *m, struct client *c, unsigned disk, struct answe
 	char step[96];
 	for (;;) {
 		struct fs_disks_status s;
-		if (!still(m))
+		if (!mount_still(m))
 			return no(a, -ENOENT, "file system %s: unmounted here; the other nodes go on", m->name);
 		if (status(m, &s, a))
 			return a->rc;
@@ -299,7 +300,7 @@ static int follow(struct mount *m, struct client *c, unsigned disk, struct answe
 
 void disk_verb_drain(struct daemon *d, struct client *c, const char *name, const char *disk, json_t *opt, struct answer *a)
 {
-	struct mount *m = mounted(d, name, a);
+	struct mount *m = mount_live(d, name, a);
 	bool cancel = json_object_get(opt, "cancel") != NULL, no_wait = json_object_get(opt, "no-wait") != NULL;
 	struct fs_disks_status s;
 	uint32_t mib_s;
@@ -307,53 +308,79 @@ void disk_verb_drain(struct daemon *d, struct client *c, const char *name, const
 	char why[400] = "";
 	if (!m || rate_of(opt, &mib_s, a))
 		return;
-	begin(m);
+	mount_begin(m);
 	if (status(m, &s, a) == 0) {
 		int rc = number_of(m, &s, disk, &n, a);
 		ts_free(s.disk);
 		if (rc == 0)
-			rc = still(m) ? fs_disk_drain(m->fs, n, cancel, mib_s, why, sizeof(why)) : -ENOENT;
+			rc = mount_still(m) ? fs_disk_drain(m->fs, n, cancel, mib_s, why, sizeof(why)) : -ENOENT;
 		if (rc)
 			no(a, rc, "%s", a->error[0] ? a->error : why);
 		else if (!cancel && !no_wait)
 			(void)follow(m, c, n, a); /* a->rc */
 	}
-	end(m);
+	mount_end(m);
 }
 
 void disk_verb_remove(struct daemon *d, const char *name, const char *disk, struct answer *a)
 {
-	struct mount *m = mounted(d, name, a);
+	struct mount *m = mount_live(d, name, a);
 	struct fs_disks_status s;
 	unsigned n = 0;
 	char why[400] = "";
 	if (!m)
 		return;
-	begin(m);
+	mount_begin(m);
 	if (status(m, &s, a) == 0) {
 		int rc = number_of(m, &s, disk, &n, a);
 		ts_free(s.disk);
 		if (rc == 0)
-			rc = still(m) ? fs_disk_remove(m->fs, n, why, sizeof(why)) : -ENOENT;
+			rc = mount_still(m) ? fs_disk_remove(m->fs, n, why, sizeof(why)) : -ENOENT;
 		if (rc)
 			no(a, rc, "%s", a->error[0] ? a->error : why);
 	}
-	end(m);
+	mount_end(m);
+}
+
+void disk_verb_grow(struct daemon *d, const char *name, const char *disk, struct answer *a)
+{
+	struct mount *m = mount_live(d, name, a);
+	struct fs_disks_status s;
+	unsigned n = 0;
+	char why[400] = "";
+	if (!m)
+		return;
+	mount_begin(m);
+	if (status(m, &s, a) == 0) {
+		int rc = number_of(m, &s, disk, &n, a);
+		uint64_t before = rc == 0 && n < s.ndisks ? s.disk[n].size_bytes : 0;
+		ts_free(s.disk);
+		if (rc == 0)
+			rc = mount_still(m) ? fs_disk_grow(m->fs, &(struct fs_disk_grow){.no = n}, why, sizeof(why)) : -ENOENT;
+		if (rc)
+			no(a, rc, "%s", a->error[0] ? a->error : why);
+		else if (mount_still(m) && status(m, &s, a) == 0) {
+			a->data = json_pack("{s:s,s:i,s:I,s:I}", "name", m->name, "number", (int)n, "size_bytes", (json_int_t)s.disk[n].size_bytes, "before_bytes",
+					    (json_int_t)before);
+			ts_free(s.disk);
+		}
+	}
+	mount_end(m);
 }
 
 void disk_verb_rebalance(struct daemon *d, struct client *c, const char *name, json_t *opt, struct answer *a)
 {
-	struct mount *m = mounted(d, name, a);
+	struct mount *m = mount_live(d, name, a);
 	bool stop = json_object_get(opt, "stop") != NULL, no_wait = json_object_get(opt, "no-wait") != NULL;
 	uint32_t mib_s;
 	char why[400] = "";
 	if (!m || rate_of(opt, &mib_s, a))
 		return;
-	begin(m);
+	mount_begin(m);
 	int rc = fs_disk_rebalance(m->fs, stop, mib_s, why, sizeof(why));
 	if (rc)
 		no(a, rc, "%s", why);
 	else if (!stop && !no_wait)
 		(void)follow(m, c, UINT32_MAX, a); /* a->rc */
-	end(m);
+	mount_end(m);
 }

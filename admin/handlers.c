@@ -45,7 +45,13 @@ static void h_disk_list(struct call *k)
 static void h_disk_show(struct call *k) { disk_verb_show(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
 static void h_disk_places(struct call *k) { disk_verb_places(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
 static void h_disk_add(struct call *k) { disk_verb_add(k->d, pos_str(k, 0), pos_str(k, 1), k->opt, k->a); }
+static void h_pool_list(struct call *k) { pool_verb_list(k->d, pos_str(k, 0), k->a); }
+static void h_pool_show(struct call *k) { pool_verb_show(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
+static void h_layout_get(struct call *k) { layout_verb_get(k->d, pos_str(k, 0), k->a); }
+static void h_layout_set(struct call *k) { layout_verb_set(k->d, pos_str(k, 0), k->opt, k->a); }
+static void h_layout_migrate(struct call *k) { layout_verb_migrate(k->d, k->c, pos_str(k, 0), k->opt, k->a); }
 static void h_disk_drain(struct call *k) { disk_verb_drain(k->d, k->c, pos_str(k, 0), pos_str(k, 1), k->opt, k->a); }
+static void h_disk_grow(struct call *k) { disk_verb_grow(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
 static void h_disk_remove(struct call *k) { disk_verb_remove(k->d, pos_str(k, 0), pos_str(k, 1), k->a); }
 static void h_disk_rebalance(struct call *k) { disk_verb_rebalance(k->d, k->c, pos_str(k, 0), k->opt, k->a); }
 static void h_fs_list(struct call *k)
@@ -162,10 +168,35 @@ static int name_free(struct call *k, const char *name, struct disk **use, unsign
 	return 0;
 }
 
+/* "POOL=URL": the URL, and the pool's name if there is one. An URL has a slash before any '='. */
+static const char *create_pool(const char *arg, char *pool, size_t n)
+{
+	size_t len = strcspn(arg, "=/:");
+	if (arg[len] != '=')
+		return arg;
+	if (pool)
+		snprintf(pool, n, "%.*s", (int)TS_MIN(len, n - 1), arg);
+	return arg + len + 1;
+}
+
+/* The pool of each disk: as its argument says, else system for those that hold metadata and --pool for the others. */
+static int create_pools(struct call *k, const struct fs_format_args *f, unsigned n, const char **pools, char (*names)[64])
+{
+	const char *rest = opt_str(k, "pool");
+	if (rest && !f->meta_disks)
+		return answer_refuse(k->a, -EINVAL, "fs create: --pool %s is for the disks behind those with metadata; use it with --metadata-disks, or write %s=URL", rest, rest);
+	for (unsigned i = 0; i < n; i++) {
+		names[i][0] = 0;
+		(void)create_pool(pos_str(k, i + 1), names[i], sizeof(names[i]));
+		pools[i] = names[i][0] ? names[i] : rest && i >= f->meta_disks ? rest : "system";
+	}
+	return 0;
+}
+
 static int create_disks(struct call *k, const char *name, struct disk **use, struct nsd_dev **devs, unsigned n, bool force)
 {
 	for (unsigned i = 0; i < n; i++) {
-		const char *url = pos_str(k, i + 1);
+		const char *url = create_pool(pos_str(k, i + 1), NULL, 0);
 		for (unsigned m = 0; m < i; m++)
 			if (!strcmp(url, use[m]->url))
 				return answer_refuse(k->a, -EINVAL, "disk %s: named twice", url);
@@ -200,7 +231,12 @@ static int create_locked(struct call *k, const char *name, struct fs_format_args
 	f->ndisks = n;
 	uint32_t *able = ts_alloc(n * sizeof(*able));
 	uint8_t id[16];
-	int rc = use && f->disks && able ? create_disks(k, name, use, f->disks, n, force) : -ENOMEM;
+	const char **pools = ts_alloc(n * sizeof(*pools));
+	char (*names)[64] = ts_alloc(n * sizeof(*names));
+	int rc = use && f->disks && able && pools && names ? create_pools(k, f, n, pools, names) : -ENOMEM;
+	if (rc == 0)
+		rc = create_disks(k, name, use, f->disks, n, force);
+	f->pools = pools;
 	bool have;
 	f->able = able;
 	if (rc == 0)
@@ -218,6 +254,8 @@ static int create_locked(struct call *k, const char *name, struct fs_format_args
 		k->a->data = created_json(name, use, n);
 	ts_free(use);
 	ts_free(able);
+	ts_free(pools);
+	ts_free(names);
 	ts_free(f->disks);
 	return k->a->rc = rc;
 }
@@ -488,7 +526,9 @@ static const struct {
 	{"diag counters", h_counters, false}, {"diag messages", h_messages, false}, {"fs df", h_fs_df, false},
 	{"fs show", h_fs_show, false},   {"fs set", h_fs_set, true},
 	{"disk show", h_disk_show, false}, {"disk places", h_disk_places, false}, {"disk add", h_disk_add, true},
-	{"disk drain", h_disk_drain, true}, {"disk remove", h_disk_remove, true}, {"disk rebalance", h_disk_rebalance, true},
+	{"pool list", h_pool_list, false}, {"pool show", h_pool_show, false}, {"layout get", h_layout_get, false},
+	{"layout set", h_layout_set, true}, {"layout migrate", h_layout_migrate, true},
+	{"disk drain", h_disk_drain, true}, {"disk grow", h_disk_grow, true}, {"disk remove", h_disk_remove, true}, {"disk rebalance", h_disk_rebalance, true},
 	{"diag log", h_log, false},	 {"diag locks", h_locks, false}, {"diag fault", h_fault, false},
 };
 

@@ -153,6 +153,14 @@ static void look_space(struct daemon *d, struct mount *m)
 	if (m->vfs_ns && v->f_blocks && percent(v->f_blocks - v->f_bavail, v->f_blocks) >= d->conf.warn_space)
 		health_found(h, d, HC_SPACE_LOW, m->name, "%u %% used, %llu MiB left for data", percent(v->f_blocks - v->f_bavail, v->f_blocks),
 			     (unsigned long long)(v->f_bavail * v->f_frsize >> 20));
+	for (unsigned p = 0; m->vfs_ns && p < FS_POOLS_MAX && m->pools[1].name[0]; p++) { /* one pool of several: the others do not help it */
+		const struct fs_pool_info *i = &m->pools[p];
+		char object[128];
+		snprintf(object, sizeof(object), "%s, pool %s", m->name, i->name);
+		if (i->name[0] && i->size_bytes && percent(i->size_bytes - i->free_bytes, i->size_bytes) >= d->conf.warn_space)
+			health_found(h, d, HC_SPACE_LOW, object, "%u %% used, %llu MiB left for data: files of this pool get ENOSPC when it is full",
+				     percent(i->size_bytes - i->free_bytes, i->size_bytes), (unsigned long long)(i->free_bytes >> 20));
+	}
 	if (m->vfs_ns && v->f_files && percent(v->f_files - v->f_favail, v->f_files) >= d->conf.warn_space)
 		health_found(h, d, HC_INODES_LOW, m->name, "%u %% used, %llu left", percent(v->f_files - v->f_favail, v->f_files), (unsigned long long)v->f_favail);
 	fs_stats_get(m->fs, &s);

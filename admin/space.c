@@ -9,8 +9,11 @@
 static void ask_fiber(void *arg)
 {
 	struct mount *m = arg;
+	struct fs_pool_info pools[FS_POOLS_MAX];
 	struct statvfs v;
 	if (fs_statfs(m->fs, &v) == 0) {
+		if (fs_pools_get(m->fs, pools) == 0)
+			memcpy(m->pools, pools, sizeof(pools));
 		m->vfs = v;
 		m->vfs_ns = ts_exec_now(m->d->exec);
 	}

@@ -65,11 +65,13 @@ const struct verb verb_table[] = {
 	 "partition table, another file system, LVM or a Tessera label is refused; --force overwrites foreign contents, never "
 	 "a Tessera file system that is mounted anywhere. Reservations are tried: a second identity is registered and preempted, and then must "
 	 "be refused. What came of it is in the labels and shown here and by `disk list`: a disk that lets a preempted node write counts as one "
-	 "without reservations, and fencing waits for leases there.",
+	 "without reservations, and fencing waits for leases there. A disk may be named as POOL=URL: it belongs to that pool then and holds file data only; "
+	 "metadata, and files that nobody placed, are in the pool `system`, to which the first disk belongs. See `pool list` and `layout set`.",
 	 {{"block-size", 'b', "SIZE", "data block size, 64K to 16M, power of two (default 1M)", 64u << 10, 16u << 20, true},
 	  {"log-slots", 's', "N", "nodes that can mount at once, 1 to 256 (default 8)", 1, 256},
 	  {"log-size", 0, "SIZE", "log of one node (default by disk size, 4M to 64M)", 1u << 20, 1u << 30},
 	  {"metadata-disks", 'm', "N", "logs and metadata only on the first N disks; the others hold file data and can be drained (default: all)", 1, 4096},
+	  {"pool", 'p', "POOL", "pool of the disks behind those with metadata (default: system)"},
 	  {"force", 'f', NULL, "overwrite what is on the disks"}},
 	 .json = "{name:s disks:i fencing:[{disk:s}]}"},
 	{"fs list", "", 0, 0, VERB_DAEMON, "list the file systems on the disks this node sees", "", {{0}},
@@ -116,6 +118,7 @@ const struct verb verb_table[] = {
 	 "system, so that nodes find the disk when they mount; one with a password is not: name the disk in every tesserad.conf then. If this node "
 	 "dies meanwhile, say the same again on another. What is there is not moved: see `disk rebalance`.",
 	 {{"failure-group", 'g', "N", "disks that fail together have the same number (default: of their own)"},
+	  {"pool", 'p', "POOL", "the pool it belongs to; a new name makes a new pool (default: system)"},
 	  {"metadata", 'm', NULL, "new metadata may come here, too"},
 	  {"force", 'f', NULL, "overwrite what is on the disk"}}},
 	{"disk drain", "NAME DISK", 2, 2, VERB_DAEMON, "move everything off a disk, while the file system is used",
@@ -125,6 +128,10 @@ const struct verb verb_table[] = {
 	 {{"cancel", 0, NULL, "the disk takes data again; what was moved stays where it is now"},
 	  {"rate", 'r', "SIZE", "each node moves at most so much a second (default: as it comes)"},
 	  {"no-wait", 'n', NULL, "only begin"}}},
+	{"disk grow", "NAME DISK", 2, 2, VERB_DAEMON, "use the new part of a disk that has become larger, while the file system is used",
+	 "Make the LUN larger first, for all nodes. Every node that has the file system mounted asks the disk for its size; if one still sees the old one, it is "
+	 "named and nothing is changed. If this node dies meanwhile, say the same again on another. Data that is there stays where it is: see `disk rebalance`.", {{0}},
+	 .json = "{name:s number:i size_bytes:i before_bytes:i}"},
 	{"disk remove", "NAME DISK", 2, 2, VERB_DAEMON, "take an empty disk out of a file system",
 	 "Refused while anything is on it: `disk drain` first. All nodes let the disk go, and its label is erased. Its number is not used again.", {{0}}},
 	{"disk rebalance", "NAME", 1, 1, VERB_DAEMON, "spread file data evenly over the disks, while the file system is used",
@@ -133,6 +140,29 @@ const struct verb verb_table[] = {
 	 {{"stop", 0, NULL, "no more"},
 	  {"rate", 'r', "SIZE", "each node moves at most so much a second (default: as it comes)"},
 	  {"no-wait", 'n', NULL, "only begin"}}},
+	{"pool list", "[NAME]", 0, 1, VERB_DAEMON, "list the pools of the file systems mounted on this node, with size, used, free and disks",
+	 "The room for file data, as `df` counts it, by pool. A pool that is full gives ENOSPC to its files though others have room: nothing overflows.", {{0}},
+	 .flags = VERB_LOOKS | VERB_ROUTED,
+	 .json = "[{name:s pool:s disks:i size_bytes:i used_bytes:i free_bytes:i used_percent:i}]"},
+	{"pool show", "NAME POOL", 2, 2, VERB_DAEMON, "show one pool of a mounted file system: space, and its disks", "", {{0}},
+	 .flags = VERB_LOOKS,
+	 .json = "{name:s pool:s disks:i size_bytes:i used_bytes:i free_bytes:i used_percent:i disk_list:[*]}"},
+	{"layout get", "PATH", 1, 1, VERB_DAEMON, "where the blocks of a file are and will be, or of what will be made in a directory",
+	 "Pool, number of disks that a file is spread over (0: all of the pool), and the bytes on each disk. PATH may also be written NAME:INODE. The same, "
+	 "without the bytes, is the attribute tessera.layout (getfattr -n tessera.layout).", {{0}},
+	 .flags = VERB_LOOKS,
+	 .json = "{name:s inode:i type:s pool:s stripe:i block_size:i elsewhere:b disks:[{number:i url:s pool:s bytes:i}]}"},
+	{"layout set", "PATH", 1, 1, VERB_DAEMON, "choose pool and stripe of a file, or of what will be made in a directory",
+	 "Files and directories inherit both from their directory when they are made; those that are there already keep theirs. A file that has blocks does not "
+	 "change its pool so: see `layout migrate`. A stripe counts for new blocks. It is a wish: when those disks are full the others of the pool are used; the "
+	 "pool is not. As root also by setfattr -n tessera.layout -v 'pool=POOL stripe=N'.",
+	 {{"pool", 'p', "POOL", "a pool of the file system, see `pool list`"}, {"stripe", 's', "N", "number of disks a file is spread over; 0: all of its pool", 0, 255}},
+	 .json = "{name:s inode:i type:s pool:s stripe:i block_size:i elsewhere:b}"},
+	{"layout migrate", "PATH", 1, 1, VERB_DAEMON, "move the blocks of a file to another pool, while it is used",
+	 "Without --pool: what lies outside of the file's pool is brought home. If it ends early, some blocks are here and some there, `layout get` says so "
+	 "(elsewhere), and the same command goes on.",
+	 {{"pool", 'p', "POOL", "a pool of the file system (default: the file's own)"}},
+	 .json = "{name:s inode:i pool:s moved_bytes:i}"},
 	{"mount", "NAME DIRECTORY", 2, 2, VERB_DAEMON, "mount a file system on this node",
 	 "Options as in mount(8): ro, nosuid, nodev, noexec, noatime, relatime (default), strictatime, nodiratime; lazytime changes nothing. "
 	 "Those that `fs set` has given to the file system come first. strictatime: every read counts, on every node at once, and none is served by the kernel's page cache. locallocks: fcntl and "

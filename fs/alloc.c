@@ -16,8 +16,7 @@ static void take_account(struct fs *fs, struct fs_region *r, struct fs_chunk *c,
 {
 	fs_bits_set(c->shadow, off, subs);
 	c->free -= subs;
-	r->free -= subs;
-	fs->alloc->free[r->type] -= subs;
+	fs_region_gain(fs, r, c, -(int64_t)subs);
 	r->taken++;
 }
 
@@ -36,19 +35,19 @@ static bool take_in(struct fs *fs, struct fs_region *r, unsigned disk, uint32_t 
 	return true;
 }
 
-static bool take_near(struct fs *fs, enum fs_region_type type, uint32_t subs, fs_addr goal, struct fs_ext *out)
+static bool take_near(struct fs *fs, unsigned cls, uint32_t subs, fs_addr goal, struct fs_ext *out)
 {
 	struct fs_place p;
 	struct fs_region *r;
 
-	if (!goal || !fs_alloc_place(fs, goal, 1, &p))
+	if (!goal || !fs_alloc_place(fs, goal, 1, &p) || fs_disk_pool(fs, p.disk) != FS_CLASS_POOL(cls))
 		return false;
 	r = fs->alloc->hints[p.region].reg;
-	return r && r->listed && r->type == type && r->free >= subs && take_in(fs, r, p.disk, subs, p.off, out);
+	return r && r->listed && r->type == FS_CLASS_TYPE(cls) && r->free >= subs && take_in(fs, r, p.disk, subs, p.off, out);
 }
 
 /* Where in the ring a stripe begins: in turn, or, of disks of several sizes, as often as a disk is large. */
-static unsigned ring_first(struct fs *fs, enum fs_region_type type, uint64_t stripe)
+static unsigned ring_first(struct fs *fs, unsigned type, uint64_t stripe)
 {
 	const struct fs_alloc *a = fs->alloc;
 	uint64_t all = 0, x;
@@ -82,45 +81,83 @@ int fs_alloc_take_on(struct fs *fs, uint32_t subs, unsigned disk, struct fs_ext 
 	return -ENOSPC;
 }
 
-static int take(struct fs *fs, enum fs_region_type type, uint32_t subs, fs_addr goal, uint64_t stripe, uint32_t reserve,
-		struct fs_ext *out)
+/* The k-th disk to be tried: those of the stripe in turn, from the one that is due; then the others. */
+struct turn {
+	unsigned first, due, width;
+};
+static unsigned ring_turn(const struct turn *t, unsigned n, unsigned k)
+{
+	return (t->first + (k < t->width ? (t->due + k) % t->width : k)) % n;
+}
+
+static int take(struct fs *fs, unsigned cls, uint32_t subs, fs_addr goal, const struct turn *t, uint32_t reserve, struct fs_ext *out)
 {
 	struct fs_alloc *a = fs->alloc;
-	unsigned n = a->nring[type], first = n ? ring_first(fs, type, stripe) : 0;
+	enum fs_region_type type = FS_CLASS_TYPE(cls);
+	unsigned n = a->nring[cls], pool = FS_CLASS_POOL(cls);
 
 	TS_ASSERT(subs && subs <= a->unit[type]);
-	if (a->free[type] >= (uint64_t)subs + reserve) {
-		if (take_near(fs, type, subs, goal, out))
+	if (a->free[cls] >= (uint64_t)subs + reserve) {
+		if (take_near(fs, cls, subs, goal, out))
 			return 0;
 		for (unsigned k = 0; k < n; k++) {
+			unsigned disk = a->ring[cls][ring_turn(t, n, k)];
+
 			ts_list_for(l, &a->owned[type])
 			{
 				struct fs_region *r = ts_list_entry(l, struct fs_region, link);
 
-				if (r->free >= subs && take_in(fs, r, a->ring[type][(first + k) % n], subs, FS_NO_SUB, out))
+				if (r->pfree[pool] >= subs && take_in(fs, r, disk, subs, FS_NO_SUB, out))
 					return 0;
+			}
+			if (k < t->width && ts_exec_now(fs->exec) >= fs->disks[disk].full_until) { /* not here, but perhaps in other regions */
+				a->want_on[cls] = disk + 1;
+				break;
 			}
 		}
 	}
-	a->want[type] = subs;
-	return type == FS_REGION_META ? -FS_NEED_META : -FS_NEED_SPACE;
+	a->want[cls] = subs;
+	return type == FS_REGION_META ? -FS_NEED_META : -(FS_NEED_SPACE + (int)pool);
+}
+
+static struct turn turn_all(struct fs *fs, unsigned cls, uint64_t stripe)
+{
+	return (struct turn){.first = fs->alloc->nring[cls] ? ring_first(fs, cls, stripe) : 0};
 }
 
 int fs_alloc_take(struct fs *fs, bool meta, uint32_t subs, fs_addr goal, uint64_t stripe, struct fs_ext *out)
 {
-	return take(fs, type_of(meta), subs, goal, stripe, meta ? FS_META_RESERVE : 0, out);
+	struct turn t = turn_all(fs, type_of(meta), stripe);
+
+	return take(fs, type_of(meta), subs, goal, &t, meta ? FS_META_RESERVE : 0, out);
 }
 
 int fs_alloc_take_reserve(struct fs *fs, uint32_t subs, fs_addr goal, struct fs_ext *out)
 {
-	return take(fs, FS_REGION_META, subs, goal, fs->self, 0, out);
+	struct turn t = turn_all(fs, FS_REGION_META, fs->self);
+
+	return take(fs, FS_REGION_META, subs, goal, &t, 0, out);
+}
+
+int fs_alloc_take_data(struct fs *fs, const struct fs_layout_want *w, uint32_t subs, fs_addr goal, struct fs_ext *out)
+{
+	unsigned cls = FS_CLASS(FS_REGION_DATA, w->pool);
+	bool some = w->width && w->width < fs->alloc->nring[cls];
+	struct turn t = turn_all(fs, cls, some ? ts_hash_u64(w->file) : w->file + w->block);
+
+	TS_ASSERT(w->pool < FS_POOLS);
+	if (some) {
+		t.width = w->width;
+		t.due = (unsigned)(w->block % w->width);
+	}
+	return take(fs, cls, subs, goal, &t, 0, out);
 }
 
 static struct fs_region *region_of(struct fs *fs, const struct fs_ext *e, struct fs_place *p)
 {
 	struct fs_region *r;
 
-	TS_ASSERT(fs_alloc_place(fs, e->addr, e->subs, p));
+	TS_ASSERT(fs_alloc_place_taken(fs, e->addr, e->subs, p));
 	r = fs->alloc->hints[p->region].reg;
 	TS_ASSERT(r && r->taken && r->by_disk[p->disk]); /* a region stays until what was taken from it is settled */
 	return r;
@@ -141,10 +178,8 @@ void fs_alloc_untake(struct fs *fs, const struct fs_ext *e)
 	TS_ASSERT(fs_bits_all(c->shadow, p.off, e->subs));
 	fs_bits_clear(c->shadow, p.off, e->subs);
 	c->free += e->subs;
-	r->free += c->usable ? e->subs : 0;
-	if (r->listed && c->usable)
-		fs->alloc->free[r->type] += e->subs;
-	fs->alloc->gen[r->type]++;
+	fs_region_gain(fs, r, c, e->subs);
+	fs->alloc->gen[FS_CLASS(r->type, c->pool)]++;
 	fs_chunk_reset(c, fs->alloc->unit[r->type]);
 	fs_space_changed(fs, r->id, 0);
 	taken_done(r);
@@ -177,7 +212,7 @@ int fs_alloc_ring(struct fs *fs)
 	struct fs_alloc *a = fs->alloc;
 	uint64_t total = 0;
 
-	for (unsigned t = FS_REGION_META; t <= FS_REGION_DATA; t++) {
+	for (unsigned t = FS_REGION_META; t < FS_CLASSES; t++) {
 		uint16_t *v = ts_alloc(TS_MAX(fs->ndisks, 1u) * sizeof(*v));
 		unsigned n = 0;
 
@@ -185,7 +220,7 @@ int fs_alloc_ring(struct fs *fs)
 			return -ENOMEM;
 		a->even[t] = true;
 		for (unsigned d = 0; d < fs->ndisks; d++) {
-			if (!le32_get(fs->disks[d].ent.nchunks) || !fs_disk_takes(fs, d, t))
+			if (!le32_get(fs->disks[d].ent.nchunks) || !fs_disk_takes(fs, d, FS_CLASS_TYPE(t)) || fs_disk_pool(fs, d) != FS_CLASS_POOL(t))
 				continue;
 			v[n++] = (uint16_t)d;
 			a->even[t] &= fs->disks[d].ent.nchunks.v == fs->disks[v[0]].ent.nchunks.v;
@@ -196,7 +231,7 @@ int fs_alloc_ring(struct fs *fs)
 	}
 	for (unsigned d = 0; d < fs->ndisks; d++)
 		if (fs_disk_holds(fs, d))
-			total += (uint64_t)TS_MIN(le32_get(fs->disks[d].ent.nchunks), a->nregions) *
+			total += (uint64_t)TS_MIN(fs_disk_chunks(&fs->disks[d].ent), a->nregions) *
 				 (le32_get(fs->super.region_subs) - FS_CHUNK_HEAD);
 	a->total_subs = total;
 	return 0;
@@ -215,7 +250,8 @@ int fs_alloc_init(struct fs *fs)
 	a = ts_alloc(sizeof(*a));
 	if (!a)
 		return -ENOMEM;
-	a->hints = ts_alloc((size_t)n * sizeof(*a->hints));
+	a->room = FS_REGIONS_ROOM(n);
+	a->hints = ts_alloc((size_t)a->room * sizeof(*a->hints));
 	if (!a->hints) {
 		ts_free(a);
 		return -ENOMEM;

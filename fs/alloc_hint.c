@@ -6,8 +6,8 @@
 struct look {
 	struct fs *fs;
 	uint32_t region;
-	uint64_t free;
-	unsigned seen, chunks, type;
+	uint64_t free[FS_POOLS];
+	unsigned seen[FS_POOLS], chunks[FS_POOLS], all_seen, type;
 };
 
 static int look_chunk(struct look *l, unsigned disk)
@@ -21,9 +21,12 @@ static int look_chunk(struct look *l, unsigned disk)
 	rc = fs_io_read(l->fs, at, d, FS_SUB);
 	if (!rc && !fs_mdhdr_wrong(d, l->fs->super.fs_id, FS_BT_BITMAP, at) && d->type <= FS_REGION_DATA &&
 	    le32_get(d->free) <= FS_BITMAP_BITS) {
-		l->free += le32_get(d->free);
-		l->type = d->type;
-		l->seen++;
+		unsigned p = fs_disk_pool(l->fs, disk);
+
+		l->free[p] += le32_get(d->free);
+		l->type = TS_MAX(l->type, d->type); /* the share of a disk that came later has none yet */
+		l->seen[p]++;
+		l->all_seen++;
 	}
 	ts_free(d);
 	return rc;
@@ -36,42 +39,44 @@ int fs_alloc_hint_read(struct fs *fs, uint32_t region, bool all)
 	int rc = 0;
 
 	for (unsigned d = 0; d < fs->ndisks && !rc; d++) {
-		if (!fs_chunk_exists(fs, d, region) || !fs_disk_takes(fs, d, l.seen ? l.type : FS_REGION_FREE))
+		unsigned p = fs_disk_pool(fs, d);
+
+		if (!fs_chunk_exists(fs, d, region) || !fs_disk_takes(fs, d, l.all_seen ? l.type : FS_REGION_FREE))
 			continue;
-		if (all || !l.chunks)
+		if (all || !l.chunks[p]) /* one share of each pool */
 			rc = look_chunk(&l, d);
-		l.chunks++;
+		l.chunks[p]++;
 	}
 	if (rc || h->reg)
 		return rc;
-	h->known = true;
-	h->bad = !l.seen;
-	if (l.seen) {
-		uint64_t f = l.free * l.chunks / l.seen;
+	h->known = h->exact = true;
+	h->bad = !l.all_seen;
+	h->free = 0;
+	for (unsigned p = 0; p < FS_POOLS; p++) {
+		uint32_t f = l.seen[p] ? (uint32_t)(l.free[p] * l.chunks[p] / l.seen[p]) : 0;
 
-		h->exact = l.seen == l.chunks;
-		h->type = (uint8_t)l.type;
-		if (f != h->free)
-			h->run_max = 0;
-		h->free = (uint32_t)f;
-	} else {
-		h->free = 0;
+		h->exact &= l.seen[p] == l.chunks[p];
+		if (f != h->pfree[p])
+			h->run_max[p] = 0;
+		h->pfree[p] = f;
+		h->free += f;
 	}
+	h->type = l.all_seen ? (uint8_t)l.type : h->type;
 	return 0;
 }
 
-bool fs_alloc_can_take(struct fs *fs, enum fs_region_type type, uint32_t subs)
+bool fs_alloc_can_take(struct fs *fs, unsigned cls, uint32_t subs)
 {
 	struct fs_alloc *a = fs->alloc;
-	uint32_t reserve = type == FS_REGION_META ? FS_META_RESERVE : 0;
+	uint32_t reserve = cls == FS_REGION_META ? FS_META_RESERVE : 0;
 
-	if (a->free[type] < (uint64_t)subs + reserve)
+	if (a->free[cls] < (uint64_t)subs + reserve)
 		return false;
-	ts_list_for(l, &a->owned[type])
+	ts_list_for(l, &a->owned[FS_CLASS_TYPE(cls)])
 	{
 		struct fs_region *r = ts_list_entry(l, struct fs_region, link);
 
-		if (r->free >= subs && fs_region_fits(fs, r, type, subs))
+		if (r->pfree[FS_CLASS_POOL(cls)] >= subs && fs_region_fits(fs, r, cls, subs))
 			return true;
 	}
 	return false;

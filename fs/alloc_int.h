@@ -6,6 +6,12 @@
 #include "fs/fs_int.h"
 
 #define FS_NO_SUB	   UINT32_MAX
+#define FS_REGIONS_ROOM(n) (2 * (n) + 4096u) /* a file system grows to so many regions without a new mount */
+/* Classes of space: none, metadata, and data of each pool. Of pool 0 it is the type's number. */
+#define FS_CLASSES	   (FS_REGION_DATA + FS_POOLS)
+#define FS_CLASS(type, pool) ((type) == FS_REGION_DATA ? FS_REGION_DATA + (pool) : (unsigned)(type))
+#define FS_CLASS_TYPE(c)   ((enum fs_region_type)TS_MIN((unsigned)(c), (unsigned)FS_REGION_DATA))
+#define FS_CLASS_POOL(c)   ((c) > FS_REGION_DATA ? (c) - FS_REGION_DATA : 0u)
 #define FS_META_RESERVE	   64u	/* metadata subs that only deleting may take */
 #define FS_FREE_BATCH	   256u /* intents in one bitmap transaction */
 #define FS_FREE_BATCH_BUFS 32u	/* bitmap blocks in one transaction */
@@ -14,7 +20,7 @@
 /* One chunk of an owned region. shadow = bits in the buffer OR taken and not committed. */
 struct fs_chunk {
 	struct fs_buf *buf; /* bitmap block, pinned as long as the region is owned */
-	unsigned disk;
+	unsigned disk, pool;
 	uint32_t nsubs, free;	    /* free: zero bits of the shadow */
 	uint32_t cursor;	    /* unit where the search for a whole unit begins */
 	uint32_t partial;	    /* unit where the last partial one was found */
@@ -29,7 +35,8 @@ struct fs_region {
 	enum fs_region_type type;
 	bool listed;		   /* usable: in its type's list */
 	unsigned taken;		   /* extents taken, not committed */
-	uint64_t free;
+	uint64_t free;		   /* of all pools */
+	uint32_t pfree[FS_POOLS];  /* of each */
 	struct ts_cond cond;	   /* taken fell */
 	unsigned nchunks;
 	struct fs_chunk *chunks;
@@ -40,7 +47,8 @@ struct fs_region {
 struct fs_region_hint { /* what is believed about a region; stale unless reg is set */
 	struct fs_region *reg;
 	uint32_t free;
-	uint32_t run_max; /* a claim proved that no longer run is free; reset when space comes back */
+	uint32_t pfree[FS_POOLS];
+	uint32_t run_max[FS_POOLS]; /* a claim proved that no longer run is free; reset when space comes back */
 	uint32_t stamp;	  /* refill that looked last */
 	uint8_t type;
 	bool known, bad, exact;
@@ -50,21 +58,22 @@ struct fs_region_hint { /* what is believed about a region; stale unless reg is 
 };
 struct fs_alloc {
 	struct fs_region_hint *hints; /* [nregions] */
-	uint32_t nregions, stamp;
+	uint32_t nregions, stamp, room; /* room: there is memory for so many regions, should a disk grow */
 	uint32_t unit[3];	      /* by type: aligned unit of whole allocations */
 	struct ts_list owned[3];
 	unsigned nowned[3], max_owned;
-	uint64_t free[3];	      /* of listed regions */
-	uint32_t want[3];	      /* subs of the last take that failed */
-	uint64_t gen[3];	      /* grows when space became available */
+	uint64_t free[FS_CLASSES];    /* of listed regions */
+	uint32_t want[FS_CLASSES];    /* subs of the last take that failed */
+	unsigned want_on[FS_CLASSES]; /* it was to be on that disk, number + 1 */
+	uint64_t gen[FS_CLASSES];     /* grows when space became available */
 	uint64_t promised;	      /* frees and orphans logged by this node: space that will come */
 	uint64_t full_promised;
-	uint64_t full_gen[3], full_until[3]; /* a refill failed at that gen: do not search again before */
-	uint32_t full_subs[3];
+	uint64_t full_gen[FS_CLASSES], full_until[FS_CLASSES]; /* a refill failed at that gen: do not search again before */
+	uint32_t full_subs[FS_CLASSES];
 	uint64_t total_subs;
-	uint16_t *ring[3];	   /* by type: numbers of the disks that take it, in order */
-	unsigned nring[3];
-	bool even[3];		   /* they are of one size */
+	uint16_t *ring[FS_CLASSES]; /* numbers of the disks that take it, in order */
+	unsigned nring[FS_CLASSES];
+	bool even[FS_CLASSES];	   /* they are of one size */
 	uint64_t changes;
 	struct ts_list changed;
 	struct fs_space *space; /* space.c; NULL until statfs is asked for */
@@ -90,19 +99,27 @@ struct fs_place { /* an address taken apart */
 	unsigned disk;
 };
 bool fs_alloc_place(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *out); /* false: not in any region */
+/* The same of what was taken: a node that was thrown out meanwhile may have learnt that the disk holds nothing any more. */
+bool fs_alloc_place_taken(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *out);
 fs_addr fs_chunk_addr(struct fs *fs, unsigned disk, uint32_t region);
+uint32_t fs_disk_chunks(const struct fs_disk_ent_disk *e); /* that may be used */
 bool fs_chunk_exists(struct fs *fs, unsigned disk, uint32_t region);
 struct fs_bitmap_disk *fs_bitmap_of(struct fs_buf *b);
 /* Region EX pinned: reads and checks the bitmaps, settles a type change that was cut short. */
 int fs_region_load(struct fs *fs, uint32_t id, struct fs_region **out) TS_MUST_CHECK;
 int fs_region_set_type(struct fs *fs, struct fs_region *r, enum fs_region_type type) TS_MUST_CHECK;
 bool fs_region_empty(const struct fs_region *r);
-bool fs_region_fits(struct fs *fs, struct fs_region *r, enum fs_region_type type, uint32_t subs);
+bool fs_region_fits(struct fs *fs, struct fs_region *r, unsigned cls, uint32_t subs);
+void fs_region_gain(struct fs *fs, struct fs_region *r, const struct fs_chunk *c, int64_t subs); /* usable space of it came or went */
+void fs_hint_from(struct fs_region_hint *h, const struct fs_region *r);
+void fs_hint_retry(struct fs_region_hint *h); /* space came back: what did not fit may fit now */
+void fs_alloc_gen_all(struct fs_alloc *a);
 void fs_region_install(struct fs *fs, struct fs_region *r);
 void fs_region_unlist(struct fs *fs, struct fs_region *r);
 void fs_region_free(struct fs *fs, struct fs_region *r); /* unlisted or never listed, nothing taken */
 bool fs_disk_takes(struct fs *fs, unsigned disk, enum fs_region_type type); /* FREE: may have chunks of regions of no type yet */
 uint64_t fs_region_room(struct fs *fs, uint32_t region, enum fs_region_type type); /* sub-blocks of it that such a region could give out */
+uint64_t fs_region_room_of(struct fs *fs, uint32_t region, unsigned cls);	   /* the same, of one class */
 int fs_alloc_ring(struct fs *fs) TS_MUST_CHECK; /* the disks changed: who takes what */
 /* Runs fn(arg, 0..n-1) on up to 16 fibers; first error. */
 int fs_par_run(struct fs *fs, const char *name, unsigned n, int (*fn)(void *arg, unsigned i), void *arg) TS_MUST_CHECK;
@@ -111,13 +128,14 @@ int fs_alloc_apply_frees(struct fs *fs, uint32_t region, struct fs_intent **in, 
 
 /* ---- alloc_hint.c ---- */
 int fs_alloc_hint_read(struct fs *fs, uint32_t region, bool all) TS_MUST_CHECK;
-bool fs_alloc_can_take(struct fs *fs, enum fs_region_type type, uint32_t subs);
+bool fs_alloc_can_take(struct fs *fs, unsigned cls, uint32_t subs);
 
 /* ---- space.c, space_ask.c: free space of the whole file system ---- */
 #define FS_MSG_SPACE	 0x203
 #define FS_SPACE_REGIONS 4096u /* told in one answer at most */
 struct fs_seen { /* a region as last told, or as it lies on disk */
 	uint32_t free, whole; /* whole: of free, in whole blocks */
+	uint32_t pfree[FS_POOLS], pwhole[FS_POOLS];
 	uint8_t type;
 	bool known, stale; /* stale: this node changed it since, the numbers are about right */
 };

@@ -11,6 +11,7 @@ enum pass { PASS_ROOMY, PASS_FREE, PASS_ANY, PASS_RETYPE, PASS_TAKE, PASS_TAKE_F
 #define AHEAD	      64u
 #define FULL_NS	      (200 * TS_NS_PER_MS)
 #define WAIT_FREES_NS (3 * TS_NS_PER_S)
+#define STRIPE_FULL_NS (5 * TS_NS_PER_S)
 #define OTHERS_NS     (100 * TS_NS_PER_MS)
 
 /* The last untyped region is kept for metadata unless metadata has room elsewhere: deleting must stay possible. */
@@ -31,21 +32,24 @@ static bool data_may_type(struct fs *fs)
 	return untyped > 1;
 }
 
-static bool worth(struct fs *fs, enum pass p, uint32_t id, enum fs_region_type type, uint32_t subs, bool may_type)
+static bool worth(struct fs *fs, enum pass p, uint32_t id, unsigned cls, uint32_t subs, bool may_type)
 {
 	const struct fs_region_hint *h = &fs->alloc->hints[id];
-	bool room = h->type == type && h->free >= subs && (!h->run_max || h->run_max >= subs);
+	enum fs_region_type type = FS_CLASS_TYPE(cls);
+	unsigned pool = FS_CLASS_POOL(cls);
+	bool room = h->type == type && h->pfree[pool] >= subs && (!h->run_max[pool] || h->run_max[pool] >= subs);
+
 
 	switch (p) {
 	case PASS_ROOMY:
 		if (fs->alloc->nregions > BIG && may_type && h->type == FS_REGION_FREE)
-			return true;
-		return room && h->free >= fs_region_room(fs, id, type) / 8;
+			return fs_region_room_of(fs, id, cls);
+		return room && h->pfree[pool] >= fs_region_room_of(fs, id, cls) / 8;
 	case PASS_FREE:
 	case PASS_TAKE_FREE:
-		return h->type == FS_REGION_FREE && may_type;
+		return h->type == FS_REGION_FREE && may_type && fs_region_room_of(fs, id, cls); /* no disk of the pool may be so long */
 	case PASS_RETYPE:
-		return h->type != type && h->type != FS_REGION_FREE && h->free >= fs_region_room(fs, id, h->type);
+		return h->type != type && h->type != FS_REGION_FREE && h->free >= fs_region_room(fs, id, h->type) && fs_region_room_of(fs, id, cls);
 	default:
 		return room;
 	}
@@ -58,7 +62,7 @@ static void give_up(struct fs *fs, struct fs_region *r)
 
 	fs_region_unlist(fs, r);
 	h->reg = NULL;
-	h->free = (uint32_t)r->free;
+	fs_hint_from(h, r);
 	fs_region_free(fs, r);
 	tok_drop_hint(fs->tok, TOK_REGION, id);
 }
@@ -83,14 +87,15 @@ static void make_room(struct fs *fs, enum fs_region_type type)
 }
 
 /* Types the region if need be; 1: it fits, 0: it does not. */
-static int adopt_pinned(struct fs *fs, struct fs_region *r, enum fs_region_type type, uint32_t subs)
+static int adopt_pinned(struct fs *fs, struct fs_region *r, unsigned cls, uint32_t subs)
 {
 	struct fs_region_hint *h = &fs->alloc->hints[r->id];
+	enum fs_region_type type = FS_CLASS_TYPE(cls);
 	int rc = 0;
 
 	h->known = h->exact = true;
 	h->type = (uint8_t)r->type;
-	h->free = (uint32_t)r->free;
+	fs_hint_from(h, r);
 	if (r->type != type && fs_region_empty(r) && (r->type == FS_REGION_FREE || h->free >= fs_region_room(fs, r->id, r->type)))
 		rc = fs_region_set_type(fs, r, type);
 	if (rc)
@@ -98,14 +103,14 @@ static int adopt_pinned(struct fs *fs, struct fs_region *r, enum fs_region_type 
 	if (r->type != type)
 		return 0;
 	h->type = (uint8_t)type;
-	h->free = (uint32_t)r->free;
-	if (fs_region_fits(fs, r, type, subs))
+	fs_hint_from(h, r);
+	if (fs_region_fits(fs, r, cls, subs))
 		return 1;
-	h->run_max = subs - 1;
+	h->run_max[FS_CLASS_POOL(cls)] = subs - 1;
 	return 0;
 }
 
-static int claim(struct fs *fs, uint32_t id, enum fs_region_type type, uint32_t subs, unsigned flags)
+static int claim(struct fs *fs, uint32_t id, unsigned cls, uint32_t subs, unsigned flags)
 {
 	struct fs_region_hint *h = &fs->alloc->hints[id];
 	struct fs_region *r = NULL;
@@ -127,11 +132,11 @@ static int claim(struct fs *fs, uint32_t id, enum fs_region_type type, uint32_t 
 			h->bad = true;
 			rc = 0;
 		} else if (!rc) {
-			rc = adopt_pinned(fs, r, type, subs);
+			rc = adopt_pinned(fs, r, cls, subs);
 		}
 	} while (rc >= 0 && r && r->disks_gen != fs->disks_gen); /* the disks changed meanwhile */
 	if (rc == 1) {
-		make_room(fs, type);
+		make_room(fs, FS_CLASS_TYPE(cls));
 		fs_region_install(fs, r);
 	} else if (r) {
 		fs_region_free(fs, r);
@@ -164,9 +169,10 @@ static int hints_ahead(struct fs *fs, uint32_t first)
 	return fs_par_run(fs, "region hints", TS_MIN(AHEAD, fs->alloc->nregions), ahead_one, &a);
 }
 
-static int run_pass(struct fs *fs, enum pass p, enum fs_region_type type, uint32_t subs)
+static int run_pass(struct fs *fs, enum pass p, unsigned cls, uint32_t subs)
 {
 	struct fs_alloc *a = fs->alloc;
+	enum fs_region_type type = FS_CLASS_TYPE(cls);
 	bool quick = p != PASS_TAKE && p != PASS_TAKE_FREE;
 	bool may_type = type == FS_REGION_META || data_may_type(fs);
 	uint32_t start = (uint32_t)(ts_hash_2(fs->self, type) % a->nregions);
@@ -182,10 +188,10 @@ static int run_pass(struct fs *fs, enum pass p, enum fs_region_type type, uint32
 			rc = hints_ahead(fs, id);
 		if (rc)
 			return rc;
-		if (h->reg || h->bad || (quick && p != PASS_RETYPE && h->stamp == a->stamp) || !worth(fs, p, id, type, subs, may_type))
+		if (h->reg || h->bad || (quick && p != PASS_RETYPE && h->stamp == a->stamp) || !worth(fs, p, id, cls, subs, may_type))
 			continue;
 		h->stamp = a->stamp;
-		rc = claim(fs, id, type, subs, quick ? TOK_QUICK : 0);
+		rc = claim(fs, id, cls, subs, quick ? TOK_QUICK : 0);
 		if (rc)
 			return rc;
 	}
@@ -204,7 +210,7 @@ static void release_empty(struct fs *fs, enum fs_region_type other)
 	}
 }
 
-static int search(struct fs *fs, enum fs_region_type type, uint32_t subs)
+static int search(struct fs *fs, unsigned cls, uint32_t subs)
 {
 	uint64_t deadline = ts_exec_now(fs->exec) + WAIT_FREES_NS, coming;
 	bool last = false;
@@ -215,8 +221,8 @@ static int search(struct fs *fs, enum fs_region_type type, uint32_t subs)
 			int rc;
 
 			if (p == PASS_RETYPE)
-				release_empty(fs, type == FS_REGION_META ? FS_REGION_DATA : FS_REGION_META);
-			rc = run_pass(fs, p, type, subs);
+				release_empty(fs, cls == FS_REGION_META ? FS_REGION_DATA : FS_REGION_META);
+			rc = run_pass(fs, p, cls, subs);
 			if (rc)
 				return rc < 0 ? rc : 0;
 		}
@@ -225,7 +231,7 @@ static int search(struct fs *fs, enum fs_region_type type, uint32_t subs)
 		if (round == 0) {
 			int rc = fs_reaper_urgent(fs, WAIT_FREES_NS);
 
-			if (rc || fs_alloc_can_take(fs, type, subs))
+			if (rc || fs_alloc_can_take(fs, cls, subs))
 				return rc;
 		} else { /* another node is freeing: it comes in steps of its log */
 			ts_sleep_until(ts_exec_now(fs->exec) + OTHERS_NS);
@@ -238,7 +244,22 @@ static int search(struct fs *fs, enum fs_region_type type, uint32_t subs)
 	}
 }
 
-static int refill(struct fs *fs, enum fs_region_type type, uint32_t subs)
+static void tell_full(struct fs *fs, unsigned cls, uint32_t subs)
+{
+	const char *pool = fs_pool_name_of(&fs->super, FS_CLASS_POOL(cls));
+
+	if (!fs->alloc->nring[cls] && cls != FS_REGION_META)
+		ts_notice("fs %s: pool %s has no disk that takes data; writers get ENOSPC until one is added (`tessera disk add --pool %s`)",
+			  fs->super.name, pool ? pool : "?", pool ? pool : "?");
+	else if (cls == FS_REGION_META)
+		ts_notice("fs %s: no metadata space for %u sub-blocks in any region; writers get ENOSPC until files are deleted", fs->super.name,
+			  subs);
+	else
+		ts_notice("fs %s: pool %s: no data space for %u sub-blocks in any region; writers of its files get ENOSPC until files of it are deleted or "
+			  "a disk is added to it", fs->super.name, pool ? pool : "?", subs);
+}
+
+static int refill(struct fs *fs, unsigned type, uint32_t subs)
 {
 	struct fs_alloc *a = fs->alloc;
 	int rc;
@@ -250,27 +271,34 @@ static int refill(struct fs *fs, enum fs_region_type type, uint32_t subs)
 		   ts_exec_now(fs->exec) < a->full_until[type]) {
 		rc = -ENOSPC;
 	} else {
-		rc = search(fs, type, subs);
+		rc = a->nring[type] ? search(fs, type, subs) : -ENOSPC;
 		if (rc == -ENOSPC) {
 			a->full_gen[type] = a->gen[type];
 			a->full_promised = a->promised;
 			a->full_until[type] = ts_exec_now(fs->exec) + FULL_NS;
 			a->full_subs[type] = subs;
-			ts_notice("fs %s: no %s space for %u sub-blocks in any region; writers get ENOSPC until files are deleted",
-				  fs->super.name, type == FS_REGION_META ? "metadata" : "data", subs);
+			tell_full(fs, type, subs);
 		}
 	}
 	ts_mutex_unlock(&a->lock);
 	return rc;
 }
 
-/* Is there room in the region's share of that disk? As it lies there. */
+/* Is there room in the region's share of that disk? As it lies there, or is here: what was freed a moment ago is not at home yet. */
 static int room_on(struct fs *fs, uint32_t id, unsigned disk, uint32_t subs, bool *out)
 {
 	fs_addr at = fs_chunk_addr(fs, disk, id);
-	struct fs_bitmap_disk *d = ts_alloc_aligned(FS_SUB, FS_SUB);
-	int rc = d ? fs_io_read(fs, at, d, FS_SUB) : -ENOMEM;
+	struct fs_buf *b = fs_buf_peek(fs, at);
+	struct fs_bitmap_disk *d;
+	int rc;
 
+	if (b) {
+		*out = le32_get(fs_bitmap_of(b)->free) >= subs;
+		fs_buf_put(fs, b);
+		return 0;
+	}
+	d = ts_alloc_aligned(FS_SUB, FS_SUB);
+	rc = d ? fs_io_read(fs, at, d, FS_SUB) : -ENOMEM;
 	*out = !rc && !fs_mdhdr_wrong(d, fs->super.fs_id, FS_BT_BITMAP, at) && le32_get(d->free) >= subs;
 	ts_free(d);
 	return rc;
@@ -292,7 +320,7 @@ static bool owned_takes(struct fs *fs, unsigned disk, uint32_t subs)
 static int refill_on(struct fs *fs, unsigned disk, uint32_t subs, unsigned flags)
 {
 	struct fs_alloc *a = fs->alloc;
-	uint32_t start = (uint32_t)(ts_hash_2(fs->self, FS_REGION_DATA) % a->nregions);
+	uint32_t start = fs->disks[disk].search_at ? fs->disks[disk].search_at : (uint32_t)(ts_hash_2(fs->self, FS_REGION_DATA) % a->nregions);
 
 	for (uint32_t k = 0; k < a->nregions; k++) {
 		uint32_t id = (uint32_t)(((uint64_t)start + k) % a->nregions);
@@ -308,11 +336,13 @@ static int refill_on(struct fs *fs, unsigned disk, uint32_t subs, unsigned flags
 		if (!rc && !h->bad && (h->type == FS_REGION_DATA || (h->type == FS_REGION_FREE && data_may_type(fs))))
 			rc = room_on(fs, id, disk, subs, &room);
 		if (!rc && room)
-			rc = claim(fs, id, FS_REGION_DATA, subs, flags);
+			rc = claim(fs, id, FS_CLASS(FS_REGION_DATA, fs_disk_pool(fs, disk)), subs, flags);
 		if (rc < 0)
 			return rc;
-		if (rc && owned_takes(fs, disk, subs))
+		if (rc && owned_takes(fs, disk, subs)) {
+			fs->disks[disk].search_at = id;
 			return 0;
+		}
 	}
 	return -ENOSPC;
 }
@@ -331,20 +361,38 @@ int fs_alloc_refill_on(struct fs *fs, unsigned disk, uint32_t subs)
 	return rc;
 }
 
-int fs_alloc_refill(struct fs *fs, int need_err)
+/* A disk of a stripe: more regions with room there, or it is left out for a while. */
+static int refill_stripe(struct fs *fs, unsigned cls)
 {
-	enum fs_region_type type;
+	struct fs_alloc *a = fs->alloc;
+	unsigned disk = a->want_on[cls] - 1;
 	int rc;
 
+	a->want_on[cls] = 0;
+	rc = fs_alloc_refill_on(fs, disk, TS_MAX(a->want[cls], 1u));
+	if (rc != -ENOSPC)
+		return rc;
+	fs->disks[disk].full_until = ts_exec_now(fs->exec) + STRIPE_FULL_NS;
+	return 0; /* it looks again, at the others */
+}
+
+int fs_alloc_refill(struct fs *fs, int need_err)
+{
+	unsigned type;
+	int rc;
+
+	if (fs_needs_space(-abs(need_err))) {
+		type = FS_CLASS(FS_REGION_DATA, (unsigned)(abs(need_err) - FS_NEED_SPACE));
+		if (fs->alloc->want_on[type])
+			return refill_stripe(fs, type);
+		return refill(fs, type, TS_MAX(fs->alloc->want[type], 1u));
+	}
 	switch (abs(need_err)) {
 	case FS_NEED_INODE:
 		rc = fs_ialloc_refill(fs);
 		return rc ? rc : fs_ialloc_await(fs);
 	case FS_NEED_META:
 		type = FS_REGION_META;
-		break;
-	case FS_NEED_SPACE:
-		type = FS_REGION_DATA;
 		break;
 	default:
 		return need_err < 0 ? need_err : -need_err; /* not a need: the caller's own error */

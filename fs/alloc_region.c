@@ -10,9 +10,14 @@ struct fs_bitmap_disk *fs_bitmap_of(struct fs_buf *b)
 	return (struct fs_bitmap_disk *)b->data;
 }
 
+uint32_t fs_disk_chunks(const struct fs_disk_ent_disk *e)
+{
+	return le32_get(e->grow_from) ? le32_get(e->grow_from) : le32_get(e->nchunks);
+}
+
 bool fs_chunk_exists(struct fs *fs, unsigned disk, uint32_t region)
 {
-	return fs_disk_holds(fs, disk) && region < le32_get(fs->disks[disk].ent.nchunks);
+	return fs_disk_holds(fs, disk) && region < fs_disk_chunks(&fs->disks[disk].ent);
 }
 
 fs_addr fs_chunk_addr(struct fs *fs, unsigned disk, uint32_t region)
@@ -23,10 +28,15 @@ fs_addr fs_chunk_addr(struct fs *fs, unsigned disk, uint32_t region)
 
 bool fs_alloc_place(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *out)
 {
+	return !(a >> 52) && fs_disk_holds(fs, FS_ADDR_DISK(a)) && fs_alloc_place_taken(fs, a, subs, out);
+}
+
+bool fs_alloc_place_taken(struct fs *fs, fs_addr a, uint32_t subs, struct fs_place *out)
+{
 	uint64_t start, sub = FS_ADDR_SUB(a), rs = le32_get(fs->super.region_subs);
 
 	out->disk = FS_ADDR_DISK(a);
-	if (a >> 52 || !fs_disk_holds(fs, out->disk))
+	if (a >> 52 || out->disk >= fs->ndisks)
 		return false;
 	start = le64_get(fs->disks[out->disk].ent.region_start);
 	if (sub < start || (sub - start) / rs >= le32_get(fs->disks[out->disk].ent.nchunks))
@@ -42,6 +52,8 @@ bool fs_disk_takes(struct fs *fs, unsigned disk, enum fs_region_type type)
 
 	if (fs_disk_state(fs, disk) != FS_DISK_READY)
 		return false;
+	if (type == FS_REGION_META && fs_disk_pool(fs, disk))
+		return false; /* metadata is in the pool `system` only, whatever the entry says */
 	return u == FS_DISK_ANY || type == FS_REGION_FREE || (u == FS_DISK_META && type == FS_REGION_META) ||
 	       (u == FS_DISK_DATA && type == FS_REGION_DATA);
 }
@@ -53,6 +65,43 @@ uint64_t fs_region_room(struct fs *fs, uint32_t region, enum fs_region_type type
 	for (unsigned d = 0; d < fs->ndisks; d++)
 		n += fs_chunk_exists(fs, d, region) && fs_disk_takes(fs, d, type);
 	return n * (le32_get(fs->super.region_subs) - FS_CHUNK_HEAD);
+}
+
+uint64_t fs_region_room_of(struct fs *fs, uint32_t region, unsigned cls)
+{
+	const struct fs_alloc *a = fs->alloc;
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < a->nring[cls]; i++)
+		n += fs_chunk_exists(fs, a->ring[cls][i], region) && fs_disk_takes(fs, a->ring[cls][i], FS_CLASS_TYPE(cls));
+	return n * (le32_get(fs->super.region_subs) - FS_CHUNK_HEAD);
+}
+
+void fs_region_gain(struct fs *fs, struct fs_region *r, const struct fs_chunk *c, int64_t subs)
+{
+	if (!c->usable)
+		return;
+	r->free += (uint64_t)subs;
+	r->pfree[c->pool] += (uint32_t)subs;
+	if (r->listed)
+		fs->alloc->free[FS_CLASS(r->type, c->pool)] += (uint64_t)subs;
+}
+
+void fs_hint_from(struct fs_region_hint *h, const struct fs_region *r)
+{
+	h->free = (uint32_t)r->free;
+	memcpy(h->pfree, r->pfree, sizeof(h->pfree));
+}
+
+void fs_hint_retry(struct fs_region_hint *h)
+{
+	memset(h->run_max, 0, sizeof(h->run_max));
+}
+
+void fs_alloc_gen_all(struct fs_alloc *a)
+{
+	for (unsigned c = 0; c < FS_CLASSES; c++)
+		a->gen[c]++;
 }
 
 /* ---- parallel loops ---------------------------------------------------------------------------------------------- */
@@ -174,6 +223,7 @@ static struct fs_region *region_new(struct fs *fs, uint32_t id)
 	for (unsigned d = 0; d < fs->ndisks; d++) {
 		if (fs_chunk_exists(fs, d, id)) {
 			r->chunks[k].disk = d;
+			r->chunks[k].pool = fs_disk_pool(fs, d);
 			r->by_disk[d] = &r->chunks[k++];
 		}
 	}
@@ -192,13 +242,15 @@ bool fs_region_empty(const struct fs_region *r)
 /* What may be given out depends on the type and on the disks. */
 static void count_free(struct fs *fs, struct fs_region *r)
 {
+	TS_ASSERT(!r->listed);
 	r->free = 0;
+	memset(r->pfree, 0, sizeof(r->pfree));
 	for (unsigned i = 0; i < r->nchunks; i++) {
 		struct fs_chunk *c = &r->chunks[i];
 
 		c->usable = fs_disk_takes(fs, c->disk, r->type);
 		fs_chunk_reset(c, fs->alloc->unit[r->type ? r->type : FS_REGION_DATA]);
-		r->free += c->usable ? c->free : 0;
+		fs_region_gain(fs, r, c, c->free);
 	}
 }
 
@@ -310,14 +362,14 @@ int fs_alloc_record_void(struct fs *fs, fs_addr a, uint64_t record_version, bool
 }
 
 /* ---- owning ------------------------------------------------------------------------------------------------------- */
-bool fs_region_fits(struct fs *fs, struct fs_region *r, enum fs_region_type type, uint32_t subs)
+bool fs_region_fits(struct fs *fs, struct fs_region *r, unsigned cls, uint32_t subs)
 {
-	uint32_t unit = fs->alloc->unit[type];
+	uint32_t unit = fs->alloc->unit[FS_CLASS_TYPE(cls)];
 
 	for (unsigned i = 0; i < r->nchunks; i++) {
 		struct fs_chunk *c = &r->chunks[i];
 
-		if (c->usable && fs_chunk_find(c, unit, subs, FS_NO_SUB) != FS_NO_SUB)
+		if (c->usable && c->pool == FS_CLASS_POOL(cls) && fs_chunk_find(c, unit, subs, FS_NO_SUB) != FS_NO_SUB)
 			return true;
 	}
 	return false;
@@ -335,8 +387,12 @@ void fs_region_install(struct fs *fs, struct fs_region *r)
 	r->listed = true;
 	ts_list_push_front(&a->owned[r->type], &r->link);
 	a->nowned[r->type]++;
-	a->free[r->type] += r->free;
-	a->gen[r->type]++;
+	for (unsigned p = 0; p < FS_POOLS; p++) {
+		if (!r->pfree[p])
+			continue;
+		a->free[FS_CLASS(r->type, p)] += r->pfree[p];
+		a->gen[FS_CLASS(r->type, p)]++;
+	}
 }
 
 void fs_region_unlist(struct fs *fs, struct fs_region *r)
@@ -348,7 +404,9 @@ void fs_region_unlist(struct fs *fs, struct fs_region *r)
 	r->listed = false;
 	ts_list_del(&r->link);
 	a->nowned[r->type]--;
-	a->free[r->type] -= r->free;
+	for (unsigned p = 0; p < FS_POOLS; p++)
+		if (r->pfree[p])
+			a->free[FS_CLASS(r->type, p)] -= r->pfree[p];
 }
 
 /* Nothing more is taken from it, what was taken is settled, then it is forgotten. Nobody else may do the same. */
@@ -367,8 +425,8 @@ static int region_settle(struct fs *fs, struct fs_region *r)
 						 r->id, r->taken);
 	}
 	h->reg = NULL;
-	h->free = (uint32_t)r->free;
-	h->run_max = 0;
+	fs_hint_from(h, r);
+	fs_hint_retry(h);
 	fs_region_free(fs, r);
 	return 0;
 }
@@ -425,10 +483,8 @@ int fs_alloc_disks_changed(struct fs *fs)
 		a->hints[id].known = a->hints[id].reg != NULL;
 		a->hints[id].bad = false;
 	}
-	if (a) {
-		a->gen[FS_REGION_META]++;
-		a->gen[FS_REGION_DATA]++;
-	}
+	if (a)
+		fs_alloc_gen_all(a);
 	return rc;
 }
 
@@ -473,13 +529,11 @@ static void free_one(struct fs *fs, struct fs_tx *tx, struct frees *f, const str
 			c->free += subs;
 			fs_chunk_reset(c, fs->alloc->unit[r->type]);
 		}
-		if (c && c->usable) {
-			r->free += subs;
-			if (r->listed)
-				fs->alloc->free[r->type] += subs;
-		}
+		if (c)
+			fs_region_gain(fs, r, c, subs);
 	} else if (fs->alloc->hints[p->region].known && fs_disk_takes(fs, p->disk, fs->alloc->hints[p->region].type)) {
 		fs->alloc->hints[p->region].free += subs;
+		fs->alloc->hints[p->region].pfree[fs_disk_pool(fs, p->disk)] += subs;
 	}
 	fs_space_changed(fs, p->region, subs);
 }
@@ -537,10 +591,9 @@ static int apply_pinned(struct fs *fs, uint32_t region, struct fs_intent **in, u
 		fs_tx_intent_done(&tx, in[k]->number);
 	}
 	fs_tx_commit(&tx); /* the intents are gone now */
-	h->run_max = 0;
+	fs_hint_retry(h);
 	h->busy = 0;
-	fs->alloc->gen[FS_REGION_META]++;
-	fs->alloc->gen[FS_REGION_DATA]++;
+	fs_alloc_gen_all(fs->alloc);
 	*done = n;
 	return 0;
 }

@@ -60,6 +60,8 @@ static const char *super_wrong(const struct fs_super_disk *s, unsigned ndisks)
 	if (!le32_get(s->nregions) || !le64_get(s->nsegments) || !le32_get(s->nsegtab_ext) ||
 	    le32_get(s->nsegtab_ext) > FS_SEGTAB_EXTENTS)
 		return "tables";
+	if (fs_pools_wrong(s))
+		return fs_pools_wrong(s);
 	return s->name[0] && nsd_name_ok(s->name, sizeof(s->name)) ? NULL : "name";
 }
 

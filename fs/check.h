@@ -235,6 +235,8 @@ struct chk_map {
 	uint64_t ino, subs;	/* of all blocks */
 	uint64_t start, end;	/* bytes of the last written block; end 0: none */
 	bool changed;		/* the inode's own pointers */
+	unsigned pool;	  /* of the file */
+	uint64_t outside; /* out: data blocks in another one */
 };
 int chk_map(struct chk *c, uint64_t ino, struct fs_inode_disk *d, struct chk_map *m) TS_MUST_CHECK;
 bool chk_bptr_sane(const struct chk *c, const struct fs_bptr_disk *p, bool data, const char **why);

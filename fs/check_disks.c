@@ -35,6 +35,7 @@ static bool ent_sane(struct chk *c, unsigned i, const struct fs_disk_ent_disk *e
 	return !((c->disk[i].dev && size > c->disk[i].size_subs) || start < FS_SYSTEM_SUB || start > size || n > c->nregions ||
 	    (uint64_t)n * c->region_subs > size - start || e->usage > 3 || e->state >= FS_DISK_STATES ||
 	    (e->state && !(le64_get(c->super.feat_incompat) & FS_FEAT_DISKS)) || (!c->disk[i].dev && holds(e)) || !chk_zero(e->reserved, sizeof(e->reserved)) ||
+	    !chk_zero(e->reserved0, sizeof(e->reserved0)) || (le32_get(e->grow_from) && le32_get(e->grow_from) >= n) || !fs_pool_name_of(&c->super, e->pool) || (e->pool && e->usage != FS_DISK_DATA) ||
 	    start % c->block_subs || chk_zero(e->uuid, sizeof(e->uuid)));
 }
 
@@ -117,7 +118,7 @@ static int regions_agree(struct chk *c)
 		most = TS_MAX(most, le32_get(e->nchunks));
 		gone |= e->state == FS_DISK_GONE;
 	}
-	if (most != c->nregions && !gone)
+	if (most > c->nregions || (most < c->nregions && !gone && !le32_get(c->super.h.res_gen))) /* a disk that was to grow, and did not, leaves more */
 		return chk_fail(c, -EUCLEAN, "the superblock says %u regions, the disk table %u: it cannot be repaired", c->nregions, most);
 	return 0;
 }
@@ -146,8 +147,11 @@ static void label_right(struct chk *c, unsigned i, struct nsd_label_disk *l)
 		l->disk_count = le16_make((uint16_t)c->ndisks);
 	l->failure_group = e->failure_group;
 	l->usage = e->usage;
+	memset(l->pool, 0, sizeof(l->pool));
+	snprintf(l->pool, sizeof(l->pool), "%s", fs_pool_name_of(&c->super, e->pool));
 	l->reserved0 = 0;
-	l->size_bytes = le64_make(le64_get(e->size_subs) * FS_SUB);
+	if (!le32_get(e->grow_from) || le64_get(l->size_bytes) > le64_get(e->size_subs) * FS_SUB) /* while it grows, the label comes after */
+		l->size_bytes = le64_make(le64_get(e->size_subs) * FS_SUB);
 	memcpy(l->fs_name, c->super.name, sizeof(l->fs_name));
 	memset(l->reserved, 0, sizeof(l->reserved));
 }
@@ -156,7 +160,6 @@ static void label_new(struct chk *c, struct nsd_label_disk *l, unsigned i)
 {
 	memset(l, 0, sizeof(*l));
 	snprintf(l->nsd_name, sizeof(l->nsd_name), "%.50s-%u", c->super.name, i);
-	snprintf(l->pool, sizeof(l->pool), "system");
 	l->write_time_ns = c->super.create_time_ns;
 }
 

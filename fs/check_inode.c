@@ -154,6 +154,38 @@ static void free_inode(struct chk_look *l)
 	memset((uint8_t *)d + sizeof(d->h), 0, FS_SUB - sizeof(d->h));
 }
 
+/* A pool that is none counts as `system` for whoever writes the file; what lies in another one then is told by outside(). */
+static void placement(struct chk_look *l)
+{
+	struct fs_inode_disk *d = l->d;
+	bool file = S_ISREG(le16_get(d->mode)), may = file || S_ISDIR(le16_get(d->mode));
+
+	if (!fs_pool_name_of(&l->c->super, d->pool) || (d->pool && !may)) {
+		WRONG(l, "inode %llu: pool %u is %s -> system", INO(l), d->pool, may ? "none of this file system" : "not for this kind");
+		d->pool = 0;
+	}
+	if (d->stripe && !may) {
+		WRONG(l, "inode %llu: stripe of %u disks, but it has no blocks -> 0", INO(l), d->stripe);
+		d->stripe = 0;
+	}
+	if (d->place_flags & ~(file ? FS_PF_ELSEWHERE : 0)) {
+		WRONG(l, "inode %llu: flags of its layout %#x cannot be -> %#x", INO(l), d->place_flags, d->place_flags & (file ? FS_PF_ELSEWHERE : 0));
+		d->place_flags &= file ? FS_PF_ELSEWHERE : 0;
+	}
+}
+
+/* Blocks in another pool than the file's: nothing is lost by it, so the file says it from now on, and `layout migrate` brings them home. */
+static void outside(struct chk_look *l, const struct chk_map *m)
+{
+	struct fs_inode_disk *d = l->d;
+
+	if (!m->outside || d->place_flags & FS_PF_ELSEWHERE)
+		return;
+	WRONG(l, "inode %llu: %llu blocks lie outside of its pool %s -> marked, `tessera layout migrate` moves them", INO(l),
+	      (unsigned long long)m->outside, fs_pool_name_of(&l->c->super, d->pool));
+	d->place_flags |= FS_PF_ELSEWHERE;
+}
+
 /* ---- simple fields -------------------------------------------------------------------------------------------------------- */
 static void small_fields(struct chk_look *l)
 {
@@ -173,11 +205,11 @@ static void small_fields(struct chk_look *l)
 		WRONG(l, "inode %llu: flags %#x cannot be -> %#x", INO(l), flags, good);
 		d->flags = le32_make(good);
 	}
-	if (d->pool || d->copies != 1) {
-		WRONG(l, "inode %llu: pool %u, copies %u -> 0, 1", INO(l), d->pool, d->copies);
-		d->pool = 0;
+	if (d->copies != 1) {
+		WRONG(l, "inode %llu: copies %u -> 1", INO(l), d->copies);
 		d->copies = 1;
 	}
+	placement(l);
 	if (!chk_zero(d->reserved, sizeof(d->reserved))) {
 		WRONG(l, "inode %llu: reserved bytes are used -> cleared", INO(l));
 		memset(d->reserved, 0, sizeof(d->reserved));
@@ -298,11 +330,13 @@ int chk_inode(struct chk *c, uint64_t ino, struct fs_inode_disk *d, bool *change
 	if (rc)
 		return rc;
 	if (d->payload_type == FS_PL_MAP) {
+		m.pool = d->pool;
 		rc = chk_map(c, ino, d, &m);
 		*changed |= m.changed;
 	}
 	if (rc)
 		return rc;
+	outside(&l, &m);
 	size_check(&l, &m);
 	if (!S_ISDIR(le16_get(d->mode)) && le64_get(d->subs) != m.subs + l.xattr_subs) {
 		WRONG(&l, "inode %llu: says %llu sub-blocks, has %llu -> set", INO(&l), (unsigned long long)le64_get(d->subs),

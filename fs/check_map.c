@@ -214,6 +214,7 @@ static bool walk_ptrs(struct walk *w, struct fs_bptr_disk *p, unsigned n, unsign
 			continue;
 		}
 		w->m->subs += le16_get(p[i].subs);
+		w->m->outside += w->c->ents[FS_ADDR_DISK(le64_get(p[i].addr[0]))].pool != w->m->pool;
 		if (!(p[i].flags & FS_BP_UNWRITTEN)) {
 			w->m->start = idx * c_block(w->c);
 			w->m->end = w->m->start + (uint64_t)le16_get(p[i].subs) * FS_SUB;

@@ -200,7 +200,7 @@ static bool super_sane(struct chk *c, const void *block, void *arg)
 	    le32_get(s->log_subs) < 2 + (128u << 10) / FS_SUB || le32_get(s->log_subs) > (1u << 20) || !le32_get(s->nregions))
 		return false;
 	if (s->meta_copies != 1 || s->data_copies != 1 || s->reserved0[0] || s->reserved0[1] || le32_get(s->reserved1) ||
-	    !chk_zero(s->reserved, sizeof(s->reserved)) || s->move > FS_MOVE_REBALANCE || !chk_zero(s->reserved2, sizeof(s->reserved2)))
+	    fs_pools_wrong(s) || !chk_zero(s->reserved, sizeof(s->reserved)) || s->move > FS_MOVE_REBALANCE || !chk_zero(s->reserved2, sizeof(s->reserved2)))
 		return false;
 	if ((s->move || le32_get(s->move_mib_s) || le32_get(s->h.res_gen)) && !(le64_get(s->feat_incompat) & FS_FEAT_DISKS))
 		return false;

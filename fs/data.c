@@ -28,10 +28,11 @@ static uint32_t want_subs(const struct fs *fs, uint32_t need)
 static int take_space(struct fs *fs, struct data_blk *b, uint32_t need, struct fs_ext *out)
 {
 	uint32_t want = want_subs(fs, need);
-	int rc = fs_alloc_take(fs, false, want, 0, data_blk_stripe(b), out);
+	struct fs_layout_want w = data_blk_want(fs, b);
+	int rc = fs_alloc_take_data(fs, &w, want, 0, out);
 
-	if (rc == -FS_NEED_SPACE && need < want)
-		rc = fs_alloc_take(fs, false, need, 0, data_blk_stripe(b), out);
+	if (fs_needs_space(rc) && need < want)
+		rc = fs_alloc_take_data(fs, &w, need, 0, out);
 	return rc;
 }
 
@@ -106,9 +107,10 @@ static int reserve_extend(struct fs *fs, struct data_blk *b, uint32_t need)
 {
 	uint32_t extra = want_subs(fs, need) - b->map.subs;
 	fs_addr goal = b->map.addr + b->map.subs;
+	struct fs_layout_want w = data_blk_want(fs, b);
 	struct fs_ext e;
 
-	if (b->next != NEXT_NONE || fs_alloc_take(fs, false, extra, goal, data_blk_stripe(b), &e))
+	if (b->next != NEXT_NONE || fs_alloc_take_data(fs, &w, extra, goal, &e))
 		return -EAGAIN;
 	if (e.addr != goal) {
 		fs_alloc_untake(fs, &e);

@@ -133,7 +133,13 @@ struct fs_datastate {
 static inline uint32_t data_blk_pages(const struct fs *fs) { return fs->block_subs; }
 static inline uint32_t data_blk_chunks(const struct fs *fs) { return fs->block_size / DATA_CHUNK; }
 /* Files of one block are on all disks, too. */
-static inline uint64_t data_blk_stripe(const struct data_blk *b) { return b->df->ip->ino + b->idx; }
+/* Where new space for it is to be: by the layout of the file, whose inode is pinned. */
+static inline struct fs_layout_want data_blk_want(const struct fs *fs, const struct data_blk *b)
+{
+	const struct fs_inode_disk *d = fs_idisk(b->df->ip);
+
+	return (struct fs_layout_want){.pool = fs_pool_known(fs, d->pool), .width = d->stripe, .file = b->df->ip->ino, .block = b->idx};
+}
 static inline uint64_t data_blk_off(const struct fs *fs, const struct data_blk *b) { return b->idx * fs->block_size; }
 static inline uint8_t *data_page(struct data_chunk *c, unsigned page) { return c->mem + (size_t)(page % DATA_CHUNK_PAGES) * DATA_PAGE; }
 static inline uint16_t data_bit(unsigned page) { return (uint16_t)(1u << (page % DATA_CHUNK_PAGES)); }

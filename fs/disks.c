@@ -4,6 +4,8 @@
 #include "fs/alloc_int.h"
 #include "fs/disks.h"
 
+#include <stdio.h>
+
 #define ASK_NS	 (30 * TS_NS_PER_S)
 #define AGAIN_NS (50 * TS_NS_PER_MS)
 
@@ -12,6 +14,16 @@ enum fs_disk_state fs_disk_state(const struct fs *fs, unsigned disk)
 	const struct fs_disk_ent_disk *e = disk < fs->ndisks ? &fs->disks[disk].ent : NULL;
 
 	return !e || fs_disk_ent_none(e) ? FS_DISK_GONE : e->state;
+}
+
+unsigned fs_pool_known(const struct fs *fs, unsigned pool)
+{
+	return fs_pool_name_of(&fs->super, pool) ? pool : 0;
+}
+
+unsigned fs_disk_pool(const struct fs *fs, unsigned disk)
+{
+	return disk < fs->ndisks ? fs_pool_known(fs, fs->disks[disk].ent.pool) : 0;
 }
 
 bool fs_disk_holds(const struct fs *fs, unsigned disk)
@@ -62,6 +74,20 @@ static bool wants_dev(const struct fs_disk_ent_disk *e)
 	return !fs_disk_ent_none(e) && e->state != FS_DISK_GONE;
 }
 
+/* The disk is as large as its entry says, as this node sees it. */
+static int grown(struct fs *fs, unsigned no, const struct fs_disk_ent_disk *e)
+{
+	struct nsd_dev *dev = fs->disks[no].dev;
+	int rc = le64_get(e->size_subs) <= nsd_info(dev)->size_bytes / FS_SUB ? 0 : nsd_resize(dev);
+
+	if (!rc && le64_get(e->size_subs) > nsd_info(dev)->size_bytes / FS_SUB)
+		rc = -ENOSPC;
+	if (rc)
+		ts_err("%s: disk %u has grown, and this node sees %llu MiB of it, not %llu (%s); look whether its path knows the new size", fs->super.name, no,
+		       (unsigned long long)(nsd_info(dev)->size_bytes >> 20), (unsigned long long)(le64_get(e->size_subs) >> 8), strerror(abs(rc)));
+	return rc;
+}
+
 /* One number. Something that may lie on it is reached from now on, or nothing can any more. */
 static int take_over(struct fs *fs, unsigned no, const struct fs_disk_ent_disk *e, bool *changed)
 {
@@ -74,8 +100,8 @@ static int take_over(struct fs *fs, unsigned no, const struct fs_disk_ent_disk *
 	if (fs_disk_ent_wrong(&fs->super, e, 0))
 		return -EUCLEAN;
 	*changed = true;
-	if (wants_dev(e) && !d->dev)
-		rc = attach(fs, no, e);
+	if (wants_dev(e))
+		rc = d->dev ? grown(fs, no, e) : attach(fs, no, e);
 	if (rc && (e->state == FS_DISK_JOINING || e->state == FS_DISK_EMPTY)) { /* nothing is there yet: K1 makes them ask again */
 		d->ent = *e;
 		return rc;
@@ -95,7 +121,9 @@ static int read_table(struct fs *fs, struct fs_super_disk *s, struct fs_disk_ent
 
 	if (!rc) {
 		n = le32_get(s->ndisks);
-		if (n < fs->ndisks || n > TS_MAX(fs->ndisks, FS_DISKS_ONLINE))
+		if (le32_get(s->nregions) > (fs->alloc ? fs->alloc->room : UINT32_MAX))
+			rc = -EFBIG;
+		else if (fs_pools_wrong(s) || le32_get(s->nregions) < le32_get(fs->super.nregions) || n < fs->ndisks || n > TS_MAX(fs->ndisks, FS_DISKS_ONLINE))
 			rc = -EUCLEAN;
 	}
 	if (!rc) {
@@ -147,6 +175,11 @@ static int refresh_locked(struct fs *fs)
 		uint32_t n = le32_get(s->ndisks);
 
 		fs_version_raise(fs, le64_get(s->h.version));
+		fs->super.feat_incompat = s->feat_incompat; /* the entries are judged by them */
+		memcpy(fs->super.pool, s->pool, sizeof(s->pool));
+		fs->super.nregions = s->nregions;
+		if (fs->alloc)
+			fs->alloc->nregions = le32_get(s->nregions);
 		for (unsigned i = 0; i < n; i++) {
 			if (i >= fs->ndisks)
 				memset(&fs->disks[i].ent, 0, sizeof(fs->disks[i].ent));
@@ -343,7 +376,8 @@ int fs_disks_status(struct fs *fs, struct fs_disks_status *out)
 		struct fs_disk_use u;
 
 		*v = (struct fs_disk_info){.size_bytes = le64_get(e->size_subs) * sub, .failure_group = le16_get(e->failure_group),
-					   .usage = e->usage, .state = fs_disk_state(fs, i)};
+					   .usage = e->usage, .state = fs_disk_state(fs, i), .pool = fs_disk_pool(fs, i)};
+		snprintf(v->pool_name, sizeof(v->pool_name), "%s", fs_pool_name_of(&fs->super, v->pool));
 		memcpy(v->uuid, e->uuid, 16);
 		if (v->state == FS_DISK_GONE)
 			continue;

@@ -28,6 +28,10 @@ int fs_supertab_read(struct nsd_dev *dev, const uint8_t fs_id[16], struct fs_sup
 int fs_disktab_read(struct nsd_dev *dev, const uint8_t fs_id[16], unsigned block, struct fs_disktab_disk *out) TS_MUST_CHECK;
 /* "": none is told. */
 int fs_diskurl_read(struct nsd_dev *dev, const uint8_t fs_id[16], unsigned no, char out[FS_DISKURL_BYTES]) TS_MUST_CHECK;
+const char *fs_pools_wrong(const struct fs_super_disk *s); /* NULL, or what is wrong with them */
+int fs_pool_by_name(const struct fs_super_disk *s, const char *name, unsigned *pool) TS_MUST_CHECK; /* -ENOENT */
+/* The same, and a new name gets a number in *s. -EINVAL: no name; -ENOSPC: all numbers are taken. */
+int fs_pool_number(struct fs_super_disk *s, const char *name, unsigned *pool) TS_MUST_CHECK;
 bool fs_disk_ent_none(const struct fs_disk_ent_disk *e); /* no disk has the number */
 /* NULL, or what is wrong with it. size_subs 0: the disk is not looked at. */
 const char *fs_disk_ent_wrong(const struct fs_super_disk *s, const struct fs_disk_ent_disk *e, uint64_t size_subs);
@@ -64,6 +68,8 @@ struct fs_disk_edit {
 	bool set_move;
 	uint8_t move;
 	uint32_t move_mib_s;
+	uint32_t nregions;		   /* 0: as it is */
+	const struct fs_super_disk *pools; /* NULL, or: its pools become those of the file system */
 };
 int fs_disks_write(struct fs *fs, const struct fs_disk_edit *e) TS_MUST_CHECK;
 int fs_disks_lock(struct fs *fs, struct tok_pin *pin) TS_MUST_CHECK; /* the token, and what is on disk is known */
@@ -82,6 +88,9 @@ struct fs_move_plan {
 	int64_t room[FS_DISKS_ONLINE]; /* that may come: where most may is taken first */
 	unsigned ndisks;
 	uint64_t moved, missed;	       /* out: sub-blocks moved; blocks that were to go and could not */
+	bool unpaced;		       /* somebody waits for it */
+	void (*step)(void *arg, uint64_t bytes); /* NULL, or: so much was moved, now and then */
+	void *arg;
 	bool all;		       /* some disk is to be empty: attributes, too */
 };
 /* Moves what the plan wants of one inode's data. No pins held. -ESTALE: it is no file any more. */

@@ -15,6 +15,7 @@ struct change {
 	char *err;
 	size_t errlen;
 	struct tok_pin pin;
+	struct fs_super_disk *pools; /* as they will be */
 };
 
 static int refuse(struct change *c, int rc, const char *fmt, ...) TS_PRINTF(3, 4);
@@ -121,6 +122,14 @@ static int make_double(struct fs *fs)
 static void edit_super(const struct fs_disk_edit *e, struct fs_super_disk *s)
 {
 	s->feat_incompat = le64_make(le64_get(s->feat_incompat) | FS_FEAT_DISKS);
+	if (e->nregions) {
+		s->feat_incompat = le64_make(le64_get(s->feat_incompat) | FS_FEAT_POOLS);
+		s->nregions = le32_make(TS_MAX(e->nregions, le32_get(s->nregions)));
+	}
+	if (e->pools) {
+		s->feat_incompat = le64_make(le64_get(s->feat_incompat) | (le64_get(e->pools->feat_incompat) & FS_FEAT_POOLS));
+		memcpy(s->pool, e->pools->pool, sizeof(s->pool));
+	}
 	if (e->ndisks)
 		s->ndisks = le32_make(e->ndisks);
 	if (e->set_move) {
@@ -231,14 +240,15 @@ static void head_done(struct nsd_req *r, int rc)
 	ts_group_done(r->arg, rc);
 }
 
-static int write_heads(struct fs *fs, struct nsd_dev *dev, unsigned no, const struct fs_disk_ent_disk *e)
+/* Of the chunks from that one on. */
+static int write_heads(struct fs *fs, struct nsd_dev *dev, unsigned no, const struct fs_disk_ent_disk *e, uint32_t from)
 {
 	uint32_t n = le32_get(e->nchunks), rs = le32_get(fs->super.region_subs);
 	uint8_t *buf = ts_alloc_aligned(FS_SUB, HEADS * 2 * FS_SUB);
 	struct heads *h = ts_alloc(sizeof(*h));
 	int rc = buf && h ? 0 : -ENOMEM;
 
-	for (uint32_t r = 0; r < n && !rc; r += HEADS) {
+	for (uint32_t r = from; r < n && !rc; r += HEADS) {
 		ts_group_init(&h->group);
 		for (uint32_t i = 0; i < HEADS && r + i < n; i++) {
 			uint8_t *b = buf + (size_t)i * 2 * FS_SUB;
@@ -269,7 +279,8 @@ static int write_label(struct fs *fs, const struct fs_disk_add *a, unsigned no, 
 		*b = (struct nsd_label_disk){.version = le32_make(NSD_LABEL_VERSION), .flags = le32_make(a->able), .disk_no = le16_make((uint16_t)no),
 					     .disk_count = le16_make((uint16_t)TS_MAX(no + 1, fs->ndisks)), .failure_group = e->failure_group,
 					     .usage = e->usage, .size_bytes = le64_make(le64_get(e->size_subs) * FS_SUB),
-					     .write_time_ns = le64_make(ts_wall_ns(fs->env)), .sequence = le64_make(1), .pool = "system"};
+					     .write_time_ns = le64_make(ts_wall_ns(fs->env)), .sequence = le64_make(1)};
+		snprintf(b->pool, sizeof(b->pool), "%s", a->pool ? a->pool : "system");
 		memcpy(b->magic, "TSSRNSD\n", 8);
 		memcpy(b->cluster_id, fs->super.cluster_id, 16);
 		memcpy(b->fs_id, fs->super.fs_id, 16);
@@ -330,6 +341,16 @@ static int plan(struct change *c, const struct fs_disk_add *a, unsigned *no, str
 	uint64_t size = nsd_info(a->dev)->size_bytes / FS_SUB, start = TS_ALIGN_UP((uint64_t)FS_SYSTEM_SUB, fs->block_subs);
 	uint32_t rs = le32_get(fs->super.region_subs), n;
 
+	const char *name = a->pool ? a->pool : "system";
+	unsigned pool;
+	int rc = fs_pool_number(c->pools, name, &pool);
+
+	if (rc == -EINVAL)
+		return refuse(c, rc, "\"%.40s\" is no name of a pool: 1 to 31 characters of A-Z a-z 0-9 _ . -", name);
+	if (rc)
+		return refuse(c, rc, "file system %s has had %u pools: no number is left for \"%s\"; use one of its pools", fs->super.name, FS_POOLS, name);
+	if (pool && a->metadata)
+		return refuse(c, -EINVAL, "metadata is in the pool system only: leave out --metadata, or --pool %s", name);
 	if (size > 1ULL << 40)
 		return refuse(c, -EFBIG, "the disk is larger than this format can address");
 	if (size < start + rs)
@@ -343,7 +364,7 @@ static int plan(struct change *c, const struct fs_disk_add *a, unsigned *no, str
 	n = (uint32_t)TS_MIN((size - start) / rs, (uint64_t)le32_get(fs->super.nregions));
 	*e = (struct fs_disk_ent_disk){.size_subs = le64_make(size), .region_start = le64_make(start), .nchunks = le32_make(n),
 				       .failure_group = le16_make((uint16_t)a->failure_group), .state = FS_DISK_JOINING,
-				       .usage = a->metadata ? FS_DISK_ANY : FS_DISK_DATA};
+				       .usage = a->metadata ? FS_DISK_ANY : FS_DISK_DATA, .pool = (uint8_t)pool};
 	for (unsigned i = 0; i < 16; i += 8) {
 		uint64_t r = ts_random(fs->env) | 1;
 
@@ -365,7 +386,7 @@ static int make(struct change *c, const struct fs_disk_add *a, unsigned no, cons
 	if (!rc)
 		rc = step(a, "allocation maps");
 	if (!rc)
-		rc = write_heads(fs, a->dev, no, e);
+		rc = write_heads(fs, a->dev, no, e, 0);
 	if (!rc)
 		rc = step(a, "label");
 	if (!rc)
@@ -380,7 +401,7 @@ static int make(struct change *c, const struct fs_disk_add *a, unsigned no, cons
 
 static int join(struct change *c, unsigned no, const struct fs_disk_ent_disk *e)
 {
-	struct fs_disk_edit edit = {.no = no, .ent = *e, .ndisks = TS_MAX(no + 1, c->fs->ndisks)};
+	struct fs_disk_edit edit = {.no = no, .ent = *e, .ndisks = TS_MAX(no + 1, c->fs->ndisks), .pools = c->pools};
 	unsigned who;
 	int rc = change_and_tell(c, &edit, &who);
 
@@ -407,6 +428,9 @@ static int add(struct change *c, const struct fs_disk_add *a, unsigned *no)
 		if (fs_disk_state(c->fs, *no) != FS_DISK_JOINING)
 			return refuse(c, -EEXIST, "the disk is number %u of file system %s already", *no, c->fs->super.name);
 		e = c->fs->disks[*no].ent;
+		if (a->pool && strcmp(a->pool, fs_pool_name_of(&c->fs->super, fs_disk_pool(c->fs, *no))))
+			return refuse(c, -EEXIST, "the disk began to join the pool %s: say so, or remove it first",
+				      fs_pool_name_of(&c->fs->super, fs_disk_pool(c->fs, *no)));
 	} else {
 		rc = plan(c, a, no, &e);
 		if (!rc)
@@ -431,7 +455,13 @@ int fs_disk_add(struct fs *fs, const struct fs_disk_add *a, unsigned *no, char *
 	rc = begin(&c, fs, errmsg, errlen);
 	if (rc)
 		return rc;
-	rc = add(&c, a, no);
+	c.pools = ts_alloc(sizeof(*c.pools));
+	rc = c.pools ? 0 : refuse(&c, -ENOMEM, "out of memory");
+	if (!rc) {
+		*c.pools = fs->super;
+		rc = add(&c, a, no);
+	}
+	ts_free(c.pools);
 	end(&c);
 	return rc;
 }
@@ -442,13 +472,14 @@ int fs_disk_add(struct fs *fs, const struct fs_disk_add *a, unsigned *no, char *
 static int room_elsewhere(struct change *c, unsigned no)
 {
 	uint64_t room = 0, used = 0;
-	unsigned others = 0;
+	unsigned others = 0, pool = fs_disk_pool(c->fs, no);
+	const char *name = fs_pool_name_of(&c->fs->super, pool);
 	int rc = 0;
 
 	for (unsigned d = 0; d < c->fs->ndisks && !rc; d++) {
 		struct fs_disk_use u;
 
-		if (d != no && !fs_disk_takes(c->fs, d, FS_REGION_DATA))
+		if (d != no && (!fs_disk_takes(c->fs, d, FS_REGION_DATA) || fs_disk_pool(c->fs, d) != pool))
 			continue;
 		rc = fs_disk_use_read(c->fs, d, &u);
 		if (rc)
@@ -461,11 +492,12 @@ static int room_elsewhere(struct change *c, unsigned no)
 	}
 	if (rc)
 		return refuse(c, rc, "disk %u: what is on the disks cannot be read (%s)", no, strerror(abs(rc)));
-	if (!others)
-		return refuse(c, -EBUSY, "disk %u: no other disk takes file data; add one first", no);
+	if (!others && (used || !pool)) /* a pool without files may lose its last disk */
+		return refuse(c, -EBUSY, "disk %u: it is the last of pool %s that takes file data, and %llu KiB are on it; add one to the pool first, or move "
+			      "the files (tessera layout migrate)", no, name, (unsigned long long)used * 4);
 	if (used > room)
-		return refuse(c, -ENOSPC, "disk %u: %llu MiB are on it, and the other disks have room for %llu MiB; add a disk first", no,
-			      (unsigned long long)(used * FS_SUB >> 20), (unsigned long long)(room * FS_SUB >> 20));
+		return refuse(c, -ENOSPC, "disk %u: %llu MiB are on it, and the other disks of pool %s have room for %llu MiB; add a disk first", no,
+			      (unsigned long long)(used * FS_SUB >> 20), name, (unsigned long long)(room * FS_SUB >> 20));
 	return 0;
 }
 
@@ -512,7 +544,7 @@ static int undrain(struct change *c, unsigned no)
 	if (s != FS_DISK_DRAINING && s != FS_DISK_EMPTY)
 		return refuse(c, -EINVAL, "disk %u is %s: it is not being drained", no, fs_disk_state_name(s));
 	if (s == FS_DISK_EMPTY) { /* regions may have changed their type meanwhile, without their share of it */
-		rc = write_heads(fs, fs->disks[no].dev, no, &fs->disks[no].ent);
+		rc = write_heads(fs, fs->disks[no].dev, no, &fs->disks[no].ent, 0);
 		if (rc)
 			return refuse(c, rc, "disk %u cannot be written (%s)", no, strerror(abs(rc)));
 	}
@@ -555,6 +587,115 @@ int fs_disk_rebalance(struct fs *fs, bool stop, uint32_t mib_s, char *errmsg, si
 	if (rc)
 		return rc;
 	rc = set_rate(&c, stop ? le32_get(fs->super.move_mib_s) : mib_s, stop ? 0 : FS_MOVE_REBALANCE);
+	end(&c);
+	return rc;
+}
+
+/* ---- growing --------------------------------------------------------------------------------------------------------- */
+
+/* 1: maps of the new chunks, which nothing points to; 2: the table names them (grow_from), every node sees the disk so large and knows the
+ * regions; 3: the label; 4: the table says that they may be used. Between them each state is sound, and the next call goes on. */
+static int grow_plan(struct change *c, unsigned no, struct fs_disk_ent_disk *e, uint32_t *from)
+{
+	struct fs *fs = c->fs;
+	uint64_t was = le64_get(e->size_subs), start = le64_get(e->region_start), size, n;
+	uint32_t rs = le32_get(fs->super.region_subs);
+	int rc = nsd_resize(fs->disks[no].dev);
+
+	if (rc)
+		return refuse(c, rc, "disk %u does not say how large it is (%s)", no, strerror(abs(rc)));
+	size = nsd_info(fs->disks[no].dev)->size_bytes / FS_SUB;
+	n = size > start ? (size - start) / rs : 0;
+	*from = le32_get(e->nchunks);
+	if (size <= was)
+		return refuse(c, -EALREADY, "disk %u is as large as it was, %llu MiB; make the LUN larger first", no, (unsigned long long)(was >> 8));
+	if (size > 1ULL << 40 || n > UINT32_MAX)
+		return refuse(c, -EFBIG, "disk %u is larger than this format can address", no);
+	if (n <= *from)
+		return refuse(c, -ENOSPC, "disk %u has grown by less than it takes: space is used in pieces of %llu MiB", no, (unsigned long long)rs >> 8);
+	if (n > fs->alloc->room)
+		return refuse(c, -EFBIG, "disk %u has grown by more than can be used while the file system is mounted: unmount it on all nodes and mount it again first", no);
+	e->size_subs = le64_make(size);
+	e->nchunks = le32_make((uint32_t)n);
+	e->grow_from = le32_make(*from);
+	return 0;
+}
+
+static int grow_label(struct fs *fs, unsigned no)
+{
+	struct nsd_label_disk *l = ts_alloc_aligned(FS_SUB, sizeof(*l));
+	enum nsd_label_state state;
+	char what[96];
+	int rc = l ? nsd_label_read(fs->disks[no].dev, l, &state, what, sizeof(what)) : -ENOMEM;
+
+	if (!rc && state == NSD_LABEL_OK && le16_get(l->disk_no) == no) { /* else it is fsck's */
+		l->size_bytes = le64_make(le64_get(fs->disks[no].ent.size_subs) * FS_SUB);
+		l->sequence = le64_make(le64_get(l->sequence) + 1);
+		rc = nsd_label_write(fs->disks[no].dev, l);
+	}
+	ts_free(l);
+	return rc;
+}
+
+static int grow(struct change *c, const struct fs_disk_grow *g)
+{
+	struct fs_disk_edit e = {.no = g->no, .ent = c->fs->disks[g->no].ent}, back = e;
+	enum fs_disk_state s = fs_disk_state(c->fs, g->no);
+	uint32_t from = 0;
+	unsigned who;
+	int rc = 0;
+
+	if (s != FS_DISK_READY && s != FS_DISK_DRAINING)
+		return refuse(c, -EINVAL, "disk %u is %s: only a disk that is in use grows", g->no, fs_disk_state_name(s));
+	if (g->no >= FS_DISKS_ONLINE)
+		return refuse(c, -EOPNOTSUPP, "disk %u: only disks with numbers below %u change while mounted", g->no, FS_DISKS_ONLINE);
+	if (!le32_get(e.ent.grow_from)) {
+		rc = grow_plan(c, g->no, &e.ent, &from);
+		if (!rc && g->step)
+			rc = g->step(g->arg, "allocation maps");
+		if (!rc) {
+			rc = write_heads(c->fs, c->fs->disks[g->no].dev, g->no, &e.ent, from);
+			if (rc)
+				refuse(c, rc, "disk %u: its new part cannot be written (%s)", g->no, strerror(abs(rc)));
+		}
+		if (!rc && g->step)
+			rc = g->step(g->arg, "table");
+		if (rc)
+			return rc;
+		e.nregions = le32_get(e.ent.nchunks);
+	}
+	rc = change_and_tell(c, &e, &who);
+	if (rc) {
+		refuse(c, rc, "disk %u: node %u does not see it so large (%s); see its log. Nothing was changed", g->no, who, strerror(abs(rc)));
+		if (!le32_get(back.ent.grow_from) && change_and_tell(c, &back, &who))
+			ts_warn("%s: disk %u: that it grows could not be taken back everywhere; `tessera disk grow` again", c->fs->super.name, g->no);
+		return rc;
+	}
+	if (g->step)
+		rc = g->step(g->arg, "label");
+	if (!rc)
+		rc = grow_label(c->fs, g->no);
+	if (rc)
+		return refuse(c, rc, "disk %u: its label cannot be written (%s); say it again", g->no, strerror(abs(rc)));
+	if (g->step)
+		rc = g->step(g->arg, "use");
+	if (rc)
+		return rc;
+	e.ent.grow_from = le32_make(0);
+	rc = change_and_tell(c, &e, &who);
+	return rc ? refuse(c, rc, "disk %u: node %u does not use its new part yet (%s); say it again when that node is well", g->no, who, strerror(abs(rc))) : 0;
+}
+
+int fs_disk_grow(struct fs *fs, const struct fs_disk_grow *g, char *errmsg, size_t errlen)
+{
+	struct change c;
+	int rc = begin(&c, fs, errmsg, errlen);
+
+	if (rc)
+		return rc;
+	rc = known(&c, g->no);
+	if (!rc)
+		rc = grow(&c, g);
 	end(&c);
 	return rc;
 }

@@ -4,6 +4,7 @@
 #include "fs/disks.h"
 
 #include <ctype.h>
+#include <stdio.h>
 
 /* no: of the disk whose copy it is. */
 static int read_best(struct nsd_dev *dev, unsigned no, const uint8_t fs_id[16], enum fs_block_type type, const uint64_t sub[2], void *out)
@@ -89,6 +90,59 @@ bool fs_disk_ent_none(const struct fs_disk_ent_disk *e)
 	return !memcmp(e, &none, sizeof(none));
 }
 
+const char *fs_pool_name_of(const struct fs_super_disk *s, unsigned pool)
+{
+	if (!pool)
+		return "system";
+	if (pool >= FS_POOLS || !(le64_get(s->feat_incompat) & FS_FEAT_POOLS) || !s->pool[pool].name[0] ||
+	    !nsd_name_ok(s->pool[pool].name, FS_POOL_NAME))
+		return NULL;
+	return s->pool[pool].name;
+}
+
+const char *fs_pools_wrong(const struct fs_super_disk *s)
+{
+	static const struct fs_pool_ent_disk none;
+
+	for (unsigned p = 0; p < FS_POOLS; p++) {
+		if (!memcmp(&s->pool[p], &none, sizeof(none)))
+			continue;
+		if (!p || !fs_pool_name_of(s, p) || !strcmp(s->pool[p].name, "system"))
+			return "name of a pool";
+		for (unsigned q = 1; q < p; q++)
+			if (!strcmp(s->pool[p].name, s->pool[q].name))
+				return "name of a pool: two have it";
+	}
+	return NULL;
+}
+
+int fs_pool_by_name(const struct fs_super_disk *s, const char *name, unsigned *pool)
+{
+	for (*pool = 0; *pool < FS_POOLS; ++*pool) {
+		const char *n = fs_pool_name_of(s, *pool);
+
+		if (n && !strcmp(n, name))
+			return 0;
+	}
+	return -ENOENT;
+}
+
+int fs_pool_number(struct fs_super_disk *s, const char *name, unsigned *pool)
+{
+	if (!name[0] || strlen(name) >= FS_POOL_NAME || !nsd_name_ok(name, strlen(name) + 1))
+		return -EINVAL;
+	if (!fs_pool_by_name(s, name, pool))
+		return 0;
+	for (*pool = 1; *pool < FS_POOLS; ++*pool)
+		if (!s->pool[*pool].name[0]) {
+			memset(s->pool[*pool].name, 0, FS_POOL_NAME);
+			memcpy(s->pool[*pool].name, name, strlen(name));
+			s->feat_incompat = le64_make(le64_get(s->feat_incompat) | FS_FEAT_POOLS);
+			return 0;
+		}
+	return -ENOSPC;
+}
+
 const char *fs_disk_ent_wrong(const struct fs_super_disk *s, const struct fs_disk_ent_disk *e, uint64_t size_subs)
 {
 	uint64_t size = le64_get(e->size_subs), start = le64_get(e->region_start);
@@ -100,6 +154,12 @@ const char *fs_disk_ent_wrong(const struct fs_super_disk *s, const struct fs_dis
 	if (e->state >= FS_DISK_STATES || e->usage > FS_DISK_NEITHER || start < FS_SYSTEM_SUB || start > size ||
 	    le32_get(e->nchunks) > le32_get(s->nregions) || (uint64_t)le32_get(e->nchunks) * le32_get(s->region_subs) > size - start)
 		return "entry in the disk table";
+	if (le32_get(e->grow_from) && (le32_get(e->grow_from) >= le32_get(e->nchunks) || !(le64_get(s->feat_incompat) & FS_FEAT_POOLS)))
+		return "entry in the disk table: it grows to less than it was";
+	if (!fs_pool_name_of(s, e->pool))
+		return "entry in the disk table: its pool is none";
+	if (e->pool && e->usage != FS_DISK_DATA)
+		return "entry in the disk table: metadata outside of the pool system";
 	return NULL;
 }
 
@@ -138,8 +198,10 @@ int fs_disks_list(struct nsd_dev *dev, struct fs_disk_info **out, unsigned *n)
 		v[i] = (struct fs_disk_info){.size_bytes = le64_get(e->size_subs) * FS_SUB,
 					     .failure_group = le16_get(e->failure_group),
 					     .usage = e->usage,
+					     .pool = fs_pool_name_of(s, e->pool) ? e->pool : 0,
 					     .state = fs_disk_ent_none(e) || e->state >= FS_DISK_STATES ? FS_DISK_GONE : e->state};
 		memcpy(v[i].uuid, e->uuid, 16);
+		snprintf(v[i].pool_name, sizeof(v[i].pool_name), "%s", fs_pool_name_of(s, v[i].pool));
 		if (v[i].state != FS_DISK_GONE && !no)
 			rc = fs_diskurl_read(dev, l->fs_id, i, v[i].url);
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: makes a file system: lays out every disk, writes tables, bitmaps, log headers and the root directory, and last the
  * labels. Must never happen: a disk that looks like ours before everything it names is stable; a layout in which two things overlap. */
-#include "fs/fs_int.h"
+#include "fs/disks.h"
 
 #include <stdio.h>
 
@@ -18,7 +18,7 @@
 struct layout_disk {
 	uint64_t size_subs, next_sub, region_start;
 	uint32_t nchunks;
-	uint8_t uuid[16], usage;
+	uint8_t uuid[16], usage, pool;
 };
 struct layout {
 	const struct fs_format_args *a;
@@ -32,7 +32,7 @@ struct layout {
 	fs_addr slot[FS_MAX_SLOTS];
 	struct layout_disk *disk;
 	uint8_t *buf; /* IO_SUBS */
-	struct fs_super_disk *super;
+	struct fs_super_disk *super, pools; /* pools: only they */
 	uint64_t version;
 };
 
@@ -72,6 +72,16 @@ static unsigned meta_disks(const struct fs_format_args *a)
 	return a->meta_disks ? a->meta_disks : a->ndisks;
 }
 
+/* So many disks, the first, that hold it: at most up to the first that does not. */
+static unsigned meta_first(const struct layout *l)
+{
+	unsigned n = 0;
+
+	while (n < meta_disks(l->a) && l->disk[n].usage == FS_DISK_ANY)
+		n++;
+	return n;
+}
+
 static uint64_t total_subs(const struct layout *l)
 {
 	uint64_t n = 0;
@@ -92,7 +102,7 @@ static fs_addr place(struct layout *l, unsigned disk, uint64_t subs)
 static void place_system(struct layout *l)
 {
 	uint64_t total = total_subs(l), log_bytes = l->a->log_bytes, blocks;
-	unsigned n = meta_disks(l->a), pieces; /* what cannot be moved lies on no disk that is for data only */
+	unsigned n = meta_first(l), pieces; /* what cannot be moved lies on no disk that is for data only */
 
 	if (!log_bytes)
 		log_bytes = TS_MIN((uint64_t)LOG_LARGE, TS_MAX((uint64_t)LOG_SMALL, total * FS_SUB / LOG_SHARE / l->nslots));
@@ -156,6 +166,31 @@ static void random_bytes(const struct layout *l, uint8_t *p, size_t n)
 	}
 }
 
+/* Metadata is in the pool system: the disks of others stand behind those that hold it. */
+static int pool_of(struct layout *l, unsigned i)
+{
+	const char *name = l->a->pools ? l->a->pools[i] : "system";
+	unsigned pool;
+	int rc = fs_pool_number(&l->pools, name, &pool);
+
+	if (rc == -ENOSPC)
+		snprintf(l->err, l->errlen, "disk %u: a file system has at most %u pools, and %s is one more", i, FS_POOLS, name);
+	else if (rc)
+		snprintf(l->err, l->errlen, "disk %u: \"%.40s\" is no name of a pool: 1 to 31 characters of A-Z a-z 0-9 _ . -", i, name);
+	if (rc)
+		return rc;
+	if (pool && i < l->a->meta_disks) {
+		snprintf(l->err, l->errlen, "disk %u is to hold metadata, which is in the pool system only, and not in %s", i, name);
+		return -EINVAL;
+	}
+	if (!i && pool)
+		return refuse(l, -EINVAL, "the first disk holds metadata: it must be of the pool system");
+	l->disk[i].pool = (uint8_t)pool;
+	if (pool)
+		l->disk[i].usage = FS_DISK_DATA;
+	return 0;
+}
+
 static int plan(struct layout *l)
 {
 	int rc = check_args(l);
@@ -175,6 +210,9 @@ static int plan(struct layout *l)
 		l->disk[i].next_sub = FS_SYSTEM_SUB;
 		l->disk[i].usage = i < meta_disks(l->a) ? FS_DISK_ANY : FS_DISK_DATA;
 		random_bytes(l, l->disk[i].uuid, 16);
+		rc = pool_of(l, i);
+		if (rc)
+			return rc;
 		if (l->disk[i].size_subs > 1ULL << 40)
 			return refuse(l, -EFBIG, "a disk is larger than this format can address");
 	}
@@ -215,6 +253,7 @@ static int write_super(struct layout *l)
 	s->log_subs = le32_make(l->log_subs);
 	s->region_subs = le32_make(l->region_subs);
 	s->nregions = le32_make(l->nregions);
+	memcpy(s->pool, l->pools.pool, sizeof(s->pool));
 	s->meta_copies = s->data_copies = 1;
 	s->nsegments = le64_make(l->nsegments);
 	s->nsegtab_ext = le32_make(l->next);
@@ -247,6 +286,7 @@ static int write_tables(struct layout *l, unsigned disk)
 			e->nchunks = le32_make(l->disk[i].nchunks);
 			e->failure_group = le16_make((uint16_t)i);
 			e->usage = l->disk[i].usage;
+			e->pool = l->disk[i].pool;
 		}
 		rc = write_block(l, FS_ADDR(disk, FS_DISKTAB_SUB + b), d, FS_BT_DISKTAB, TOK_FS, b);
 		if (!rc && b < FS_DISKTAB_TWICE)
@@ -414,8 +454,8 @@ static int write_labels(struct layout *l)
 					     .disk_count = le16_make((uint16_t)l->a->ndisks),
 					     .failure_group = le16_make((uint16_t)i), .usage = l->disk[i].usage,
 					     .size_bytes = le64_make(l->disk[i].size_subs * FS_SUB),
-					     .write_time_ns = le64_make(ts_wall_ns(l->a->env)), .sequence = le64_make(1),
-					     .pool = "system"};
+					     .write_time_ns = le64_make(ts_wall_ns(l->a->env)), .sequence = le64_make(1)};
+		snprintf(b->pool, sizeof(b->pool), "%s", fs_pool_name_of(l->super, l->disk[i].pool));
 		memcpy(b->magic, "TSSRNSD\n", 8);
 		memcpy(b->cluster_id, l->a->cluster_id, 16);
 		memcpy(b->fs_id, l->fs_id, 16);

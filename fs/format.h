@@ -35,7 +35,8 @@
 /* feat_incompat. New file systems have what is known here; without it the older rules hold. */
 #define FS_FEAT_XATTRS	  1ULL /* more than one block of xattrs: values of their own, blocks behind an index */
 #define FS_FEAT_DISKS	  2ULL /* disks come and go: states and holes in the disk table, which lies twice */
-#define FS_FEAT_INCOMPAT  (FS_FEAT_XATTRS | FS_FEAT_DISKS)
+#define FS_FEAT_POOLS	  4ULL /* disks belong to pools, and inodes have a layout */
+#define FS_FEAT_INCOMPAT  (FS_FEAT_XATTRS | FS_FEAT_DISKS | FS_FEAT_POOLS)
 
 #define FS_SUPER_SUB	 16
 #define FS_SLOTTAB_SUB	 40
@@ -93,6 +94,13 @@ struct fs_segtab_ext_disk {
 	le64 nblocks;
 };
 #define FS_SEGTAB_EXTENTS 32
+/* Pools: disks that are used alike. Number 0 is "system": metadata, and data; it has no entry (zeros). The others are for data alone. A name, once
+ * given, stays: inodes have the number. Zeros: no pool has it. */
+#define FS_POOLS	  8u
+#define FS_POOL_NAME	  32u /* bytes, with the zero behind */
+struct fs_pool_ent_disk {
+	char name[FS_POOL_NAME];
+};
 struct fs_super_disk {
 	struct fs_mhdr_disk h;
 	uint8_t fs_id[16];
@@ -116,7 +124,8 @@ struct fs_super_disk {
 	uint8_t move;		/* FS_MOVE_*: what the nodes that have it mounted do beside their work */
 	uint8_t reserved2[3];
 	le32 move_mib_s;	/* each node moves at most so much a second; 0: as it comes */
-	uint8_t reserved[4096 - 64 - 16 - 16 - 64 - 8 - 24 - 8 - 16 - 12 - 8 - 4 - 8 - 8 - FS_SEGTAB_EXTENTS * 40 - 8];
+	struct fs_pool_ent_disk pool[FS_POOLS];
+	uint8_t reserved[4096 - 64 - 16 - 16 - 64 - 8 - 24 - 8 - 16 - 12 - 8 - 4 - 8 - 8 - FS_SEGTAB_EXTENTS * 40 - 8 - FS_POOLS * FS_POOL_NAME];
 };
 enum { FS_MOVE_REBALANCE = 1 };
 _Static_assert(sizeof(struct fs_super_disk) == FS_SUB, "superblock size");
@@ -140,7 +149,9 @@ struct fs_disk_ent_disk { /* 64 bytes */
 	le32 nchunks;	   /* regions that have a chunk here */
 	le16 failure_group;
 	uint8_t usage, state;
-	le64 reserved[3];
+	uint8_t pool, reserved0[3];
+	le32 grow_from; /* not 0: it grows, every node learns of the chunks from here on, and nobody uses them yet */
+	le64 reserved[2];
 };
 #define FS_DISKS_PER_BLOCK 63
 #define FS_DISKTAB_TWICE   7u  /* blocks of the table that lie twice */
@@ -252,11 +263,14 @@ struct fs_inode_disk {
 	le16 inline_len;
 	le16 xattr_len;	       /* inline xattrs: the last xattr_len bytes of the payload (before the xattr pointer, if any) */
 	le32 trunc_epoch;
-	uint8_t pool, copies;
+	uint8_t pool, copies;  /* pool: where the data blocks of a file are; directories: of what is made in them. Others: 0 */
 	le64 parent;	       /* directories: ".." */
-	uint8_t reserved[41];
+	uint8_t stripe;	       /* disks a file is spread over, or what is made in a directory; 0: all of the pool */
+	uint8_t place_flags;   /* FS_PF_*; files only */
+	uint8_t reserved[39];
 	uint8_t payload[FS_INODE_PAYLOAD];
 } __attribute__((packed));
+enum { FS_PF_ELSEWHERE = 1 /* some blocks may still lie outside of the pool */ };
 _Static_assert(sizeof(struct fs_inode_disk) == FS_SUB, "inode size");
 _Static_assert(offsetof(struct fs_inode_disk, payload) == 195, "3,901 bytes must fit");
 #define FS_INODE_PTRS 64 /* pointers in the inode; leaves 829 bytes for inline xattrs */

@@ -28,6 +28,7 @@ struct fs_format_args {
 	struct nsd_dev **disks;	   /* 1..4096, opened, foreign contents already refused by the caller */
 	unsigned ndisks;
 	unsigned meta_disks;	   /* so many, the first, hold logs and metadata; the others file data only. 0 = all */
+	const char **pools;	   /* name of each disk's pool; NULL: all are in "system" */
 	const uint32_t *able;	   /* NSD_ABLE_* of each disk, for its label; NULL: nothing is known */
 	const struct ts_env *env;
 	void (*progress)(void *arg, const char *step, unsigned permille);
@@ -37,11 +38,14 @@ int fs_format(const struct fs_format_args *a, uint8_t fs_id_out[16], char *errms
 
 /* ---- disks (docs/disks.md) ---- */
 #define FS_DISK_URL_BYTES 576
+#define FS_POOL_NAME_BYTES 32
 struct fs_disk_info {
 	uint8_t uuid[16];
 	uint64_t size_bytes;
 	uint64_t used_bytes, room_bytes, meta_bytes; /* of a mounted file system: file data and what could be; metadata */
 	unsigned failure_group, usage, state;	     /* fs_disk_usage, fs_disk_state of the format: see the names */
+	unsigned pool;
+	char pool_name[FS_POOL_NAME_BYTES];
 	char url[FS_DISK_URL_BYTES];		     /* how whoever added it reached it; "": not told */
 };
 const char *fs_disk_state_name(unsigned state); /* "ready", "joining", "draining", "empty", "gone": no disk has the number */
@@ -166,6 +170,7 @@ struct fs_disk_add {
 	struct nsd_dev *dev;	  /* open, its contents may be destroyed; disk_open will be asked for it */
 	const char *url;	  /* for the other nodes; kept on disk, so without a password; "" = they must know it */
 	unsigned failure_group;
+	const char *pool;	  /* NULL: "system" */
 	bool metadata;		  /* logs stay where they are, but new metadata may come here, and the disk can never be drained */
 	uint32_t able;		  /* NSD_ABLE_* */
 	/* Before each step. Not 0: end here and now, as if this node died (tests). */
@@ -176,6 +181,13 @@ struct fs_disk_add {
 int fs_disk_add(struct fs *fs, const struct fs_disk_add *a, unsigned *no, char *errmsg, size_t errlen) TS_MUST_CHECK;
 int fs_disk_drain(struct fs *fs, unsigned no, bool cancel, uint32_t mib_s, char *errmsg, size_t errlen) TS_MUST_CHECK; /* begins; every node works on it */
 int fs_disk_remove(struct fs *fs, unsigned no, char *errmsg, size_t errlen) TS_MUST_CHECK;	 /* one that is empty, or never joined */
+struct fs_disk_grow {
+	unsigned no;
+	int (*step)(void *arg, const char *what); /* as of fs_disk_add */
+	void *arg;
+};
+/* The LUN has become larger: its new part is used from now on. One that an earlier call did not finish with is finished. -EALREADY: it has not. */
+int fs_disk_grow(struct fs *fs, const struct fs_disk_grow *g, char *errmsg, size_t errlen) TS_MUST_CHECK;
 int fs_disk_rebalance(struct fs *fs, bool stop, uint32_t mib_s, char *errmsg, size_t errlen) TS_MUST_CHECK; /* begins */
 struct fs_disks_status {
 	struct fs_disk_info *disk; /* ts_free */
@@ -185,6 +197,30 @@ struct fs_disks_status {
 	uint64_t moved_bytes, passes; /* by this node since the mount */
 };
 int fs_disks_status(struct fs *fs, struct fs_disks_status *out) TS_MUST_CHECK;
+#define FS_POOLS_MAX 8
+struct fs_pool_info {
+	char name[FS_POOL_NAME_BYTES]; /* "": no pool has the number */
+	unsigned disks;		       /* that take data now */
+	uint64_t size_bytes, free_bytes;
+};
+int fs_pools_get(struct fs *fs, struct fs_pool_info out[FS_POOLS_MAX]) TS_MUST_CHECK; /* as fs_statfs, by pool; asks and waits as that */
+/* Layouts (docs/disks.md): where the blocks of a file are to be; of a directory: of what will be made in it. From fibers. */
+struct fs_layout {
+	char pool[FS_POOL_NAME_BYTES];
+	unsigned stripe; /* disks a file is spread over; 0: all of the pool */
+	bool dir, elsewhere; /* elsewhere: some blocks may lie outside of the pool, see fs_layout_migrate */
+	uint32_t block_size;
+};
+struct fs_layout_set {
+	char pool[FS_POOL_NAME_BYTES]; /* "": as it is */
+	int stripe;		       /* up to 255; -1: as it is */
+};
+int fs_layout_get(struct fs *fs, uint64_t ino, struct fs_layout *out) TS_MUST_CHECK; /* -EOPNOTSUPP: neither file nor directory */
+/* -EBUSY: a file that has blocks does not change its pool so; -ENOENT: no such pool; -EOPNOTSUPP. A stripe counts for new blocks. */
+int fs_layout_set(struct fs *fs, uint64_t ino, const struct fs_layout_set *s) TS_MUST_CHECK;
+/* A file to another pool (NULL: to its own, what lies elsewhere). Broken off, it is half there and half here, and sound: say it again.
+ * -ENOSPC: the pool is full. *moved: bytes; step (or NULL): so many by now. */
+int fs_layout_migrate(struct fs *fs, uint64_t ino, const char *pool, void (*step)(void *arg, uint64_t bytes), void *arg, uint64_t *moved) TS_MUST_CHECK;
 int fs_file_places(struct fs *fs, uint64_t ino, uint64_t **bytes, unsigned *ndisks) TS_MUST_CHECK; /* bytes of its data on each disk; ts_free */
 
 uint64_t fs_group_id(const struct fs *fs);

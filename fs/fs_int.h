@@ -24,7 +24,8 @@
 #include "fs/fs.h"
 #include "fs/format.h"
 
-enum { FS_NEED_SPACE = 4101, FS_NEED_INODE = 4102, FS_NEED_META = 4103, FS_NEED_EX = 4104 /* share.c */ };
+enum { FS_NEED_INODE = 4102, FS_NEED_META = 4103, FS_NEED_EX = 4104 /* share.c */, FS_NEED_SPACE = 4112 /* and the number of the pool */ };
+static inline bool fs_needs_space(int64_t rc) { return rc <= -FS_NEED_SPACE && rc > -(FS_NEED_SPACE + (int)FS_POOLS); }
 
 /* ======== recprog.c: where a recovery stands ======================================================================= */
 #define FS_REC_PAST 16
@@ -49,9 +50,14 @@ struct fs_disk {
 	uint64_t losses;      /* nsd_losses() under the oldest write that is not stable */
 	bool flushing;
 	int flush_rc; /* of the last flush */
+	uint64_t full_until;  /* no region had room on it: stripes leave it out */
+	uint32_t search_at;   /* region where room on it was found last */
 	struct nsd_req flush_req;
 	struct ts_cond flush_cond;
 };
+const char *fs_pool_name_of(const struct fs_super_disk *s, unsigned pool); /* NULL: no pool has the number */
+unsigned fs_pool_known(const struct fs *fs, unsigned pool); /* itself, or 0 for what is none */
+unsigned fs_disk_pool(const struct fs *fs, unsigned disk);
 bool fs_disk_holds(const struct fs *fs, unsigned disk); /* READY or DRAINING: things may lie on it */
 enum fs_disk_state fs_disk_state(const struct fs *fs, unsigned disk); /* GONE: there is none of that number */
 int fs_io_read(struct fs *fs, fs_addr a, void *buf, size_t bytes) TS_MUST_CHECK;	 /* aligned buf; waits */
@@ -234,6 +240,12 @@ struct fs_ext { /* taken, not yet in a transaction */
  * FS_SEG_INODES). Data: subs up to block size; a full block is aligned to block size; goal = address to be near, or 0;
  * spread over disks by `stripe` (block index). -FS_NEED_SPACE / -FS_NEED_META when owned regions have none. */
 int fs_alloc_take(struct fs *fs, bool meta, uint32_t subs, fs_addr goal, uint64_t stripe, struct fs_ext *out) TS_MUST_CHECK;
+/* The same for the data of a file: of its pool, spread over as many disks as its layout says while they have room. */
+struct fs_layout_want {
+	unsigned pool, width; /* width 0: all disks of the pool */
+	uint64_t file, block;
+};
+int fs_alloc_take_data(struct fs *fs, const struct fs_layout_want *w, uint32_t subs, fs_addr goal, struct fs_ext *out) TS_MUST_CHECK;
 /* The same for unlink, truncate and rename: may use the reserve of metadata that keeps deleting possible when all is full. */
 int fs_alloc_take_reserve(struct fs *fs, uint32_t subs, fs_addr goal, struct fs_ext *out) TS_MUST_CHECK;
 void fs_alloc_untake(struct fs *fs, const struct fs_ext *e); /* changed my mind before commit */
@@ -256,6 +268,11 @@ struct fs_room {
 /* As the whole cluster has it, at most FS_SPACE_AGE_MS old. Asks the other nodes; waits for disks and, not for long, for them. */
 #define FS_SPACE_AGE_MS 250u
 int fs_alloc_statfs(struct fs *fs, struct fs_room *out) TS_MUST_CHECK;
+struct fs_pool_room {
+	uint64_t total, free; /* subs that files can have; free: in whole blocks */
+	unsigned disks;	      /* that take data */
+};
+int fs_pools_room(struct fs *fs, struct fs_pool_room out[FS_POOLS]) TS_MUST_CHECK; /* as fs_alloc_statfs */
 int fs_alloc_revoke_region(struct fs *fs, uint64_t region) TS_MUST_CHECK; /* stops using it, waits for what is taken */
 /* For replay: *skip if the region of this block was retyped after the record was made: the block may hold a user's data now.
  * Reads the bitmap from disk, takes no token. A region's new type is at home before anything in it is used. */

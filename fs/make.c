@@ -146,6 +146,10 @@ static void make_inode_tx(struct making *k, struct fs_tx *tx)
 		d->project = dir->project;
 		flags |= isdir ? FS_IF_PROJINHERIT : 0;
 	}
+	if (isdir || S_ISREG(k->mode)) {
+		d->pool = (uint8_t)fs_pool_known(k->fs, dir->pool);
+		d->stripe = dir->stripe;
+	}
 	if (!k->m->name) {
 		flags |= FS_IF_ORPHAN | (k->m->linkable ? FS_IF_TMPFILE : 0);
 		fs_reaper_orphan(k->fs, fs_tx_intent(tx, FS_INTENT_ORPHAN, 0, k->ino, k->gen), k->ino, k->gen);

@@ -16,7 +16,7 @@ struct mover {
 	uint64_t ino, cursor; /* blocks below are done */
 	unsigned need_disk;   /* -ENOSPC: of regions owned here; get some there */
 	uint32_t need_subs;
-	unsigned tries;
+	unsigned tries, pool; /* pool: of the file, as of now */
 };
 
 static bool leaves(const struct fs_move_plan *p, unsigned disk)
@@ -30,13 +30,14 @@ static bool leaves_all(const struct fs_move_plan *p, unsigned disk)
 	return disk < p->ndisks && p->from[disk] == INT64_MAX;
 }
 
-/* Where most may come; -1: nowhere. */
-static int best_dest(const struct fs_move_plan *p, const bool *tried)
+/* Where most may come, of the file's pool; -1: nowhere. */
+static int best_dest(const struct mover *m, const bool *tried)
 {
+	const struct fs_move_plan *p = m->p;
 	int best = -1;
 
 	for (unsigned d = 0; d < p->ndisks; d++)
-		if (!tried[d] && p->room[d] > 0 && (best < 0 || p->room[d] > p->room[best]))
+		if (!tried[d] && p->room[d] > 0 && fs_disk_pool(m->fs, d) == m->pool && (best < 0 || p->room[d] > p->room[best]))
 			best = (int)d;
 	return best;
 }
@@ -46,7 +47,7 @@ static int take_dest(struct mover *m, uint32_t subs, struct fs_ext *e)
 	bool *tried = ts_alloc(m->p->ndisks);
 	int d = -1, first = -1, rc = tried ? -ENOSPC : -ENOMEM;
 
-	while (rc == -ENOSPC && (d = best_dest(m->p, tried)) >= 0) {
+	while (rc == -ENOSPC && (d = best_dest(m, tried)) >= 0) {
 		first = first < 0 ? d : first;
 		tried[d] = true;
 		rc = fs_alloc_take_on(m->fs, subs, (unsigned)d, e);
@@ -54,7 +55,7 @@ static int take_dest(struct mover *m, uint32_t subs, struct fs_ext *e)
 	if (rc == -ENOSPC && first >= 0) {
 		m->need_disk = (unsigned)first;
 		m->need_subs = subs;
-		rc = -FS_NEED_SPACE;
+		rc = -(FS_NEED_SPACE + (int)m->pool);
 	}
 	ts_free(tried);
 	return rc == -ENOSPC && !m->p->all ? -ENODATA : rc; /* the others are as full as they should be */
@@ -156,6 +157,7 @@ static int with_inode(struct mover *m, enum tok_mode mode, struct tok_pin *pin, 
 	rc = fs_inode_get(m->fs, m->ino, ip);
 	if (!rc) {
 		fs_inode_values(m->fs, *ip);
+		m->pool = fs_pool_known(m->fs, fs_idisk(*ip)->pool);
 		*df = S_ISREG(le16_get(fs_idisk(*ip)->mode)) && fs_map_is_tree(*ip) ? data_use(m->fs, *ip) : NULL;
 		if (*df)
 			return 0;
@@ -308,7 +310,7 @@ static int get_room(struct mover *m, int rc)
 {
 	if (++m->tries > TRIES)
 		return -ENOSPC;
-	if (rc == -FS_NEED_SPACE && m->need_subs) {
+	if (fs_needs_space(rc) && m->need_subs) {
 		rc = fs_alloc_refill_on(m->fs, m->need_disk, m->need_subs);
 		if (rc == -ENOSPC)
 			m->p->room[m->need_disk] = 0; /* another disk, then */
@@ -323,12 +325,15 @@ static int run(struct mover *m, int (*some)(struct mover *m))
 	int rc = 0;
 
 	while (!rc && m->fs->run != FS_RUN_STOPPED && !m->fs->stopping_threads) {
-		fs_mover_pace(m->fs, m->p->moved);
+		if (!m->p->unpaced)
+			fs_mover_pace(m->fs, m->p->moved);
 		rc = some(m);
-		if (rc == -FS_NEED_SPACE || rc == -FS_NEED_META)
+		if (fs_needs_space(rc) || rc == -FS_NEED_META)
 			rc = get_room(m, rc);
 		else if (!rc && some == xattrs_some)
 			break;
+		if (m->p->step)
+			m->p->step(m->p->arg, m->p->moved * FS_SUB);
 	}
 	return rc;
 }
@@ -340,8 +345,8 @@ int fs_move_inode(struct fs *fs, uint64_t ino, struct fs_move_plan *p)
 
 	m.tries = 0;
 	rc2 = p->all ? run(&m, xattrs_some) : 0;
-	if (rc == -ENODATA)
-		memset(p->from, 0, sizeof(p->from));
+	for (unsigned d = 0; d < p->ndisks && rc == -ENODATA; d++)
+		p->from[d] = fs_disk_pool(fs, d) == m.pool ? 0 : p->from[d];
 	if (rc == -ESTALE || rc == -ENODATA)
 		rc = 0;
 	if (rc2 == -ESTALE || rc2 == -EUCLEAN)

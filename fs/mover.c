@@ -94,9 +94,14 @@ static bool place(const struct fs *fs, unsigned *rank, unsigned *n)
 
 struct look {
 	struct fs_disk_use use[FS_DISKS_ONLINE];
-	uint64_t used, room;  /* of all that take data */
+	uint64_t used[FS_POOLS], room[FS_POOLS]; /* of all that take data */
 	uint64_t deviation;   /* the largest, of a disk's share from the mean, in ppm of its room */
 };
+
+static double mean(const struct look *l, unsigned pool)
+{
+	return l->room[pool] ? (double)l->used[pool] / (double)l->room[pool] : 0;
+}
 
 static int look(struct fs *fs, struct look *l)
 {
@@ -107,16 +112,16 @@ static int look(struct fs *fs, struct look *l)
 		if (!fs_disk_takes(fs, d, FS_REGION_DATA))
 			continue;
 		rc = fs_disk_use_read(fs, d, &l->use[d]);
-		l->used += l->use[d].used;
-		l->room += l->use[d].room;
+		l->used[fs_disk_pool(fs, d)] += l->use[d].used;
+		l->room[fs_disk_pool(fs, d)] += l->use[d].room;
 	}
-	for (unsigned d = 0; d < fs->ndisks && !rc && l->room; d++) {
+	for (unsigned d = 0; d < fs->ndisks && !rc; d++) {
 		const struct fs_disk_use *u = &l->use[d];
-		double mean = (double)l->used / (double)l->room, off;
+		double off;
 
 		if (!u->room)
 			continue;
-		off = (double)u->used / (double)u->room - mean;
+		off = (double)u->used / (double)u->room - mean(l, fs_disk_pool(fs, d));
 		l->deviation = TS_MAX(l->deviation, (uint64_t)((off < 0 ? -off : off) * 1e6));
 	}
 	return rc;
@@ -132,7 +137,7 @@ static bool plan_make(struct fs *fs, const struct look *l, unsigned n, struct fs
 	p->all = draining(fs);
 	for (unsigned d = 0; d < p->ndisks; d++) {
 		const struct fs_disk_use *u = &l->use[d];
-		int64_t target = l->room ? (int64_t)((double)l->used / (double)l->room * (double)u->room) : 0, off = (int64_t)u->used - target;
+		int64_t target = (int64_t)(mean(l, fs_disk_pool(fs, d)) * (double)u->room), off = (int64_t)u->used - target;
 		int64_t slack = TS_MAX((int64_t)u->room / 400, 2 * (int64_t)fs->block_subs);
 
 		if (p->all) {

@@ -78,7 +78,7 @@ static int pins_take(struct fs *fs, struct fs_inode *ip, enum tok_mode mode, uin
 
 static bool needs_space(int64_t rc)
 {
-	return rc == -FS_NEED_SPACE || rc == -FS_NEED_META;
+	return fs_needs_space(rc) || rc == -FS_NEED_META;
 }
 
 /* More space, no pins held. Who comes back again and again without having got anywhere has no space. */

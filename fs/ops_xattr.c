@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Job: the calls on extended attributes: name spaces, who may, and ACLs that change permission bits.
  * What must never happen: an attribute of trusted.* shown to or changed by a user who is not root. */
+#include "fs/layout.h"
 #include "fs/take.h"
 #include "fs/xattr_int.h"
 
-enum space { SP_NONE, SP_USER, SP_TRUSTED, SP_SECURITY, SP_ACL };
+enum space { SP_NONE, SP_USER, SP_TRUSTED, SP_SECURITY, SP_ACL, SP_LAYOUT /* kept in other fields of the inode */ };
 
 static enum space space_of(const char *name)
 {
@@ -15,6 +16,8 @@ static enum space space_of(const char *name)
 
 	if (!strcmp(name, FS_ACL_ACCESS) || !strcmp(name, FS_ACL_DEFAULT))
 		return SP_ACL;
+	if (!strcmp(name, FS_XATTR_LAYOUT))
+		return SP_LAYOUT;
 	for (size_t i = 0; i < TS_ARRAY_LEN(spaces); i++) {
 		size_t n = strlen(spaces[i].prefix);
 
@@ -34,7 +37,7 @@ static int name_check(const struct fs_cred *c, const char *name, bool change)
 		return -EOPNOTSUPP;
 	if (sp == SP_TRUSTED && c->uid)
 		return change ? -EPERM : -ENODATA;
-	return 0;
+	return sp == SP_LAYOUT && change && c->uid ? -EPERM : 0; /* which disks are used is root's to say */
 }
 
 static int inode_check(struct fs_inode *ip, const char *name, bool change)
@@ -168,10 +171,24 @@ static int change(struct fs *fs, const struct fs_cred *cred, uint64_t ino, const
 	return rc;
 }
 
+/* NULL: to what it was at first. */
+static int layout_change(struct fs *fs, const struct fs_cred *c, uint64_t ino, const char *text, size_t len)
+{
+	struct fs_layout_set s = {.pool = "system"};
+	int rc = name_check(c, FS_XATTR_LAYOUT, true);
+
+	if (!rc && text)
+		rc = fs_layout_parse(text, len, &s);
+	rc = rc ? rc : fs_layout_set(fs, ino, &s);
+	return rc == -ENOENT ? -EINVAL : rc; /* the pool, not the file */
+}
+
 int fs_setxattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const char *name, const void *value, size_t len, int flags)
 {
 	int rc = fs_enter(fs, FS_OP_SETXATTR);
 
+	if (!rc && space_of(name) == SP_LAYOUT)
+		return flags & FS_XATTR_CREATE ? -EEXIST : layout_change(fs, c, ino, value ? value : "", value ? len : 0);
 	return rc ? rc : change(fs, c, ino, name, value ? value : "", value ? len : 0, flags);
 }
 
@@ -179,6 +196,8 @@ int fs_removexattr(struct fs *fs, const struct fs_cred *c, uint64_t ino, const c
 {
 	int rc = fs_enter(fs, FS_OP_REMOVEXATTR);
 
+	if (!rc && space_of(name) == SP_LAYOUT)
+		return layout_change(fs, c, ino, NULL, 0);
 	return rc ? rc : change(fs, c, ino, name, NULL, 0, 0);
 }
 
@@ -238,6 +257,21 @@ static ssize_t one_value(struct fs *fs, struct fs_inode *ip, struct look *l)
 	return rc ? rc : (ssize_t)len;
 }
 
+static ssize_t layout_value(struct fs *fs, struct fs_inode *ip, struct look *l)
+{
+	char text[FS_LAYOUT_TEXT];
+	int n = fs_layout_text(fs, fs_idisk(ip), text, sizeof(text));
+
+	if (!S_ISREG(le16_get(fs_idisk(ip)->mode)) && !S_ISDIR(le16_get(fs_idisk(ip)->mode)))
+		return -ENODATA;
+	if (!l->size)
+		return n;
+	if ((size_t)n > l->size)
+		return -ERANGE;
+	memcpy(l->out, text, (size_t)n);
+	return n;
+}
+
 static int look_once(struct fs_take *t, void *arg)
 {
 	struct look *l = arg;
@@ -251,6 +285,11 @@ static int look_once(struct fs_take *t, void *arg)
 	if (rc)
 		return rc;
 	rc = l->name ? inode_check(ip, l->name, false) : 0;
+	if (!rc && l->name && space_of(l->name) == SP_LAYOUT) {
+		l->result = layout_value(t->fs, ip, l);
+		fs_inode_put(t->fs, ip);
+		return 0;
+	}
 	if (!rc)
 		rc = fs_xattr_load(t->fs, ip, &l->set);
 	if (!rc)

@@ -138,7 +138,7 @@ int fs_orphan_run(struct fs *fs, uint64_t number, uint64_t ino, uint32_t gen)
 	tok_unpin(fs->tok, &data_pin);
 	tok_unpin(fs->tok, &dir_pin);
 	tok_unpin(fs->tok, &open_pin);
-	if (rc == -FS_NEED_SPACE || rc == -FS_NEED_META) { /* freeing may have to rewrite a block: no pins are held now */
+	if (fs_needs_space(rc) || rc == -FS_NEED_META) { /* freeing may have to rewrite a block: no pins are held now */
 		rc = fs_alloc_refill(fs, rc);
 		if (!rc)
 			rc = -EAGAIN;

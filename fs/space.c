@@ -41,9 +41,14 @@ struct fs_seen fs_space_owned(struct fs *fs, const struct fs_region *r)
 {
 	struct fs_seen s = {.free = (uint32_t)r->free, .type = (uint8_t)r->type, .known = true};
 
+	memcpy(s.pfree, r->pfree, sizeof(s.pfree));
 	for (unsigned i = 0; i < r->nchunks; i++)
-		if (r->chunks[i].usable)
-			s.whole += whole_units(r->chunks[i].shadow, r->chunks[i].nsubs, fs->block_subs);
+		if (r->chunks[i].usable) {
+			uint32_t n = whole_units(r->chunks[i].shadow, r->chunks[i].nsubs, fs->block_subs);
+
+			s.whole += n;
+			s.pwhole[r->chunks[i].pool] += n;
+		}
 	return s;
 }
 
@@ -62,8 +67,12 @@ static int look_chunk(struct fs *fs, unsigned disk, uint32_t region, struct fs_s
 	if (!rc && d->type <= FS_REGION_DATA && le32_get(d->free) <= FS_BITMAP_BITS &&
 	    (b || !fs_mdhdr_wrong(d, fs->super.fs_id, FS_BT_BITMAP, at)) && /* else caught half written, or broken: nothing free */
 	    fs_disk_takes(fs, disk, d->type)) {
+		uint32_t n = whole_units(d->bits, le32_get(d->nsubs), fs->block_subs);
+
 		out->free += le32_get(d->free);
-		out->whole += whole_units(d->bits, le32_get(d->nsubs), fs->block_subs);
+		out->pfree[fs_disk_pool(fs, disk)] += le32_get(d->free);
+		out->whole += n;
+		out->pwhole[fs_disk_pool(fs, disk)] += n;
 		out->type = TS_MAX(out->type, d->type); /* the share of a disk that came later has none yet */
 	}
 	if (b)
@@ -297,6 +306,32 @@ static void sum_up(struct fs *fs, const struct fs_space *s, struct fs_room *out)
 	sum_inodes(fs, s, t.free[FS_REGION_META] + t.free[FS_REGION_FREE] + t.empty[FS_REGION_DATA], out);
 }
 
+/* Of one pool. What is metadata's takes room of `system` only; of the others its share is no room at all. */
+static void pool_sum(struct fs *fs, const struct fs_space *s, unsigned pool, struct fs_pool_room *out)
+{
+	const struct fs_alloc *a = fs->alloc;
+	uint64_t known = 0;
+	unsigned cls = FS_CLASS(FS_REGION_DATA, pool);
+
+	*out = (struct fs_pool_room){.total = 0};
+	for (uint32_t i = 0; i < a->nregions; i++) {
+		struct fs_seen now = a->hints[i].reg ? fs_space_owned(fs, a->hints[i].reg) : s->seen[i];
+
+		if (!now.known)
+			continue;
+		known++;
+		if (now.type != FS_REGION_META || !pool)
+			out->total += fs_region_room_of(fs, i, cls);
+		if (now.type != FS_REGION_META)
+			out->free += now.pwhole[pool];
+	}
+	if (known && known < a->nregions) { /* the rest is believed to look like what was seen */
+		out->total = (uint64_t)((double)out->total / (double)known * a->nregions);
+		out->free = (uint64_t)((double)out->free / (double)known * a->nregions);
+	}
+	out->disks = a->nring[cls];
+}
+
 /* ---- life ------------------------------------------------------------------------------------------------------------ */
 static int make(struct fs *fs, struct fs_space **out)
 {
@@ -306,7 +341,7 @@ static int make(struct fs *fs, struct fs_space **out)
 	*out = s;
 	if (!s || a->space)
 		return s ? 0 : -ENOMEM;
-	s->seen = ts_alloc((size_t)a->nregions * sizeof(*s->seen));
+	s->seen = ts_alloc((size_t)a->room * sizeof(*s->seen));
 	s->table = ts_alloc((size_t)fs_segtab_blocks(fs) * sizeof(*s->table));
 	if (!s->seen || !s->table) {
 		ts_free(s->seen);
@@ -370,13 +405,14 @@ int fs_space_to_hints(struct fs *fs, uint64_t *coming)
 	for (uint32_t i = 0; !rc && i < a->nregions; i++) {
 		struct fs_region_hint *h = &a->hints[i];
 
-		h->run_max = 0;
+		fs_hint_retry(h);
 		if (h->reg)
 			continue;
 		h->known = s->seen[i].known;
 		h->exact = false;
 		h->type = s->seen[i].type;
 		h->free = s->seen[i].free;
+		memcpy(h->pfree, s->seen[i].pfree, sizeof(h->pfree));
 	}
 	return rc;
 }
@@ -393,5 +429,20 @@ int fs_alloc_statfs(struct fs *fs, struct fs_room *out)
 	ts_mutex_unlock(&s->lock);
 	if (!rc)
 		sum_up(fs, s, out);
+	return rc;
+}
+
+int fs_pools_room(struct fs *fs, struct fs_pool_room out[FS_POOLS])
+{
+	struct fs_space *s;
+	int rc = make(fs, &s);
+
+	if (rc)
+		return rc;
+	ts_mutex_lock(&s->lock, "free space");
+	rc = look(fs, s);
+	ts_mutex_unlock(&s->lock);
+	for (unsigned p = 0; p < FS_POOLS && !rc; p++)
+		pool_sum(fs, s, p, &out[p]);
 	return rc;
 }

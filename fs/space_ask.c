@@ -18,12 +18,13 @@ struct answer_msg {
 struct region_msg {
 	le32 region, free, whole;
 	uint8_t type, held;
-	uint8_t reserved[2];
+	uint8_t pool, reserved; /* one of these for each pool of a region, that of pool 0 first */
 };
 struct seg_msg {
 	le64 seg;
 	le32 free, reserved;
 };
+/* Rows in an answer: the pools of a region stand together. */
 #define ANSWER_MAX (sizeof(struct answer_msg) + FS_SPACE_REGIONS * sizeof(struct region_msg) + FS_SEG_MAX_OWNED * sizeof(struct seg_msg))
 struct ask_msg {
 	le64 group, since;
@@ -36,6 +37,7 @@ struct question {
 	struct net_msg m;
 	uint64_t since;
 	uint32_t n;
+	unsigned pools;
 	bool all;
 	struct {
 		uint32_t region;
@@ -43,6 +45,16 @@ struct question {
 		bool held;
 	} r[FS_SPACE_REGIONS];
 };
+
+/* Numbers up to the last that has a name. */
+static unsigned pools(const struct fs *fs)
+{
+	unsigned n = FS_POOLS;
+
+	while (n > 1 && !fs_pool_name_of(&fs->super, n - 1))
+		n--;
+	return n;
+}
 
 static void collect(struct question *q)
 {
@@ -54,7 +66,7 @@ static void collect(struct question *q)
 
 		if (h->changed <= q->since)
 			break;
-		q->all = q->n == FS_SPACE_REGIONS;
+		q->all = q->n == FS_SPACE_REGIONS / q->pools;
 		if (q->all)
 			break;
 		q->r[q->n++].region = (uint32_t)(h - a->hints);
@@ -89,16 +101,18 @@ static void tell(struct question *q, uint64_t now, uint8_t *buf)
 	struct fs_seg_free segs[FS_SEG_MAX_OWNED];
 	unsigned nsegs = fs_space_segs(q->fs, segs);
 	uint64_t coming[3];
-	struct answer_msg a = {.now = le64_make(now), .nregions = le32_make(q->n), .nsegs = le32_make(nsegs), .all = q->all};
+	struct answer_msg a = {.now = le64_make(now), .nregions = le32_make(q->n * q->pools), .nsegs = le32_make(nsegs), .all = q->all};
 	struct ts_wr w = {.p = buf, .left = ANSWER_MAX};
 
 	fs_space_coming(q->fs, coming);
 	for (unsigned t = 0; t < 3; t++)
 		a.coming[t] = le64_make(coming[t]);
 	ts_wr_bytes(&w, &a, sizeof(a));
-	for (uint32_t i = 0; i < q->n; i++) {
-		struct region_msg r = {.region = le32_make(q->r[i].region), .free = le32_make(q->r[i].seen.free),
-				       .whole = le32_make(q->r[i].seen.whole), .type = q->r[i].seen.type, .held = q->r[i].held};
+	for (uint32_t k = 0; k < q->n * q->pools; k++) {
+		uint32_t i = k / q->pools;
+		unsigned p = k % q->pools;
+		struct region_msg r = {.region = le32_make(q->r[i].region), .free = le32_make(q->r[i].seen.pfree[p]),
+				       .whole = le32_make(q->r[i].seen.pwhole[p]), .type = q->r[i].seen.type, .held = q->r[i].held, .pool = (uint8_t)p};
 
 		ts_wr_bytes(&w, &r, sizeof(r));
 	}
@@ -143,6 +157,7 @@ void fs_space_asked(struct fs *fs, struct net *n, const struct net_msg *m, uint6
 	q->m = *m;
 	q->m.payload = NULL;
 	q->since = since;
+	q->pools = pools(fs);
 	ts_group_add(&fs->background);
 	if (ts_fiber_spawn(fs->exec, "free space told", answer_fiber, q)) {
 		ts_group_done(&fs->background, 0);
@@ -213,10 +228,20 @@ static void take_regions(struct ask *a, unsigned i, bool held)
 	for (uint32_t k = 0; k < le32_get(h.nregions); k++) {
 		const struct region_msg *r = ts_rd_bytes(&rd, sizeof(*r));
 
-		if (!r || le32_get(r->region) >= al->nregions || r->type > FS_REGION_DATA || !!r->held != held)
+		struct fs_seen *s;
+
+		if (!r || le32_get(r->region) >= al->nregions || r->type > FS_REGION_DATA || !!r->held != held || r->pool >= FS_POOLS)
 			continue;
-		a->s->seen[le32_get(r->region)] =
-			(struct fs_seen){.free = le32_get(r->free), .whole = le32_get(r->whole), .type = r->type, .known = held};
+		s = &a->s->seen[le32_get(r->region)];
+		if (!r->pool)
+			*s = (struct fs_seen){.type = r->type, .known = held};
+		s->pfree[r->pool] = TS_MIN(le32_get(r->free), FS_BITMAP_BITS * FS_MAX_DISKS);
+		s->pwhole[r->pool] = TS_MIN(le32_get(r->whole), FS_BITMAP_BITS * FS_MAX_DISKS);
+		s->free = s->whole = 0;
+		for (unsigned p = 0; p < FS_POOLS; p++) {
+			s->free += s->pfree[p];
+			s->whole += s->pwhole[p];
+		}
 	}
 }
 

@@ -136,7 +136,7 @@ int fs_take_run(struct fs *fs, bool nowait, fs_take_fn once, void *arg)
 				t.n = 0; /* mostly what was learnt and is no more */
 			continue;
 		}
-		if (rc != -FS_NEED_SPACE && rc != -FS_NEED_INODE && rc != -FS_NEED_META)
+		if (!fs_needs_space(rc) && rc != -FS_NEED_INODE && rc != -FS_NEED_META)
 			return rc;
 		if (nowait)
 			return -TS_ERR_WOULD_WAIT; /* asking others for room takes time */

@@ -20,7 +20,7 @@ void data_error(struct fs *fs, struct data_file *df, int rc)
 {
 	struct fs_inode *ip = df->ip;
 
-	ip->wb_error = rc == -ENOSPC || rc == -FS_NEED_SPACE || rc == -FS_NEED_META ? -ENOSPC : -EIO;
+	ip->wb_error = rc == -ENOSPC || fs_needs_space(rc) || rc == -FS_NEED_META ? -ENOSPC : -EIO;
 	ip->wb_error_seq++;
 	ts_err("inode %llu: written data is lost (%s); fsync and close of it will tell", (unsigned long long)ip->ino,
 	       ip->wb_error == -ENOSPC ? "no space" : "I/O error");
@@ -163,6 +163,7 @@ static bool wave_io_full(const struct data_io *io, unsigned p)
 /* A first write takes no more than it needs; a smaller extent is there, for it could come from the larger one. */
 static void wave_trim(struct fs *fs, struct data_blk *b)
 {
+	struct fs_layout_want w = {.pool = fs_disk_pool(fs, FS_ADDR_DISK(b->ext.addr)), .file = b->df->ip->ino, .block = b->idx};
 	unsigned need = 0;
 	struct fs_ext e;
 
@@ -174,7 +175,7 @@ static void wave_trim(struct fs *fs, struct data_blk *b)
 		if (valid)
 			need = i * DATA_CHUNK_PAGES + 32 - (unsigned)__builtin_clz(valid);
 	}
-	if (!need || need >= b->ext.subs || fs_alloc_take(fs, false, need, 0, data_blk_stripe(b), &e))
+	if (!need || need >= b->ext.subs || fs_alloc_take_data(fs, &w, need, b->ext.addr, &e))
 		return;
 	fs_alloc_untake(fs, &b->ext);
 	data_blk_plan(b, b->next, &e);

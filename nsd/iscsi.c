@@ -382,7 +382,7 @@ static void iscsi_close(struct nsd_dev *dev)
 	dev_free(d);
 }
 
-static const struct nsd_ops iscsi_ops = {.submit = nsd_iscsi_submit, .close = iscsi_close, .pr = nsd_iscsi_pr, .raw = nsd_iscsi_raw};
+static const struct nsd_ops iscsi_ops = {.submit = nsd_iscsi_submit, .close = iscsi_close, .pr = nsd_iscsi_pr, .raw = nsd_iscsi_raw, .size = nsd_iscsi_size};
 
 static int prepare(struct iscsi_dev *d, const struct nsd_open_args *args, char *errmsg, size_t errlen)
 {

@@ -126,5 +126,6 @@ int nsd_iscsi_wait_up(struct iscsi_dev *d, uint64_t deadline);
 
 /* iscsi_raw.c */
 int nsd_iscsi_raw(struct nsd_dev *dev, enum nsd_raw what, uint64_t off, const void *sector);
+int nsd_iscsi_size(struct nsd_dev *dev, uint64_t *bytes);
 
 #endif

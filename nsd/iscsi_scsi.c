@@ -131,6 +131,32 @@ static uint64_t be(const uint8_t *p, int n)
 	return x;
 }
 
+int nsd_iscsi_size(struct nsd_dev *dev, uint64_t *bytes)
+{
+	struct iscsi_dev *d = nsd_dev_priv(dev);
+	uint64_t deadline = ts_exec_now(d->exec) + ISCSI_SETUP_NS;
+	struct iscsi_answer *a = ts_alloc(sizeof(*a));
+	int rc = -EAGAIN;
+
+	if (!a)
+		return -ENOMEM;
+	for (int i = 0; rc == -EAGAIN && i < ISCSI_MAX_TRIES; i++) { /* the first answer may be that the capacity has changed */
+		rc = nsd_iscsi_wait_up(d, deadline);
+		if (!rc)
+			rc = nsd_iscsi_ctl(d, scsi_cdb_serviceactionin16(SCSI_READCAPACITY16, 32), a, deadline);
+		if (!rc)
+			rc = nsd_iscsi_meaning(a);
+	}
+	if (!rc && (a->len < 12 || be(a->data + 8, 4) != d->info.sector_bytes || be(a->data, 8) >= (1ULL << 63) / d->info.sector_bytes - 1))
+		rc = -EIO;
+	if (!rc) {
+		*bytes = (be(a->data, 8) + 1) * d->info.sector_bytes;
+		d->info.size_bytes = TS_MAX(d->info.size_bytes, *bytes);
+	}
+	ts_free(a);
+	return rc == -EAGAIN ? -EIO : rc;
+}
+
 static int probe_capacity(struct iscsi_dev *d, struct iscsi_answer *a, uint64_t deadline)
 {
 	uint64_t last, sector;

@@ -77,6 +77,16 @@ const char *nsd_url(const struct nsd_dev *d)
 	return d->url;
 }
 
+int nsd_resize(struct nsd_dev *d)
+{
+	uint64_t bytes = 0;
+	int rc = d->ops->size ? d->ops->size(d, &bytes) : 0;
+
+	if (!rc && bytes > d->info.size_bytes)
+		d->info.size_bytes = bytes;
+	return rc;
+}
+
 uint64_t nsd_session_gen(const struct nsd_dev *d)
 {
 	return d->session_gen;

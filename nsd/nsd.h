@@ -72,6 +72,8 @@ int nsd_open(const struct nsd_open_args *args, struct nsd_dev **out, char *errms
 void nsd_close(struct nsd_dev *d); /* from a fiber; waits for what is in flight */
 const struct nsd_info *nsd_info(const struct nsd_dev *d);
 const char *nsd_url(const struct nsd_dev *d);
+/* Asks the unit how large it is: nsd_info tells it from then on, if it is larger; it never shrinks. From a fiber. 0 also where nobody can be asked. */
+int nsd_resize(struct nsd_dev *d) TS_MUST_CHECK;
 uint64_t nsd_session_gen(const struct nsd_dev *d);
 /* How often the unit has lost its memory, as far as is known: what was not flushed before may be lost with it. */
 uint64_t nsd_losses(const struct nsd_dev *d);
@@ -180,6 +182,7 @@ struct nsd_ops {
 	int (*pr)(struct nsd_dev *d, int verb, uint64_t key, uint64_t other, struct nsd_pr_state *out);
 	/* For nsd_able_probe: 4 KiB at off, at once. 0 executed, -TS_ERR_FENCED refused. May be NULL. */
 	int (*raw)(struct nsd_dev *d, enum nsd_raw what, uint64_t off, const void *data);
+	int (*size)(struct nsd_dev *d, uint64_t *bytes); /* for nsd_resize; may be NULL */
 };
 enum nsd_pr_verb { NSD_PRV_REGISTER, NSD_PRV_UNREGISTER, NSD_PRV_RESERVE, NSD_PRV_READ, NSD_PRV_PREEMPT, NSD_PRV_PREEMPT_ABORT,
 		   NSD_PRV_RELEASE };

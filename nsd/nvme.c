@@ -270,7 +270,7 @@ static void nvme_close(struct nsd_dev *dev)
 	end_session(nsd_dev_priv(dev));
 }
 
-static const struct nsd_ops nvme_ops = {.submit = nvme_submit, .close = nvme_close, .pr = nvme_pr, .raw = nvme_raw};
+static const struct nsd_ops nvme_ops = {.submit = nvme_submit, .close = nvme_close, .pr = nvme_pr, .raw = nvme_raw, .size = nvme_size};
 
 static int prepare(struct nvme_dev *d, const struct nsd_open_args *args, char *errmsg, size_t errlen)
 {

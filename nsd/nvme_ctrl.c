@@ -291,3 +291,25 @@ int nvme_ctrl_up(struct nvme_dev *d, uint64_t deadline)
 	ts_free(p);
 	return rc;
 }
+
+int nvme_size(struct nsd_dev *dev, uint64_t *bytes)
+{
+	struct nvme_dev *d = nsd_dev_priv(dev);
+	uint64_t deadline = ts_exec_now(d->exec) + NVME_SETUP_NS, blocks;
+	uint8_t *p = ts_alloc_aligned(4096, NVME_IDENTIFY_BYTES);
+	int rc = p ? nvme_wait_up(d, deadline) : -ENOMEM;
+
+	if (!rc)
+		rc = identify(d, NVME_CNS_NS, d->nsid, p, deadline, "namespace");
+	if (!rc) {
+		blocks = get64(p, NVME_IDN_NSZE);
+		if (blocks >= (1ULL << 63) / d->info.sector_bytes) {
+			rc = -EIO;
+		} else {
+			*bytes = blocks * d->info.sector_bytes;
+			d->info.size_bytes = TS_MAX(d->info.size_bytes, *bytes);
+		}
+	}
+	ts_free(p);
+	return rc == -ENOTCONN ? -ETIMEDOUT : rc;
+}

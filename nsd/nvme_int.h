@@ -173,5 +173,6 @@ int nvme_wait_up(struct nvme_dev *d, uint64_t deadline);
 
 /* nvme_raw.c */
 int nvme_raw(struct nsd_dev *dev, enum nsd_raw what, uint64_t off, const void *data);
+int nvme_size(struct nsd_dev *dev, uint64_t *bytes); /* nvme_ctrl.c */
 
 #endif

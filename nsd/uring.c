@@ -349,7 +349,21 @@ static void uring_close(struct nsd_dev *d)
 	uring_free(d->priv);
 }
 
-static const struct nsd_ops uring_ops = {.submit = uring_submit, .close = uring_close};
+static int uring_size(struct nsd_dev *d, uint64_t *bytes)
+{
+	struct uring *u = nsd_dev_priv(d);
+	struct stat st;
+
+	if (fstat(u->fd, &st))
+		return -errno;
+	*bytes = (uint64_t)st.st_size;
+	if (S_ISBLK(st.st_mode) && ioctl(u->fd, BLKGETSIZE64, bytes))
+		return -errno;
+	*bytes = TS_ALIGN_DOWN(*bytes, nsd_info(d)->sector_bytes);
+	return 0;
+}
+
+static const struct nsd_ops uring_ops = {.submit = uring_submit, .close = uring_close, .size = uring_size};
 
 static int open_path(struct uring *u, const char *path, bool read_only, struct nsd_info *info)
 {

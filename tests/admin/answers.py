@@ -38,7 +38,7 @@ def run(argv):
 
 def main():
     tessera, sock, fs, node = sys.argv[1:5]
-    words = {"NAME": fs, "NODE": node, "KEY": "port", "fs|mount|node|disk": "fs"}
+    words = {"NAME": fs, "NODE": node, "KEY": "port", "POOL": "system", "PATH": fs + ":1", "fs|mount|node|disk": "fs"}
     table = json.loads(run([tessera, "--json", "help"])[0].stdout)
     schemas = json.loads(run([tessera, "schema"])[0].stdout)
     faults, worst = [], 0

@@ -76,10 +76,29 @@ static bool look(struct sim_life *l, struct found *f)
 
 static int add(struct sim_life *l, char *err, size_t errlen)
 {
-	struct fs_disk_add a = {.dev = l->devs[SIM_FORMATTED], .url = "sim://2", .failure_group = 7};
+	struct fs_disk_add a = {.dev = l->devs[SIM_FORMATTED], .url = "sim://2", .failure_group = 7, .pool = l->node->sim->pools_load ? "fast" : NULL};
 	unsigned no;
 	int rc = sim_disk_register(l, a.dev);
 	return rc ? rc : AGAIN(l, fs_disk_add(l->fs, &a, &no, err, errlen));
+}
+
+/* Any file or directory that there may be: a layout, or all of its blocks to one pool. Whether a block then lies outside of its pool, fsck says
+ * at the end. */
+static void place_one(struct sim_life *l)
+{
+	struct sim *s = l->node->sim;
+	uint64_t ino = sim_chance(s, 25) ? 1 : sim_below(s, 4) * 512 + 1 + sim_below(s, 24), moved = 0;
+	const char *pool = sim_chance(s, 50) ? "fast" : "system";
+	bool migrate = sim_chance(s, 40);
+	struct fs_layout_set set = {.stripe = (int)sim_below(s, 4) - 1};
+	int rc;
+	snprintf(set.pool, sizeof(set.pool), "%s", pool);
+	rc = migrate ? fs_layout_migrate(l->fs, ino, pool, NULL, NULL, &moved) : fs_layout_set(l->fs, ino, &set);
+	if (sim_life_over(l))
+		return;
+	sim_say(s, "n%u layout: %s inode %llu, pool %s: %d, %llu bytes", l->node->id, migrate ? "migrate" : "set", (unsigned long long)ino, pool, rc, (unsigned long long)moved);
+	if (!rc)
+		++*(migrate ? &s->migrated : &s->placed);
 }
 
 /* What the state of the table asks for, or not. Answers that another operator, a death or a full disk explain are none of ours. */
@@ -130,7 +149,10 @@ void sim_disks_client(void *arg)
 		if (l->unmount || sim_life_over(l) || !l->fs)
 			break;
 		s->disk_ops_done++;
-		one(l);
+		if (s->pools_load && sim_chance(s, 50))
+			place_one(l);
+		else
+			one(l);
 	}
 	l->clients--;
 	ts_cond_broadcast(&l->changed);

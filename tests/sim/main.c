@@ -22,7 +22,7 @@
 
 struct shared { /* one per job, seen by the parent */
 	uint64_t seed, done, failed_seed;
-	uint64_t ops, faults, crashes, blackouts, partitions, fenced, messages, late, halves, adds, drains, removes, rebalances;
+	uint64_t ops, faults, crashes, blackouts, partitions, fenced, messages, late, halves, adds, drains, removes, rebalances, placed, migrated;
 	uint64_t came, used, refused, lost, frames, many; /* of tokens asked for ahead */
 	char why[512];
 };
@@ -376,7 +376,8 @@ static void seed_run(uint64_t seed, struct shared *sh)
 	}
 	s->shared_load = ts_hash_2(seed, 0x5ea1) % 100 < opt_shared;
 	s->disks_load = ts_hash_2(seed, 0xd15c) % 100 < opt_disks;
-	s->disk_ops = s->disks_load ? 8 : 0;
+	s->pools_load = s->disks_load && !s->shared_load && ts_hash_2(seed, 0x9001) % 100 < 50;
+	s->disk_ops = s->disks_load ? s->pools_load ? 16 : 8 : 0;
 	sim_disks_new(s);
 	sim_net_new(s);
 	sim_ring_new(s);
@@ -408,6 +409,8 @@ static void seed_run(uint64_t seed, struct shared *sh)
 	sh->drains += s->drains;
 	sh->removes += s->removes;
 	sh->rebalances += s->rebalances;
+	sh->placed += s->placed;
+	sh->migrated += s->migrated;
 	sh->halves += s->halves;
 	sh->came += s->ahead_came;
 	sh->used += s->ahead_used;
@@ -467,6 +470,8 @@ static uint64_t chunk_end(struct total *t, struct shared *sh, int status)
 	t->sum.drains += sh->drains;
 	t->sum.removes += sh->removes;
 	t->sum.rebalances += sh->rebalances;
+	t->sum.placed += sh->placed;
+	t->sum.migrated += sh->migrated;
 	t->sum.halves += sh->halves;
 	t->sum.came += sh->came;
 	t->sum.used += sh->used;
@@ -529,8 +534,9 @@ static int run_all(uint64_t first, uint64_t count, unsigned jobs, uint64_t max_f
 	       (unsigned long long)t.sum.crashes, (unsigned long long)t.sum.partitions, (unsigned long long)t.sum.blackouts,
 	       (unsigned long long)t.sum.messages, (unsigned long long)t.sum.fenced, (unsigned long long)t.sum.late,
 	       (unsigned long long)t.sum.halves);
-	printf("disks: %llu added, %llu drained, %llu removed, %llu times made even\n", (unsigned long long)t.sum.adds, (unsigned long long)t.sum.drains,
-	       (unsigned long long)t.sum.removes, (unsigned long long)t.sum.rebalances);
+	printf("disks: %llu added, %llu drained, %llu removed, %llu times made even; layouts: %llu set, %llu files moved to another pool\n", (unsigned long long)t.sum.adds, (unsigned long long)t.sum.drains,
+	       (unsigned long long)t.sum.removes, (unsigned long long)t.sum.rebalances,
+	       (unsigned long long)t.sum.placed, (unsigned long long)t.sum.migrated);
 	if (opt_memory)
 		printf("memory: %llu seeds ended where a node without memory stops itself rather than break the lock protocol\n", (unsigned long long)t.stopped);
 	printf("tokens asked for ahead: %llu came, %llu used, %llu refused, %llu left unused; %llu frames of tokens, %llu of them with many messages\n",

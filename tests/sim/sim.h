@@ -80,8 +80,9 @@ struct sim {
 	struct sim_shared *shared;
 	bool shared_load; /* clients share files, too */
 	bool disks_load;  /* disks come and go */
+	bool pools_load;  /* the spare is of a pool of its own, and directories and files change theirs */
 	unsigned disk_ops, disk_ops_done;
-	uint64_t adds, drains, removes, rebalances;
+	uint64_t adds, drains, removes, rebalances, placed, migrated;
 	uint32_t shared_ticks;
 	bool reach[SIM_NODES + 1][SIM_NODES + 1];
 	uint64_t slow_disk_until;

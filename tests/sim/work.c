@@ -531,6 +531,22 @@ static bool flush_file(struct sim_work *w, struct sim_life *l, struct mfile *f, 
 	return true;
 }
 
+/* The file's pool may have no disk with room (any more): what was written of it counts, and no more. */
+static bool full(const struct content *before, struct mfile *f, const uint8_t *buf, ssize_t n, uint32_t off, uint32_t len)
+{
+	if (!before || !(n == -ENOSPC || (n > 0 && n < (ssize_t)len)))
+		return true;
+	memcpy(f->cur.data, before->data, before->size);
+	f->cur.size = before->size;
+	if (n <= 0)
+		return false;
+	if (off > f->cur.size)
+		memset(f->cur.data + f->cur.size, 0, off - f->cur.size);
+	memcpy(f->cur.data + off, buf, (size_t)n);
+	f->cur.size = TS_MAX(f->cur.size, off + (uint32_t)n);
+	return false;
+}
+
 /* False: the answer was wrong, or says nothing. */
 static bool write_once(struct sim_work *w, struct sim_life *l, struct mslot *m, struct mfile *f, struct fs_file *h)
 {
@@ -546,6 +562,11 @@ static bool write_once(struct sim_work *w, struct sim_life *l, struct mslot *m, 
 	TS_ASSERT(buf);
 	for (uint32_t i = 0; i < len; i++)
 		buf[i] = (uint8_t)(mark + (off + i) / 509);
+	struct content *before = s->pools_load ? malloc(sizeof(*before) + f->cur.size) : NULL;
+	if (before) {
+		*before = (struct content){f->cur.size, (uint8_t *)(before + 1)};
+		memcpy(before->data, f->cur.data, before->size);
+	}
 	file_change(f, l->node->id);
 	if (off > f->cur.size)
 		memset(f->cur.data + f->cur.size, 0, off - f->cur.size);
@@ -560,9 +581,13 @@ static bool write_once(struct sim_work *w, struct sim_life *l, struct mslot *m, 
 			break;
 		n += rest;
 	}
-	free(buf);
-	if (sim_life_over(l))
+	if (sim_life_over(l) || !full(before, f, buf, n, off, len)) {
+		free(buf);
+		free(before);
 		return false;
+	}
+	free(buf);
+	free(before);
 	if (n < 0 && excused(m, f, n)) {
 		f->uncertain = true;
 		return false;

@@ -266,13 +266,14 @@ TABLE(fs_mhdr_disk, T_MHDR);
 	X(Q, log_subs, STRICT, "") X(Q, region_subs, STRICT, "") X(Q, nregions, STRICT, "") X(Q, meta_copies, STRICT, "")               \
 	X(Q, data_copies, STRICT, "") X(Q, reserved0, STRICT, "") X(Q, nsegments, STRICT, "") X(Q, nsegtab_ext, STRICT, "")             \
 	X(Q, reserved1, STRICT, "") X(Q, segtab, NEST, "") X(Q, move, STRICT, "") X(Q, reserved2, STRICT, "")                    \
-	X(Q, move_mib_s, STRICT, "") X(Q, reserved, STRICT, "")
+	X(Q, move_mib_s, STRICT, "") X(Q, pool, STRICT, "") X(Q, reserved, STRICT, "")
 TABLE(fs_super_disk, T_SUPER);
 #define T_EXT(X, Q) X(Q, addr, STRICT, "") X(Q, first_block, STRICT, "") X(Q, nblocks, STRICT, "")
 TABLE(fs_segtab_ext_disk, T_EXT);
 #define T_DISK(X, Q)                                                                                                                \
 	X(Q, uuid, STRICT, "") X(Q, size_subs, STRICT, "") X(Q, region_start, STRICT, "") X(Q, nchunks, STRICT, "")                     \
-	X(Q, failure_group, STRICT, "") X(Q, usage, STRICT, "") X(Q, state, STRICT, "") X(Q, reserved, STRICT, "")
+	X(Q, failure_group, STRICT, "") X(Q, usage, STRICT, "") X(Q, state, STRICT, "") X(Q, pool, STRICT, "") X(Q, reserved0, STRICT, "") \
+	X(Q, grow_from, STRICT, "") X(Q, reserved, STRICT, "")
 TABLE(fs_disk_ent_disk, T_DISK);
 #define T_DISKTAB(X, Q) X(Q, h, NEST, "") X(Q, d, NEST, "")
 TABLE(fs_disktab_disk, T_DISKTAB);
@@ -302,7 +303,8 @@ TABLE(fs_bptr_disk, T_BPTR);
 	X(Q, mtime_ns, ANY, "a time") X(Q, ctime_ns, ANY, "a time") X(Q, btime_ns, ANY, "a time") X(Q, map_height, STRICT, "")          \
 	X(Q, payload_type, SOME, "an empty file has none or an empty one") X(Q, inline_len, SOME, "an inline file may end in zeros")    \
 	X(Q, xattr_len, SOME, "without attributes it is 0") X(Q, trunc_epoch, ANY, "a counter") X(Q, pool, STRICT, "") X(Q, copies, STRICT, "")                 \
-	X(Q, parent, STRICT, "") X(Q, reserved, STRICT, "") X(Q, payload, NEST, "")
+	X(Q, parent, STRICT, "") X(Q, stripe, ANY, "any number of disks") X(Q, place_flags, SOME, "blocks may lie elsewhere") \
+	X(Q, reserved, STRICT, "") X(Q, payload, NEST, "")
 TABLE(fs_inode_disk, T_INODE);
 #define T_INDIRECT(X, Q) X(Q, h, NEST, "") X(Q, p, NEST, "")
 TABLE(fs_indirect_disk, T_INDIRECT);

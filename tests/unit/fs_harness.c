@@ -159,7 +159,13 @@ static void disk_submit(struct nsd_dev *dev, struct nsd_req *r)
 static void disk_close(struct nsd_dev *dev)
 {
 }
-static const struct nsd_ops disk_ops = {.submit = disk_submit, .close = disk_close};
+static int disk_size(struct nsd_dev *dev, uint64_t *bytes)
+{
+	*bytes = ((struct fsh_disk *)nsd_dev_priv(dev))->bytes;
+	return 0;
+}
+
+static const struct nsd_ops disk_ops = {.submit = disk_submit, .close = disk_close, .size = disk_size};
 
 static bool gate(void *arg)
 {
