@@ -99,10 +99,10 @@ static int aux(struct head *h)
 	return v == CHK_OK ? 0 : chk_write(h->c, h->at + 1, h->x);
 }
 
-/* The share of a disk that came later: it gets the type from the region's next owner. */
+/* The share of a disk that came later, or of one that grew: it gets the type from the region's next owner. */
 static bool late(const struct head *h)
 {
-	return h->disk && !h->lost && h->b->type == FS_REGION_FREE && !le64_get(h->b->retyped_version) && le32_get(h->c->super.h.res_gen) &&
+	return !h->lost && h->b->type == FS_REGION_FREE && !le64_get(h->b->retyped_version) && le32_get(h->c->super.h.res_gen) &&
 	       le32_get(h->b->free) == h->c->region_subs - FS_CHUNK_HEAD;
 }
 
