@@ -105,6 +105,8 @@ struct dlm_ops {
 	bool (*ahead_ok)(void *arg, struct dlm_key key, bool holder);
 	/* Something is collected: call dlm_flush() soon, once. NULL: nothing is collected, each message is a frame. */
 	void (*flush_wanted)(void *arg);
+	/* Does that node take frames of many? Once yes, always yes in an epoch. NULL: all do. */
+	bool (*many_ok)(void *arg, unsigned node);
 };
 struct dlm_args {
 	unsigned self;

@@ -40,6 +40,8 @@ bool dlm_collect(struct dlm *d, unsigned node, uint16_t type, const struct dlm_l
 	if (!d->a.ops.flush_wanted)
 		return false;
 	struct dlm_collected *c = find(d, node, lane);
+	if (!c && d->a.ops.many_ok && !d->a.ops.many_ok(d->a.ops.arg, node))
+		return false;
 	if (!c) {
 		c = ts_alloc(sizeof *c);
 		if (!c)

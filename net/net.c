@@ -283,6 +283,11 @@ void net_peer_drop(struct net *n, unsigned node)
 		call_finish(n, ts_list_entry(l, struct call, drop), -ENOTCONN);
 }
 
+unsigned net_peer_proto(const struct net *n, unsigned node)
+{
+	return n->ops->proto ? n->ops->proto(n, node) : NET_PROTO_MAX;
+}
+
 void net_stats_get(struct net *n, struct net_stats *out)
 {
 	*out = (struct net_stats){0};

@@ -15,7 +15,8 @@
 #define NET_MAX_PAYLOAD  (4u << 20)
 #define NET_MAX_NODES	 256 /* node ids 1..255 in this version */
 #define NET_PROTO_MIN	 1
-#define NET_PROTO_MAX	 2 /* 2: session keys that the cluster key alone does not give away; payloads may be encrypted */
+#define NET_PROTO_MAX	 3 /* 2: session keys that the cluster key alone does not give away; payloads may be encrypted */
+#define NET_PROTO_MANY	 3 /* whoever speaks it takes frames of many token messages */
 
 enum net_lane { NET_RECOVERY, NET_RELEASE, NET_GRANT, NET_REVOKE, NET_SHIPPED, NET_REQUEST, NET_BULK, NET_LANES };
 
@@ -80,6 +81,7 @@ struct net_ops {
 	void (*peer_drop)(struct net *n, unsigned node);
 	void (*close)(struct net *n);
 	void (*stats)(struct net *n, struct net_stats *out);
+	unsigned (*proto)(const struct net *n, unsigned node); /* NULL: all speak NET_PROTO_MAX */
 };
 
 /* Handler of a message type range (type & 0xff00). Runs on the executor outside fibers, in order per (peer, lane);
@@ -90,6 +92,9 @@ void net_handle(struct net *n, uint16_t type_class, net_handler fn, void *arg); 
 /* The clock that all messages carry: sent with now+1, raised by what arrives. Versions of blocks come from it. */
 uint64_t net_lamport_tick(struct net *n);
 void net_lamport_raise(struct net *n, uint64_t seen);
+
+/* The protocol that this life of the peer speaks with us; 0: not known yet. */
+unsigned net_peer_proto(const struct net *n, unsigned node);
 
 /* One-way. 0; -ENOTCONN no such peer (departed); -ENOBUFS the lane's queue is full (65536 messages or 256 MiB).
  * A message to oneself is delivered too, deferred. */

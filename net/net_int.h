@@ -168,6 +168,7 @@ struct net_peer {
 	uint64_t opened_ns;
 	size_t rx_bytes;
 	bool ack_now, flush_armed, was_open;
+	unsigned proto;	  /* of its last connection; 0: none yet */
 	unsigned key_try; /* which key is next, and the retired one behind them */
 	bool old_key;
 	struct ts_task flush;

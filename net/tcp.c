@@ -275,7 +275,14 @@ static void tcp_close(struct net *n)
 	ts_free(t);
 }
 
-static const struct net_ops tcp_ops = {tcp_send, tcp_peer_set, tcp_peer_drop, tcp_close, tcp_stats};
+static unsigned tcp_proto(const struct net *n, unsigned node)
+{
+	const struct net_tcp *t = n->priv;
+
+	return node < NET_MAX_NODES && t->peers[node] ? t->peers[node]->proto : 0;
+}
+
+static const struct net_ops tcp_ops = {tcp_send, tcp_peer_set, tcp_peer_drop, tcp_close, tcp_stats, tcp_proto};
 
 /* ---- listening -------------------------------------------------------------------------------------------------- */
 

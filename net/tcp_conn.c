@@ -102,6 +102,7 @@ void net_conn_open(struct net_conn *c, struct net_peer *p)
 	c->peer = p;
 	p->conn = c;
 	p->old_key = false;
+	p->proto = c->proto;
 	c->t->replaced_by = 0;
 	c->state = NET_C_OPEN;
 	p->opened_ns = ts_exec_now(c->t->exec);

@@ -56,6 +56,12 @@ static void flush_wanted(void *arg)
 	ts_exec_defer(m->a.exec, &m->flush, flush, m);
 }
 
+static bool many_ok(void *arg, unsigned node)
+{
+	const struct tok_mgr *m = arg;
+	return net_peer_proto(m->a.net, node) >= NET_PROTO_MANY;
+}
+
 static void changed(void *arg)
 {
 	struct tok_mgr *m = arg;
@@ -104,6 +110,7 @@ struct tok_mgr *tok_mgr_new(const struct tok_args *a)
 			.revoke = tok_on_revoke,
 			.ahead_ok = tok_ahead_ok,
 			.flush_wanted = flush_wanted,
+			.many_ok = many_ok,
 			.changed = changed,
 			.arg = m},
 	};

@@ -64,7 +64,7 @@ static void net_close_none(struct net *n)
 static void net_stats_none(struct net *n, struct net_stats *s)
 {
 }
-static const struct net_ops net_ops = {net_send_none, net_set_none, net_drop_none, net_close_none, net_stats_none};
+static const struct net_ops net_ops = {net_send_none, net_set_none, net_drop_none, net_close_none, net_stats_none, NULL};
 
 static int on_revoke(void *arg, enum tok_kind kind, uint64_t id, enum tok_mode to, uint64_t start, uint64_t end)
 {

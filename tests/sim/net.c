@@ -119,7 +119,7 @@ static void stats(struct net *n, struct net_stats *out)
 	memset(out, 0, sizeof(*out));
 }
 
-static const struct net_ops ops = {send, peer_set, peer_drop, net_gone, stats};
+static const struct net_ops ops = {send, peer_set, peer_drop, net_gone, stats, NULL};
 
 struct net *sim_net_open(struct sim_life *l)
 {

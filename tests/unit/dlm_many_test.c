@@ -45,6 +45,11 @@ static void revoke(void *arg, struct dlm_res *r)
 static void changed(void *arg)
 {
 }
+static bool older; /* the peer takes one message a frame */
+static bool many_ok(void *arg, unsigned node)
+{
+	return !older;
+}
 static void flush_wanted(void *arg)
 {
 	W.flush[(uintptr_t)arg] = true;
@@ -86,7 +91,7 @@ static int setup(void **state)
 				     .owner_kind = KIND_SEGMENT,
 				     .unit_shift = 9,
 				     .ops = {.send = send, .granted = granted, .denied = denied, .revoke = revoke, .changed = changed,
-					     .flush_wanted = flush_wanted, .arg = (void *)i}};
+					     .flush_wanted = flush_wanted, .many_ok = many_ok, .arg = (void *)i}};
 		ts_list_init(&W.q[i]);
 		W.d[i] = dlm_new(&a);
 		assert_non_null(W.d[i]);
@@ -141,6 +146,17 @@ static void many_share_frames(void **state)
 	run();
 	assert_int_equal(W.granted, KEYS);
 	assert_int_equal(W.frames, 6); /* 64 and 64 and 2, there and back */
+}
+
+static void older_peers_get_them_one_by_one(void **state)
+{
+	older = true;
+	ask(KEYS);
+	run();
+	older = false;
+	assert_int_equal(W.granted, KEYS);
+	assert_int_equal(W.frames, 2 * KEYS);
+	assert_null(W.kept);
 }
 
 static void forgotten_with_the_epoch(void **state)
@@ -227,6 +243,6 @@ static void hostile_frames(void **state)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
-	const struct CMUnitTest tests[] = {T(one_is_sent_as_itself), T(many_share_frames), T(forgotten_with_the_epoch), T(hostile_frames)};
+	const struct CMUnitTest tests[] = {T(one_is_sent_as_itself), T(many_share_frames), T(older_peers_get_them_one_by_one), T(forgotten_with_the_epoch), T(hostile_frames)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -134,7 +134,7 @@ static inline void sim_start_node(struct sim *s, unsigned id)
 			     .owner_kind = KIND_SEGMENT,
 			     .unit_shift = 9,
 			     .ops = {sim_send, sim_granted, sim_denied, sim_revoke, sim_changed, n, sim_ahead_ok,
-				     s->collect ? sim_flush_wanted : NULL}};
+				     s->collect ? sim_flush_wanted : NULL, NULL}};
 	*n = (struct sim_node){.s = s, .id = id, .alive = true, .view = s->nviews};
 	n->d = dlm_new(&a);
 	TS_ASSERT(n->d);

@@ -255,7 +255,7 @@ static void net_none_stats(struct net *n, struct net_stats *out)
 }
 struct net *fsw_net_new(struct ts_exec *x, unsigned node, uint64_t incarnation)
 {
-	static const struct net_ops ops = {net_stub_send, net_none_peer, net_none_drop, net_none_close, net_none_stats};
+	static const struct net_ops ops = {net_stub_send, net_none_peer, net_none_drop, net_none_close, net_none_stats, NULL};
 	struct stub_net *s = ts_xalloc(sizeof(*s));
 
 	*s = (struct stub_net){.x = x, .node = node, .incarnation = incarnation};

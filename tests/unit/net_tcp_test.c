@@ -830,6 +830,7 @@ static void older(bool old_dials, bool wants)
 		CHECK(b.got[0] == 0 && !net_tcp_test_open(a.n, 2) && !net_tcp_test_open(b.n, 1));
 	} else {
 		wait_got(&b, 0, 1);
+		CHECK(net_peer_proto(a.n, 2) == 1 && net_peer_proto(b.n, 1) == 1 && net_peer_proto(a.n, 3) == 0);
 	}
 	net_close(a.n);
 	net_close(b.n);

@@ -83,7 +83,7 @@ static void fake_stats(struct net *n, struct net_stats *out)
 {
 	*out = (struct net_stats){0};
 }
-static const struct net_ops fake_ops = {fake_send, fake_set, fake_drop, fake_close, fake_stats};
+static const struct net_ops fake_ops = {fake_send, fake_set, fake_drop, fake_close, fake_stats, NULL};
 
 static struct frame *some_frame(unsigned *dst)
 {
