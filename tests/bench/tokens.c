@@ -52,7 +52,7 @@ static void no_change(void *arg) { }
 
 static double engine_rate(unsigned rounds)
 {
-	struct dlm_args a = {.self = 1, .owner_kind = TOK_SEGMENT, .ops = {no_send, no_req, no_denied, no_res, no_change, NULL}};
+	struct dlm_args a = {.self = 1, .owner_kind = TOK_SEGMENT, .ops = {no_send, no_req, no_denied, no_res, no_change, NULL, NULL, NULL, NULL}};
 	struct quorum_group_view v = view_of(1);
 	struct dlm *d = dlm_new(&a);
 	struct dlm_res *r = calloc(RESOURCES, sizeof(*r));
