@@ -13,7 +13,7 @@
  *  K2 What disk 0 says counts. A block of the table, and the superblock, lie there twice and are written one after the other: a change is
  *     there or not. The other disks' copies come after it.
  *  K3 DRAINING becomes EMPTY when all nodes have answered that they put nothing on it and every bitmap on it, under its token, is
- *     empty. Frees that wait in a log keep their bits, so none of them is left then.
+ *     empty, and this node's log is stable. Frees that wait in a log keep their bits, so none of them is left then.
  *  K4 One change at a time: TOK_FS, id 1. */
 #ifndef TESSERA_FS_DISKS_H
 #define TESSERA_FS_DISKS_H

@@ -329,6 +329,8 @@ static int drained(struct fs *fs, unsigned disk)
 		rc = fs_disks_tell(fs, &who); /* all know that nothing comes to it, before its bitmaps are looked at */
 		if (!rc)
 			rc = disk_empty(fs, disk, &empty);
+		if (!rc && empty) /* else the frees that emptied it here are done again behind a crash, on a disk that holds nothing */
+			rc = fs_log_force(fs, fs_log_head(fs));
 		if (!rc && empty) {
 			struct fs_disk_edit e = {.no = disk, .ent = fs->disks[disk].ent};
 
