@@ -245,7 +245,8 @@ static int repair(struct want *w, struct nsd_dev **devs)
 		return answer_refuse(w->a, rc, "salvage %s: %s; give it more with --memory", w->name, why);
 	if (rc)
 		return answer_refuse(w->a, rc, "salvage %s: cannot be put together: %s", w->name, why);
-	qsort(w->marked, w->nmarked, sizeof(*w->marked), by_number);
+	if (w->nmarked)
+		qsort(w->marked, w->nmarked, sizeof(*w->marked), by_number);
 	return 0;
 }
 

@@ -93,6 +93,13 @@ void quorum_tie_disk_close(struct quorum_tie_disk *t)
 void net_tcp_each_peer(const struct net *n, void (*fn)(void *arg, const struct net_peer_info *i), void *arg)
 {
 }
+void net_tcp_keys_set(struct net *n, const struct net_keys *k)
+{
+}
+unsigned net_tcp_key_replaced(const struct net *n)
+{
+	return 0;
+}
 int metrics_open(struct daemon *d, const char *where, char *errmsg, size_t errlen)
 {
 	snprintf(errmsg, errlen, "metrics = %s: not in a test", where);

@@ -297,7 +297,7 @@ static void read_cells(struct client *c, struct sh_file *f, struct fs_file *h, u
 	uint8_t *buf = calloc(count, SH_CELL);
 	TS_ASSERT(k && buf);
 	sh_look(f, first, count, k);
-	ssize_t n = AGAIN(c->l, fs_read(c->l->fs, h, buf, (size_t)count * SH_CELL, sh_offset(first)));
+	ssize_t n = AGAIN(c->l, fs_read_cached(c->l->fs, h, false, buf, (size_t)count * SH_CELL, sh_offset(first), NULL)); /* short at the end only */
 	if (n < 0)
 		wrong(c, f, "read", n);
 	else if (!sim_life_over(c->l))

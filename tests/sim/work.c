@@ -246,7 +246,7 @@ static bool read_all(struct sim_life *l, struct mfile *f, struct mslot *m, struc
 	out->size = 0;
 	for (;;) {
 		uint32_t want = TS_MIN(MAX_SIZE - out->size, 1u + (uint32_t)sim_below(l->node->sim, 90000));
-		ssize_t n = want ? AGAIN(l, fs_read(l->fs, h, out->data + out->size, want, out->size)) : 0;
+		ssize_t n = want ? AGAIN(l, fs_read_cached(l->fs, h, false, out->data + out->size, want, out->size, NULL)) : 0;
 		if (n < 0) {
 			wrong(l, m, "read", n, 0);
 			fs_release(l->fs, h);
