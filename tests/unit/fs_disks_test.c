@@ -500,7 +500,7 @@ static uint64_t nwrites[FSH_DISKS];
 
 static void on_write(void *arg, unsigned disk, enum nsd_op op, uint64_t off, const void *data, uint64_t len)
 {
-	struct rec *r = ts_xalloc(sizeof(*r) + (op == NSD_WRITE ? len : 0));
+	struct rec *r = ts_xalloc(sizeof(*r) + (op == NSD_FLUSH ? 0 : len)); /* NSD_ZERO: zeros */
 
 	*r = (struct rec){.disk = disk, .off = off, .len = len, .flush = op == NSD_FLUSH, .covers = off};
 	if (op == NSD_WRITE) {
