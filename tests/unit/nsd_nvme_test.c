@@ -305,10 +305,10 @@ static void *pipe_main(void *arg)
 
 static void *proxy_main(void *arg)
 {
-	int l = (int)(intptr_t)arg;
+	int l = (int)((intptr_t)arg & 0xffff), to = (int)((intptr_t)arg >> 16); /* descriptor; port: the next test has another */
 
 	for (;;) {
-		struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+		struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons((uint16_t)to), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 		struct pipe2 *p = malloc(sizeof(*p));
 		pthread_t t;
 
@@ -329,7 +329,7 @@ static void start_proxy(void)
 
 	assert_int_equal(bind(l, (struct sockaddr *)&sa, n) || listen(l, 64) || getsockname(l, (struct sockaddr *)&sa, &n), 0);
 	proxy_port = ntohs(sa.sin_port);
-	assert_int_equal(pthread_create(&t, NULL, proxy_main, (void *)(intptr_t)l), 0);
+	assert_int_equal(pthread_create(&t, NULL, proxy_main, (void *)((intptr_t)port << 16 | l)), 0);
 }
 
 static struct nsd_dev *open_by_proxy(const char *query)
