@@ -21,6 +21,7 @@ int cli_snap(const char *path);
 /* cli_changes.c */
 int cli_changes(json_t *pos, json_t *opt);
 /* cli_tar.c */
+FILE *cli_tar_new(const char *path); /* a file that is not there yet, for its owner only; NULL: errno */
 bool cli_tar_member(FILE *f, const char *name, const char *text, size_t len, time_t when); /* errno says why not */
 int cli_tar_next(FILE *f, char name[101], char **text, size_t *len, size_t max) TS_MUST_CHECK; /* 1, 0 at the end, -EINVAL; text is malloc'd, ended by 0 */
 /* cli_backup.c */

@@ -164,14 +164,9 @@ static int bundle_write(struct bundle *b, const char *path, bool keys)
 	static const char end[1024];
 	char name[128];
 	time_t now = time(NULL);
-	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
-	if (!f) {
-		int err = errno;
-		if (fd >= 0)
-			close(fd);
-		return fail(VERB_REFUSED, "cluster backup: %s: %s; name a file that is not there", path, strerror(err));
-	}
+	FILE *f = cli_tar_new(path);
+	if (!f)
+		return fail(VERB_REFUSED, "cluster backup: %s: %s; name a file that is not there", path, strerror(errno));
 	char *text = json_dumps(b->manifest, JSON_INDENT(1));
 	bool ok = text && cli_tar_member(f, DIR_IN_TAR MANIFEST, text, strlen(text), now);
 	free(text);
@@ -180,7 +175,7 @@ static int bundle_write(struct bundle *b, const char *path, bool keys)
 			snprintf(name, sizeof(name), DIR_IN_TAR "%s", b->v[i].name);
 			ok = cli_tar_member(f, name, b->v[i].text, b->v[i].len, now);
 		}
-	ok = ok && fwrite(end, sizeof(end), 1, f) == 1 && !fflush(f) && !fsync(fd);
+	ok = ok && fwrite(end, sizeof(end), 1, f) == 1 && !fflush(f) && !fsync(fileno(f));
 	int err = errno;
 	ok &= !fclose(f);
 	if (ok)

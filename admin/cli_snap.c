@@ -3,7 +3,6 @@
  * Must never happen: a secret in it (the daemon masks keys and passwords before it answers), a file that others can read, or one
  * that was there overwritten. */
 #include "admin/cli.h"
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,14 +42,9 @@ int cli_snap(const char *path)
 	int rc = 0;
 	if (!path)
 		path = "tessera-snap.tar";
-	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
-	if (!f) {
-		int err = errno;
-		if (fd >= 0)
-			close(fd);
-		return fail(VERB_REFUSED, "snap: %s: %s; name a file that is not there", path, strerror(err));
-	}
+	FILE *f = cli_tar_new(path);
+	if (!f)
+		return fail(VERB_REFUSED, "snap: %s: %s; name a file that is not there", path, strerror(errno));
 	bool ok = true;
 	for (size_t i = 0; ok && i < verb_count; i++) {
 		const struct verb *v = &verb_table[i];

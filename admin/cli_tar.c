@@ -2,13 +2,28 @@
 /* tar files (POSIX ustar) of plain files, as `tessera snap` and `cluster backup` write them, read back by `cluster restore`. Must never happen: a
  * length or a name of a file that is read believed before it is judged. */
 #include "admin/cli.h"
+#include <errno.h>
+#include <fcntl.h>
 #include <time.h>
+#include <unistd.h>
 
 struct ustar {
 	char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], chksum[8], typeflag, linkname[100], magic[6], version[2], uname[32], gname[32],
 		devmajor[8], devminor[8], prefix[155], pad[12];
 };
 _Static_assert(sizeof(struct ustar) == 512, "a tar header is one block");
+
+FILE *cli_tar_new(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
+	if (!f && fd >= 0) {
+		int err = errno;
+		close(fd);
+		errno = err;
+	}
+	return f;
+}
 
 bool cli_tar_member(FILE *f, const char *name, const char *text, size_t len, time_t when)
 {

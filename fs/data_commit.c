@@ -304,13 +304,12 @@ static int commit_once(struct fs *fs, struct data_file *df, bool with_inline, bo
 /* What was accepted is not lost because memory is short for a while: others give some back without any token of ours. */
 static int commit_held(struct fs *fs, struct data_file *df, bool with_inline)
 {
-	int rc = -ENOMEM;
+	unsigned tries = 0;
+	int rc;
 
-	for (unsigned i = 0; rc == -ENOMEM && i <= FS_MEMORY_TRIES && fs->run != FS_RUN_STOPPED; i++) {
-		if (i)
-			ts_sleep_until(ts_exec_now(fs->exec) + FS_MEMORY_WAIT_NS);
-		rc = commit_once(fs, df, with_inline, i == FS_MEMORY_TRIES);
-	}
+	do
+		rc = commit_once(fs, df, with_inline, tries == FS_MEMORY_TRIES);
+	while (fs_memory_wait(fs, rc, &tries));
 	return rc;
 }
 
@@ -338,14 +337,16 @@ static int commit_pinned(struct fs *fs, struct data_file *df, bool with_inline)
 
 int data_commit(struct fs *fs, struct data_file *df, bool with_inline, bool may_pin)
 {
+	unsigned tries = 0;
 	int rc;
 
 	df->users++;
 	rc = commit_held(fs, df, with_inline);
 	if (may_pin && !data_sharing(df->ip) &&
 	    (rc == -FS_NEED_EX || (rc == -FS_NEED_META && !tok_revoke_pending(fs->tok, TOK_INODE, df->ip->ino))))
-		for (unsigned i = 0; (rc = commit_pinned(fs, df, with_inline)) == -ENOMEM && i < FS_MEMORY_TRIES && fs->run != FS_RUN_STOPPED; i++)
-			ts_sleep_until(ts_exec_now(fs->exec) + FS_MEMORY_WAIT_NS);
+		do
+			rc = commit_pinned(fs, df, with_inline);
+		while (fs_memory_wait(fs, rc, &tries));
 	if (may_pin && rc && rc != -FS_NEED_EX && fs->run != FS_RUN_STOPPED) {
 		ts_mutex_lock(&df->map_lock, "block map, to give up");
 		lose_ready(fs, df, with_inline);

@@ -404,6 +404,8 @@ struct fs_file {
 /* Without memory for what must be done, it is tried so often, so far apart: 30 s. */
 #define FS_MEMORY_TRIES	  1500u
 #define FS_MEMORY_WAIT_NS (20 * TS_NS_PER_MS)
+/* run.c: do ... while (fs_memory_wait(fs, rc, &tries)); tries begins with 0 and is FS_MEMORY_TRIES in the last round. */
+bool fs_memory_wait(struct fs *fs, int rc, unsigned *tries) TS_MUST_CHECK;
 /* All with DATA and INODE pinned in the right mode by the caller (ops_file.c), except where they say so. */
 /* whole: an error is the result, whatever was read before it; else only if nothing was. */
 ssize_t fs_data_read(struct fs *fs, struct fs_inode *ip, struct fs_file *f, void *buf, size_t len, uint64_t off, bool whole) TS_MUST_CHECK;

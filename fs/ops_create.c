@@ -181,6 +181,7 @@ static int create_pin_late(struct fs *fs, struct fs_file *f)
 
 static int create_new(struct fs *fs, struct fs_make *m, int flags, struct fs_file **out)
 {
+	unsigned tries = 0;
 	int rc;
 
 	m->file = file_new(fs, flags);
@@ -191,13 +192,10 @@ static int create_new(struct fs *fs, struct fs_make *m, int flags, struct fs_fil
 		ts_free(m->file);
 		return rc;
 	}
-	for (unsigned i = 0; !m->file->open_pin.tok && i <= FS_MEMORY_TRIES; i++) { /* it is made: not to be told otherwise */
-		if (i)
-			ts_sleep_until(ts_exec_now(fs->exec) + FS_MEMORY_WAIT_NS);
-		rc = create_pin_late(fs, m->file);
-		if (rc != -ENOMEM)
-			break;
-	}
+	if (!m->file->open_pin.tok)
+		do /* it is made: not to be told otherwise */
+			rc = create_pin_late(fs, m->file);
+		while (fs_memory_wait(fs, rc, &tries));
 	if (rc)
 		fs_release(fs, m->file);
 	else

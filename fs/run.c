@@ -55,3 +55,12 @@ void fs_stop(struct fs *fs, const char *fmt, ...)
 	if (ts_fiber_spawn(fs->exec, "fs stopped", tell_stopped, fs))
 		tell_stopped(fs);
 }
+
+bool fs_memory_wait(struct fs *fs, int rc, unsigned *tries)
+{
+	if (rc != -ENOMEM || *tries == FS_MEMORY_TRIES || fs->run == FS_RUN_STOPPED)
+		return false;
+	++*tries;
+	ts_sleep_until(ts_exec_now(fs->exec) + FS_MEMORY_WAIT_NS);
+	return true;
+}

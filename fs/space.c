@@ -417,16 +417,23 @@ int fs_space_to_hints(struct fs *fs, uint64_t *coming)
 	return rc;
 }
 
-int fs_alloc_statfs(struct fs *fs, struct fs_room *out)
+static int looked(struct fs *fs, struct fs_space **out)
 {
-	struct fs_space *s;
-	int rc = make(fs, &s);
+	int rc = make(fs, out);
 
 	if (rc)
 		return rc;
-	ts_mutex_lock(&s->lock, "free space");
-	rc = look(fs, s);
-	ts_mutex_unlock(&s->lock);
+	ts_mutex_lock(&(*out)->lock, "free space");
+	rc = look(fs, *out);
+	ts_mutex_unlock(&(*out)->lock);
+	return rc;
+}
+
+int fs_alloc_statfs(struct fs *fs, struct fs_room *out)
+{
+	struct fs_space *s;
+	int rc = looked(fs, &s);
+
 	if (!rc)
 		sum_up(fs, s, out);
 	return rc;
@@ -435,13 +442,8 @@ int fs_alloc_statfs(struct fs *fs, struct fs_room *out)
 int fs_pools_room(struct fs *fs, struct fs_pool_room out[FS_POOLS])
 {
 	struct fs_space *s;
-	int rc = make(fs, &s);
+	int rc = looked(fs, &s);
 
-	if (rc)
-		return rc;
-	ts_mutex_lock(&s->lock, "free space");
-	rc = look(fs, s);
-	ts_mutex_unlock(&s->lock);
 	for (unsigned p = 0; p < FS_POOLS && !rc; p++)
 		pool_sum(fs, s, p, &out[p]);
 	return rc;

@@ -45,14 +45,6 @@ static void disk_close(void *arg, unsigned no, struct nsd_dev *dev)
 	n->closed++;
 }
 
-static void view(void *arg, const struct quorum_group_view *v)
-{
-	struct fsh *h = arg;
-
-	if (h->fs)
-		fs_group_view(h->fs, v);
-}
-
 static struct nsd_dev *given[FSH_DISKS];
 static void mount_fiber(void *arg)
 {
@@ -79,16 +71,8 @@ static void mount_fiber(void *arg)
 
 static struct fs *node_mount(struct node *n)
 {
-	struct fsh *h = n->h;
-
 	fsw_reset();
-	h->incarnation++;
-	h->net = fsw_net_new(h->x, 1, h->incarnation);
-	h->quorum = fsw_quorum_new(h->x, 1, h->incarnation);
-	fsw_quorum_views(h->quorum, view, h);
-	h->kill = fs_kill;
-	fsh_run(h, mount_fiber, n);
-	return h->fs;
+	return fsh_mount_by(n->h, mount_fiber, n);
 }
 
 static struct fsh *world(unsigned meta_disks)

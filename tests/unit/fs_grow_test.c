@@ -18,14 +18,6 @@
 static const struct fs_cred root;
 static char err[512];
 
-static void view(void *arg, const struct quorum_group_view *v)
-{
-	struct fsh *h = arg;
-
-	if (h->fs)
-		fs_group_view(h->fs, v);
-}
-
 static void mount_fiber(void *arg)
 {
 	struct fsh *h = arg;
@@ -40,12 +32,7 @@ static void mount_fiber(void *arg)
 static void node_mount(struct fsh *h)
 {
 	fsw_reset();
-	h->incarnation++;
-	h->net = fsw_net_new(h->x, 1, h->incarnation);
-	h->quorum = fsw_quorum_new(h->x, 1, h->incarnation);
-	fsw_quorum_views(h->quorum, view, h);
-	h->kill = fs_kill;
-	fsh_run(h, mount_fiber, h);
+	fsh_mount_by(h, mount_fiber, h);
 }
 
 /* As the unit says itself when it is opened; what it says when it is asked is the disk's. */

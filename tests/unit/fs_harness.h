@@ -79,6 +79,7 @@ void fsh_crash(struct fsh *h, uint64_t seed);
 
 /* In fs_harness_mount.c: needs the whole of fs/. */
 struct fs *fsh_mount(struct fsh *h);
+struct fs *fsh_mount_by(struct fsh *h, ts_fn mount, void *arg); /* mount: calls fs_mount for h->fs, on a fiber, with h's net and quorum */
 void fsh_unmount(struct fsh *h);
 
 /* fs_tok_stub.c: how many pins are out now (all managers), and a revoke from elsewhere (from a fiber). */

@@ -24,15 +24,20 @@ static void mount_fiber(void *arg)
 		TS_PANIC("mount: %d %s", rc, err);
 }
 
-struct fs *fsh_mount(struct fsh *h)
+struct fs *fsh_mount_by(struct fsh *h, ts_fn mount, void *arg)
 {
 	h->incarnation++;
 	h->net = fsw_net_new(h->x, 1, h->incarnation);
 	h->quorum = fsw_quorum_new(h->x, 1, h->incarnation);
 	fsw_quorum_views(h->quorum, view, h);
 	h->kill = fs_kill;
-	fsh_run(h, mount_fiber, h);
+	fsh_run(h, mount, arg);
 	return h->fs;
+}
+
+struct fs *fsh_mount(struct fsh *h)
+{
+	return fsh_mount_by(h, mount_fiber, h);
 }
 
 static void unmount_fiber(void *arg)

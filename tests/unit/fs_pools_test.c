@@ -23,14 +23,6 @@ static int disk_open(void *arg, unsigned no, const uint8_t uuid[16], const char 
 }
 static void disk_close(void *arg, unsigned no, struct nsd_dev *dev) {}
 
-static void view(void *arg, const struct quorum_group_view *v)
-{
-	struct fsh *h = arg;
-
-	if (h->fs)
-		fs_group_view(h->fs, v);
-}
-
 static int mount_rc;
 static void mount_fiber(void *arg)
 {
@@ -53,12 +45,7 @@ static void mount_fiber(void *arg)
 static int node_mount(struct fsh *h)
 {
 	fsw_reset();
-	h->incarnation++;
-	h->net = fsw_net_new(h->x, 1, h->incarnation);
-	h->quorum = fsw_quorum_new(h->x, 1, h->incarnation);
-	fsw_quorum_views(h->quorum, view, h);
-	h->kill = fs_kill;
-	fsh_run(h, mount_fiber, h);
+	fsh_mount_by(h, mount_fiber, h);
 	return mount_rc;
 }
 
